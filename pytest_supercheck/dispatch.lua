@@ -1,0 +1,1301 @@
+-- The dispatcher: who runs, who waits, who is refused, and what happens when somebody dies.
+--
+-- One script holds every change of state, so no two callers ever see half of one. A call reaps what has lapsed, does
+-- its operation, promotes, replies, and marks yields. dispatch.py is its only caller; it knows no RQ, pytest or HTTP.
+--
+--   ARGV[1]   name of the operation (the table `ops` below)
+--   ARGV[2]   clock in ms since 1970, "0" = the server's own (tests pass an explicit one)
+--   ARGV[3]   arguments, a JSON object
+--   ARGV[4]   raw payload, where the operation has one
+--   returns   a JSON object; `promoted` [[job, worker], ...] is what the caller puts on RQ; `error` is a caller's fault
+--
+-- Keys                    type    TTL     meaning
+--   sc:pool               hash    none    seq (age of the last run), ewma_ms (how long runs take), paused: settings
+--                                         and one row of statistics
+--   sc:limits             hash    none    running, queued: the pool's capacities; configuration
+--   sc:limits:PROJECT     hash    none    the same of one project; an absent field is no limit
+--   sc:held               set     index   jobs that hold a slot; running = its size, no counter that could leak
+--   sc:held:PROJECT       set     index   the same, of one project
+--   sc:leaving            set     index   held jobs that have been told to yield
+--   sc:runs               set     index   runs that hold a slot (running or stopping)
+--   sc:hungry             set     index   runs that hold fewer slots than they want and have work for more
+--   sc:waiting            set     index   runs that hold no slot; waiting = its size
+--   sc:waiting:PROJECT    set     index   the same, of one project
+--   sc:lanes              set     index   lanes that are not empty
+--   sc:lane:LANE          zset    index   waiting runs of one project and one set of labels that wish for a slot now;
+--                                         score = priority * 1e12 + seq; LANE = PROJECT or PROJECT \31 LABEL,LABEL
+--   sc:later              zset    index   lost job -> ms at which its slot is wished for again
+--   sc:leases             zset    index   e:JOB, w:WORKER, c:RUN -> ms at which it lapses
+--   sc:workers            set     index   live workers that take work
+--   sc:idle               set     index   those of them that have none
+--   sc:worker:WORKER      hash    1 day   host, pid, labels, job, quit, suspect (its last job lapsed)
+--   sc:exec:JOB           hash    7 days  run, project, n, attempt, worker, host, state (promoted|begun|left|lapsed),
+--                                         chunk "a-b,c-d", alone (item), seq (last append), asked and answer (last
+--                                         `next`), leaving, leaving_for (the run that gets the slot); 1 h once it left
+--   sc:control:JOB        list    1 day   mailbox: leave, interrupt, kill, items; newest first
+--   sc:run:RUN            hash    7 days  project, lane, labels, priority, seq, want, state, outcome, message, spec,
+--                                         total, single, timeout_ms, maxfail, failed, losses, detached, attempt:N,
+--                                         submitted_ms, started_ms, deadline_ms, ended_ms
+--   sc:run:RUN:offer      list    7 days  nodeids while they are being sent; 1 h until then
+--   sc:run:RUN:items      list    7 days  nodeids in collection order
+--   sc:run:RUN:pending    list    7 days  ranges "a-b" of items that nobody has
+--   sc:run:RUN:alone      list    7 days  items that crashed once, to be tried alone
+--   sc:run:RUN:done       string  7 days  bitmap of the items that are reported
+--   sc:run:RUN:trouble    hash    7 days  crash:ITEM, lost:ITEM -> how often
+--   sc:run:RUN:held       set     7 days  jobs of the run that hold a slot
+--   sc:run:RUN:later      set     7 days  its members of sc:later
+--   sc:run:RUN:results    stream  7 days  events to replay and record, never trimmed; field e
+--   sc:run:RUN:state      stream  24 h    who runs what, the last 1,000; field e
+--
+-- index: what is live, without a TTL: a member goes with what it stands for, which has a lease or a run's TTL, and
+-- Redis deletes a collection with its last member. A run's TTL starts again whenever somebody keeps or serves it.
+
+if redis.replicate_commands then redis.replicate_commands() end
+
+local LEASE_MS = 15000
+local RUN_TTL_MS = 7 * 24 * 3600 * 1000
+local STATE_TTL_MS = 24 * 3600 * 1000
+local WORKER_TTL_MS = 24 * 3600 * 1000
+local MAIL_TTL_MS = 24 * 3600 * 1000
+local LEFT_TTL_MS = 3600 * 1000
+local STATE_LENGTH = 1000
+local RUNNING_CAPACITY = 5
+local QUEUED_CAPACITY = 50
+local LOSSES = 3           -- how often a lost slot is wished for again without progress between
+local ITEM_LOSSES = 3      -- an item that was running at so many losses is reported as failed
+local ITEM_CRASHES = 2     -- and at so many crashes of its own process
+local PRIORITY_SCORE = 1e12
+local EWMA_WEIGHT = 0.2
+local RETRY_AFTER_S = 30   -- while nothing is known about how long runs take
+local RETRY_AFTER_MAX_S = 600
+local PARTS = {'offer', 'items', 'pending', 'alone', 'done', 'trouble', 'held', 'later', 'results'}
+
+local call = redis.call
+
+local function clock()
+  local now = tonumber(ARGV[2])
+  if now ~= 0 then return now end
+  local time = call('TIME')
+  return time[1] * 1000 + math.floor(time[2] / 1000)
+end
+
+local NOW = clock()
+local args = cjson.decode(ARGV[3])
+local payload = ARGV[4] or ''
+local promoted = {}
+
+-- Small things --------------------------------------------------------------------------------------------------------
+
+local function int(number) return string.format('%.0f', number) end
+
+local function run_key(run, part)
+  if part then return 'sc:run:' .. run .. ':' .. part end
+  return 'sc:run:' .. run
+end
+
+local function exec_key(job) return 'sc:exec:' .. job end
+local function worker_key(worker) return 'sc:worker:' .. worker end
+local function lane_key(lane) return 'sc:lane:' .. lane end
+
+-- Fields of a hash as a table; absent ones are nil, those named in `numbers` are numbers.
+local function read(key, names, numbers)
+  local values, row = call('HMGET', key, unpack(names)), {}
+  for i, name in ipairs(names) do
+    if values[i] then row[name] = numbers[name] and tonumber(values[i]) or values[i] end
+  end
+  return row
+end
+
+local RUN_FIELDS = {'project', 'lane', 'labels', 'priority', 'seq', 'want', 'state', 'outcome', 'message', 'total',
+                    'single', 'timeout_ms', 'maxfail', 'submitted_ms', 'started_ms', 'deadline_ms', 'detached'}
+local RUN_NUMBERS = {priority = true, seq = true, want = true, total = true, timeout_ms = true, maxfail = true,
+                     submitted_ms = true, started_ms = true, deadline_ms = true}
+
+-- A run, or nil when there is none.
+local function load_run(id)
+  local run = read(run_key(id), RUN_FIELDS, RUN_NUMBERS)
+  if not run.state then return nil end
+  run.id = id
+  return run
+end
+
+local function set(run, name, value)
+  run[name] = value
+  call('HSET', run_key(run.id), name, value)
+end
+
+local EXEC_FIELDS = {'run', 'project', 'n', 'attempt', 'worker', 'host', 'state', 'chunk', 'alone', 'seq', 'asked',
+                     'answer', 'leaving', 'leaving_for'}
+local EXEC_NUMBERS = {n = true, attempt = true, alone = true, seq = true}
+
+local function load_exec(job)
+  local exec = read(exec_key(job), EXEC_FIELDS, EXEC_NUMBERS)
+  if not exec.state then return nil end
+  exec.job = job
+  return exec
+end
+
+-- The execution if it holds its slot, else nil.
+local function held_exec(job)
+  if call('SISMEMBER', 'sc:held', job) == 0 then return nil end
+  return load_exec(job)
+end
+
+-- An event's JSON from ordered pairs, so that events of a kind look alike.
+local function event(pairs_)
+  local parts = {}
+  for i = 1, #pairs_, 2 do parts[#parts + 1] = cjson.encode(pairs_[i]) .. ':' .. cjson.encode(pairs_[i + 1]) end
+  return '{' .. table.concat(parts, ',') .. '}'
+end
+
+local function add_result(run_id, line)
+  local key = run_key(run_id, 'results')
+  call('XADD', key, '*', 'e', line)
+  call('PEXPIRE', key, RUN_TTL_MS)
+end
+
+local function add_state(run_id, ...)
+  local key = run_key(run_id, 'state')
+  call('XADD', key, 'MAXLEN', STATE_LENGTH, '*', 'e', event({...}))
+  call('PEXPIRE', key, STATE_TTL_MS)
+end
+
+local function mail(job, word)
+  local key = 'sc:control:' .. job
+  call('LPUSH', key, word)
+  call('PEXPIRE', key, MAIL_TTL_MS)
+end
+
+local function touch(run_id)
+  call('PEXPIRE', run_key(run_id), RUN_TTL_MS)
+  for _, part in ipairs(PARTS) do call('PEXPIRE', run_key(run_id, part), RUN_TTL_MS) end
+end
+
+local function lease(member) call('ZADD', 'sc:leases', NOW + LEASE_MS, member) end
+
+local function held_jobs(run_id) return call('SMEMBERS', run_key(run_id, 'held')) end
+local function held_count(run_id) return call('SCARD', run_key(run_id, 'held')) end
+
+-- Limits and figures --------------------------------------------------------------------------------------------------
+
+local function pool_limits()
+  local limits = call('HMGET', 'sc:limits', 'running', 'queued')
+  return tonumber(limits[1] or RUNNING_CAPACITY), tonumber(limits[2] or QUEUED_CAPACITY)
+end
+
+-- A project's capacities; nil where it has none.
+local function project_limits(project)
+  local limits = call('HMGET', 'sc:limits:' .. project, 'running', 'queued')
+  return limits[1] and tonumber(limits[1]) or nil, limits[2] and tonumber(limits[2]) or nil
+end
+
+local function project_full(project)
+  local limit = project_limits(project)
+  return limit ~= nil and call('SCARD', 'sc:held:' .. project) >= limit
+end
+
+local function paused() return call('HGET', 'sc:pool', 'paused') == '1' end
+
+-- Runs that would wait even if every free slot had a worker.
+local function queued_count(waiting, running, capacity)
+  return math.max(0, waiting - math.max(0, capacity - running))
+end
+
+local function project_figures(project, pool_running_capacity)
+  local running_limit, queued_limit = project_limits(project)
+  if not running_limit and not queued_limit then return nil end
+  local running, waiting = call('SCARD', 'sc:held:' .. project), call('SCARD', 'sc:waiting:' .. project)
+  return {
+    name = project, running = running, running_capacity = running_limit, queued_capacity = queued_limit,
+    waiting = waiting, queued = queued_count(waiting, running, running_limit or pool_running_capacity),
+  }
+end
+
+local function figures(project)
+  local running_capacity, queued_capacity = pool_limits()
+  local running, waiting = call('SCARD', 'sc:held'), call('SCARD', 'sc:waiting')
+  return {
+    running = running, running_capacity = running_capacity, queued_capacity = queued_capacity, waiting = waiting,
+    queued = queued_count(waiting, running, running_capacity),
+    workers = call('SCARD', 'sc:workers'), idle = call('SCARD', 'sc:idle'), paused = paused() and 1 or 0,
+    project = project and project_figures(project, running_capacity),
+  }
+end
+
+local function score(run) return run.priority * PRIORITY_SCORE + run.seq end
+
+-- 1 + the waiting runs that rank before it; 0 for a run that does not wait.
+local function position(run)
+  if run.state ~= 'waiting' then return 0 end
+  local before = 0
+  for _, lane in ipairs(call('SMEMBERS', 'sc:lanes')) do
+    before = before + call('ZCOUNT', lane_key(lane), '-inf', '(' .. int(score(run)))
+  end
+  return before + 1
+end
+
+-- Seconds a run takes, shared by what runs at the same time; nil while unknown.
+local function pace_s(now)
+  local ewma_ms = tonumber(call('HGET', 'sc:pool', 'ewma_ms') or '')
+  local abreast = math.min(now.running_capacity, now.workers)
+  if not ewma_ms or abreast < 1 then return nil end
+  return ewma_ms / 1000 / abreast
+end
+
+local function eta_s(run, place, now)
+  if run.state ~= 'waiting' then return 0 end
+  local pace = pace_s(now)
+  return pace and pace * place
+end
+
+local function retry_after_s(now)
+  local pace = pace_s(now)
+  return pace and math.max(1, math.min(RETRY_AFTER_MAX_S, math.ceil(pace))) or RETRY_AFTER_S
+end
+
+-- Items and chunks ----------------------------------------------------------------------------------------------------
+
+local function done_count(run_id) return call('BITCOUNT', run_key(run_id, 'done')) end
+
+local function is_done(run_id, item) return call('GETBIT', run_key(run_id, 'done'), item) == 1 end
+
+-- The items of a-b that are not reported yet; one read for the whole range.
+local function undone_between(run_id, first, last, found)
+  local base = math.floor(first / 8)
+  local bytes = call('GETRANGE', run_key(run_id, 'done'), base, math.floor(last / 8))
+  for item = first, last do
+    local byte = string.byte(bytes, math.floor(item / 8) - base + 1) or 0
+    if bit.band(byte, bit.rshift(128, item % 8)) == 0 then found[#found + 1] = item end
+  end
+end
+
+-- What an execution still owes: its undone items, in order.
+local function undone(exec)
+  local found = {}
+  for first, last in string.gmatch(exec.chunk or '', '(%d+)-(%d+)') do
+    undone_between(exec.run, tonumber(first), tonumber(last), found)
+  end
+  return found
+end
+
+local function push_front(run_id, first, last)
+  local key = run_key(run_id, 'pending')
+  local front = call('LINDEX', key, 0)
+  if front and tonumber(string.match(front, '^%d+')) == last + 1 then
+    call('LPOP', key)
+    last = tonumber(string.match(front, '%d+$'))
+  end
+  call('LPUSH', key, int(first) .. '-' .. int(last))
+end
+
+-- Give items back to the front of the pending ones, as few ranges as possible, in order.
+local function push_back_items(run_id, items)
+  local at = #items
+  while at >= 1 do
+    local last = at
+    while at > 1 and items[at - 1] == items[at] - 1 do at = at - 1 end
+    push_front(run_id, items[at], items[last])
+    at = at - 1
+  end
+  if #items > 0 then call('PEXPIRE', run_key(run_id, 'pending'), RUN_TTL_MS) end
+end
+
+local function try_alone(run_id, item)
+  call('LPUSH', run_key(run_id, 'alone'), item)
+  call('PEXPIRE', run_key(run_id, 'alone'), RUN_TTL_MS)
+end
+
+-- Take from an execution all it has not done, but for one item that is accounted for otherwise.
+local function give_back(exec, except)
+  local back = {}
+  for _, item in ipairs(undone(exec)) do
+    if item ~= except then back[#back + 1] = item end
+  end
+  push_back_items(exec.run, back)
+  if exec.alone and exec.alone ~= except and not is_done(exec.run, exec.alone) then try_alone(exec.run, exec.alone) end
+  call('HDEL', exec_key(exec.job), 'chunk', 'alone', 'asked', 'answer')
+  exec.chunk, exec.alone = nil, nil
+end
+
+local function pending_count(run_id)
+  local count = 0
+  for _, range in ipairs(call('LRANGE', run_key(run_id, 'pending'), 0, -1)) do
+    local first, last = string.match(range, '(%d+)-(%d+)')
+    count = count + last - first + 1
+  end
+  return count
+end
+
+local function has_work(run)
+  if not run.total then return true end
+  return call('EXISTS', run_key(run.id, 'pending'), run_key(run.id, 'alone')) > 0
+end
+
+-- Runs: where each one stands -----------------------------------------------------------------------------------------
+
+local function leave_lane(run)
+  local key = lane_key(run.lane)
+  call('ZREM', key, run.id)
+  if call('EXISTS', key) == 0 then call('SREM', 'sc:lanes', run.lane) end
+end
+
+local function enter_lane(run)
+  call('ZADD', lane_key(run.lane), score(run), run.id)
+  call('SADD', 'sc:lanes', run.lane)
+end
+
+local function stop_waiting(run)
+  leave_lane(run)
+  call('SREM', 'sc:waiting', run.id)
+  call('SREM', 'sc:waiting:' .. run.project, run.id)
+end
+
+local function forget_later(run)
+  local key = run_key(run.id, 'later')
+  for _, job in ipairs(call('SMEMBERS', key)) do call('ZREM', 'sc:later', job) end
+  call('DEL', key)
+end
+
+local function leave_indexes(run)
+  stop_waiting(run)
+  forget_later(run)
+  call('SREM', 'sc:hungry', run.id)
+  call('SREM', 'sc:runs', run.id)
+  call('ZREM', 'sc:leases', 'c:' .. run.id)
+end
+
+local function erase(run)
+  call('DEL', run_key(run.id), run_key(run.id, 'state'))
+  for _, part in ipairs(PARTS) do call('DEL', run_key(run.id, part)) end
+end
+
+local function learn_duration(run)
+  if not run.started_ms then return end
+  local took = NOW - run.started_ms
+  local before = tonumber(call('HGET', 'sc:pool', 'ewma_ms') or took)
+  call('HSET', 'sc:pool', 'ewma_ms', before + EWMA_WEIGHT * (took - before))
+end
+
+-- The run is over: nothing of it is held any more.
+local function end_run(run, outcome, message)
+  leave_indexes(run)
+  if outcome == 'withdrawn' then
+    run.state = 'ended'
+    return erase(run)
+  end
+  set(run, 'state', 'ended')
+  set(run, 'outcome', outcome)
+  set(run, 'message', message or '')
+  call('HSET', run_key(run.id), 'ended_ms', NOW)
+  learn_duration(run)
+  add_result(run.id, event({'t', 'end', 'at', NOW, 'outcome', outcome, 'message', message or ''}))
+  add_state(run.id, 't', 'end', 'at', NOW, 'outcome', outcome)
+  touch(run.id)
+end
+
+-- The run holds no slot: it waits at its old place, or is over.
+local function settle_slotless(run)
+  call('SREM', 'sc:runs', run.id)
+  call('SREM', 'sc:hungry', run.id)
+  if run.state == 'stopping' then return end_run(run, run.outcome, run.message) end
+  if run.want <= 0 then return end_run(run, 'lost', 'every execution was lost') end
+  set(run, 'state', 'waiting')
+  call('SADD', 'sc:waiting', run.id)
+  call('SADD', 'sc:waiting:' .. run.project, run.id)
+  if run.want > call('SCARD', run_key(run.id, 'later')) then enter_lane(run) else leave_lane(run) end
+end
+
+-- Put a run into exactly the indexes that its slots, its wish and its work call for.
+local function settle(run)
+  if run.state == 'ended' then return end
+  local held = held_count(run.id)
+  if held == 0 then return settle_slotless(run) end
+  stop_waiting(run)
+  call('SADD', 'sc:runs', run.id)
+  if run.state == 'waiting' then set(run, 'state', 'running') end
+  local wish = run.want - held - call('SCARD', run_key(run.id, 'later'))
+  local hungry = run.state == 'running' and wish > 0 and has_work(run)
+  call(hungry and 'SADD' or 'SREM', 'sc:hungry', run.id)
+end
+
+-- Slots and workers ---------------------------------------------------------------------------------------------------
+
+local function forget_worker(worker)
+  call('SREM', 'sc:workers', worker)
+  call('SREM', 'sc:idle', worker)
+  call('ZREM', 'sc:leases', 'w:' .. worker)
+  call('DEL', worker_key(worker))
+end
+
+local function free_worker(worker, job)
+  if call('HGET', worker_key(worker), 'job') ~= job then return end
+  if call('HGET', worker_key(worker), 'quit') then return forget_worker(worker) end
+  call('HDEL', worker_key(worker), 'job')
+  call('SADD', 'sc:idle', worker)
+end
+
+-- The execution holds its slot no longer; what it had must have been given back.
+local function free_slot(exec, state)
+  call('SREM', 'sc:held', exec.job)
+  call('SREM', 'sc:held:' .. exec.project, exec.job)
+  call('SREM', run_key(exec.run, 'held'), exec.job)
+  call('SREM', 'sc:leaving', exec.job)
+  call('ZREM', 'sc:leases', 'e:' .. exec.job)
+  exec.state = state
+  call('HSET', exec_key(exec.job), 'state', state)
+  call('PEXPIRE', exec_key(exec.job), LEFT_TTL_MS)
+  free_worker(exec.worker, exec.job)
+end
+
+-- Take a slot back from an execution that has not begun: it has nothing to finish, and its `begin` will find it gone.
+local function take_back(run, exec)
+  free_slot(exec, 'lapsed')
+  add_state(run.id, 't', 'left', 'at', NOW, 'job', exec.job)
+end
+
+-- What is finished stays so; else a withdrawal or a fatal error says more than what came before.
+local function better_outcome(run, outcome)
+  if run.state ~= 'stopping' then return true end
+  return outcome == 'withdrawn' or (outcome == 'fatal' and run.outcome ~= 'finished')
+end
+
+-- Hand out nothing more, and tell every execution how to go; the run ends with its last one.
+local function stop_run(run, outcome, how, message)
+  if run.state == 'ended' then return end
+  if better_outcome(run, outcome) then
+    set(run, 'outcome', outcome)
+    set(run, 'message', message or '')
+  end
+  set(run, 'state', 'stopping')
+  forget_later(run)
+  for _, job in ipairs(held_jobs(run.id)) do
+    local exec = load_exec(job)
+    if exec.state == 'promoted' then take_back(run, exec) else mail(job, how) end
+  end
+  settle(run)
+end
+
+local function count_failed(run, failed)
+  if failed <= 0 then return end
+  local so_far = call('HINCRBY', run_key(run.id), 'failed', failed)
+  if run.maxfail > 0 and so_far >= run.maxfail and run.state == 'running' then
+    stop_run(run, 'maxfail', 'leave')
+  end
+end
+
+-- The last item done ends the run.
+local function mark_done(run, items)
+  if #items == 0 then return end
+  local key = run_key(run.id, 'done')
+  for _, item in ipairs(items) do call('SETBIT', key, item, 1) end
+  call('PEXPIRE', key, RUN_TTL_MS)
+  if run.state == 'running' and done_count(run.id) >= run.total then stop_run(run, 'finished', 'leave') end
+end
+
+local function reset_losses(run) call('HSET', run_key(run.id), 'losses', 0) end
+
+-- An item that killed its process too often is reported as failed, with what is known about the last time.
+local function report_crash(run, exec, item, post_mortem)
+  local head = event({'t', 'crash', 'at', NOW, 'i', item, 'n', exec.n, 'job', exec.job})
+  add_result(run.id, string.sub(head, 1, -2) .. ',"pm":' .. post_mortem .. '}')
+  count_failed(run, 1)
+  mark_done(run, {item})
+end
+
+local function count_trouble(run, kind, item)
+  local key = run_key(run.id, 'trouble')
+  local count = call('HINCRBY', key, kind .. ':' .. int(item), 1)
+  call('PEXPIRE', key, RUN_TTL_MS)
+  return count
+end
+
+-- The item that a lost execution was running, if it has been lost too often: it is reported, and returned.
+local function charge_loss(run, exec)
+  local item = exec.alone or undone(exec)[1]
+  if not item or exec.state ~= 'begun' or is_done(run.id, item) then return nil end
+  local losses = count_trouble(run, 'lost', item)
+  if losses < ITEM_LOSSES then return nil end
+  report_crash(run, exec, item, event({'reason', 'lost', 'host', exec.host, 'losses', losses}))
+  return item
+end
+
+-- A lost slot is wished for again after 2, 4, 8 s; without progress between, the fourth is gone for good.
+local function wish_later(run, job)
+  local losses = call('HINCRBY', run_key(run.id), 'losses', 1)
+  if losses > LOSSES then return set(run, 'want', math.min(run.want, math.max(run.want - 1, held_count(run.id)))) end
+  call('ZADD', 'sc:later', NOW + 1000 * 2 ^ losses, job)
+  call('SADD', run_key(run.id, 'later'), job)
+  call('PEXPIRE', run_key(run.id, 'later'), RUN_TTL_MS)
+end
+
+local function lapse(exec)
+  local run = load_run(exec.run)
+  local charged = charge_loss(run, exec)
+  give_back(exec, charged)
+  mail(exec.job, 'kill')
+  free_slot(exec, 'lapsed')
+  add_state(run.id, 't', 'lapsed', 'at', NOW, 'job', exec.job, 'worker', exec.worker)
+  if run.state ~= 'stopping' and run.state ~= 'ended' then wish_later(run, exec.job) end
+  settle(run)
+end
+
+-- Reaping -------------------------------------------------------------------------------------------------------------
+
+-- A job whose execution or run has expired or was evicted: a slot must not leak because of that.
+local function forget_job(job)
+  local run_id = string.match(job, '^(.*)%-%d+%-%d+$')
+  local project = call('HGET', exec_key(job), 'project') or call('HGET', run_key(run_id), 'project')
+  call('SREM', 'sc:held', job)
+  call('SREM', 'sc:leaving', job)
+  call('SREM', run_key(run_id, 'held'), job)
+  if project then call('SREM', 'sc:held:' .. project, job) end
+end
+
+local function reap_exec(job)
+  local exec = held_exec(job)
+  if not exec or not load_run(exec.run) then return forget_job(job) end
+  -- Its process may still hang on the worker: others are asked first.
+  if call('EXISTS', worker_key(exec.worker)) == 1 then call('HSET', worker_key(exec.worker), 'suspect', 1) end
+  lapse(exec)
+end
+
+local function reap_worker(worker)
+  local job = call('HGET', worker_key(worker), 'job')
+  forget_worker(worker)
+  local exec = job and held_exec(job)
+  if exec and exec.state == 'promoted' then lapse(exec) end
+end
+
+local function reap_controller(run_id)
+  local run = load_run(run_id)
+  if run then stop_run(run, 'abandoned', 'kill', 'the session that started the run is gone') end
+end
+
+local REAPERS = {e = reap_exec, w = reap_worker, c = reap_controller}
+
+local function reap()
+  for _, member in ipairs(call('ZRANGEBYSCORE', 'sc:leases', '-inf', NOW)) do
+    call('ZREM', 'sc:leases', member)
+    REAPERS[string.sub(member, 1, 1)](string.sub(member, 3))
+  end
+end
+
+local function wish_again()
+  for _, job in ipairs(call('ZRANGEBYSCORE', 'sc:later', '-inf', NOW)) do
+    call('ZREM', 'sc:later', job)
+    local run = load_run(call('HGET', exec_key(job), 'run') or string.match(job, '^(.*)%-%d+%-%d+$'))
+    if run then
+      call('SREM', run_key(run.id, 'later'), job)
+      settle(run)
+    end
+  end
+end
+
+-- Promotion -----------------------------------------------------------------------------------------------------------
+
+local function label_set(text)
+  local labels = {}
+  for label in string.gmatch(text or '', '[^,]+') do labels[label] = true end
+  return labels
+end
+
+local function has_labels(worker_labels, wanted)
+  for label in string.gmatch(wanted or '', '[^,]+') do
+    if not worker_labels[label] then return false end
+  end
+  return true
+end
+
+local function idle_workers()
+  local workers = {}
+  for _, id in ipairs(call('SMEMBERS', 'sc:idle')) do
+    local worker = read(worker_key(id), {'host', 'labels', 'suspect'}, {suspect = true})
+    worker.id, worker.labels = id, label_set(worker.labels)
+    workers[#workers + 1] = worker
+  end
+  return workers
+end
+
+local function any_worker(workers, labels)
+  for _, worker in ipairs(workers) do
+    if has_labels(worker.labels, labels) then return true end
+  end
+  return false
+end
+
+-- true when the list a sorts before the list b.
+local function before(a, b)
+  for i = 1, #a do
+    if a[i] ~= b[i] then return a[i] < b[i] end
+  end
+  return false
+end
+
+local function hosts_of(run_id)
+  local hosts = {}
+  for _, job in ipairs(held_jobs(run_id)) do hosts[call('HGET', exec_key(job), 'host') or ''] = true end
+  return hosts
+end
+
+-- Index of the best idle worker for a run: not suspect, on a host that serves the run already, on the idlest host.
+local function pick_worker(workers, run)
+  local serving, idle_on, best, best_rank = hosts_of(run.id), {}, nil, nil
+  for _, worker in ipairs(workers) do idle_on[worker.host] = (idle_on[worker.host] or 0) + 1 end
+  for i, worker in ipairs(workers) do
+    local rank = {worker.suspect or 0, serving[worker.host] and 0 or 1, -idle_on[worker.host], worker.id}
+    local may = has_labels(worker.labels, run.labels)
+    if may and (not best or before(rank, best_rank)) then best, best_rank = i, rank end
+  end
+  return best
+end
+
+-- The first waiting run of a lane, dropping members whose run has expired.
+local function lane_head(lane)
+  while true do
+    local id = call('ZRANGE', lane_key(lane), 0, 0)[1]
+    if not id then return call('SREM', 'sc:lanes', lane) and nil end
+    local run = load_run(id)
+    if run then return run end
+    call('ZREM', lane_key(lane), id)
+    call('SREM', 'sc:waiting', id)
+    call('SREM', 'sc:waiting:' .. string.match(lane, '^[^\31]*'), id)
+  end
+end
+
+local function contenders()
+  local runs = {}
+  for _, lane in ipairs(call('SMEMBERS', 'sc:lanes')) do runs[#runs + 1] = lane_head(lane) end
+  for _, id in ipairs(call('SMEMBERS', 'sc:hungry')) do runs[#runs + 1] = load_run(id) end
+  return runs
+end
+
+-- Who gets the next slot: priority, a first slot before a second, the project with the least, the run with the
+-- fewest, age.
+local function next_in_rank(workers)
+  local best, best_rank
+  for _, run in ipairs(contenders()) do
+    local held = held_count(run.id)
+    local rank = {run.priority, held == 0 and 0 or 1, call('SCARD', 'sc:held:' .. run.project), held, run.seq}
+    if (not best or before(rank, best_rank)) and not project_full(run.project) and any_worker(workers, run.labels) then
+      best, best_rank = run, rank
+    end
+  end
+  return best
+end
+
+local function free_number(run_id)
+  local taken, n = {}, 1
+  for _, job in ipairs(held_jobs(run_id)) do taken[tonumber(string.match(job, '(%d+)%-%d+$'))] = true end
+  while taken[n] do n = n + 1 end
+  return n
+end
+
+local function promote(run, worker)
+  local n = free_number(run.id)
+  local attempt = call('HINCRBY', run_key(run.id), 'attempt:' .. n, 1)
+  local job = run.id .. '-' .. n .. '-' .. attempt
+  call('SADD', 'sc:held', job)
+  call('SADD', 'sc:held:' .. run.project, job)
+  call('SADD', run_key(run.id, 'held'), job)
+  call('PEXPIRE', run_key(run.id, 'held'), RUN_TTL_MS)
+  call('HSET', exec_key(job), 'run', run.id, 'project', run.project, 'n', n, 'attempt', attempt,
+       'worker', worker.id, 'host', worker.host, 'state', 'promoted', 'seq', 0)
+  call('PEXPIRE', exec_key(job), RUN_TTL_MS)
+  lease('e:' .. job)
+  call('SREM', 'sc:idle', worker.id)
+  call('HSET', worker_key(worker.id), 'job', job)
+  add_state(run.id, 't', 'promoted', 'at', NOW, 'n', n, 'job', job, 'worker', worker.id, 'host', worker.host)
+  promoted[#promoted + 1] = {job, worker.id}
+  settle(run)
+end
+
+local function promote_all()
+  if paused() or call('SCARD', 'sc:idle') == 0 then return end
+  local workers, capacity = nil, pool_limits()
+  while call('SCARD', 'sc:held') < capacity do
+    workers = workers or idle_workers()
+    local run = next_in_rank(workers)
+    if not run then return end
+    promote(run, table.remove(workers, pick_worker(workers, run)))
+  end
+end
+
+-- Yield ---------------------------------------------------------------------------------------------------------------
+
+-- Executions on their way out: how many of each run, which waiting runs they serve, and how many serve nobody now.
+local function on_their_way()
+  local of_run, serves, spare = {}, {}, 0
+  for _, job in ipairs(call('SMEMBERS', 'sc:leaving')) do
+    local exec = load_exec(job)
+    of_run[exec.run] = (of_run[exec.run] or 0) + 1
+    if not serves[exec.leaving_for] and call('SISMEMBER', 'sc:waiting', exec.leaving_for) == 1 then
+      serves[exec.leaving_for] = true
+    else
+      spare = spare + 1
+    end
+  end
+  return of_run, serves, spare
+end
+
+-- Runs that hold two slots or more that are not leaving, and how many slots they can give in all.
+local function givers(leaving)
+  local runs, count = {}, 0
+  for _, id in ipairs(call('SMEMBERS', 'sc:runs')) do
+    local staying = held_count(id) - (leaving[id] or 0)
+    local run = staying >= 2 and load_run(id)
+    if run and run.state == 'running' then
+      run.staying = staying
+      runs[#runs + 1] = run
+      count = count + staying - 1
+    end
+  end
+  return runs, count
+end
+
+-- The first `count` waiting runs of every lane, in rank order.
+local function first_waiters(count)
+  local found = {}
+  for _, lane in ipairs(call('SMEMBERS', 'sc:lanes')) do
+    local members = call('ZRANGE', lane_key(lane), 0, count - 1, 'WITHSCORES')
+    for i = 1, #members, 2 do found[#found + 1] = {id = members[i], lane = lane, score = tonumber(members[i + 1])} end
+  end
+  table.sort(found, function(a, b) return a.score < b.score end)
+  return found
+end
+
+local function worker_fits(worker, labels)
+  if call('SISMEMBER', 'sc:workers', worker) == 0 then return false end
+  return has_labels(label_set(call('HGET', worker_key(worker), 'labels') or ''), labels)
+end
+
+-- The youngest execution of a run whose worker could serve the waiter, or any if an idle worker could.
+local function execution_to_give(giver, waiter, workers)
+  local best
+  local any = any_worker(workers, waiter.labels)
+  for _, job in ipairs(held_jobs(giver.id)) do
+    local exec = load_exec(job)
+    local may = not exec.leaving and (any or worker_fits(exec.worker, waiter.labels))
+    if may and (not best or exec.n > best.n) then best = exec end
+  end
+  return best
+end
+
+-- The run of no higher priority that holds most, and which of its executions goes.
+local function best_giver(runs, waiter, own_project_only, workers)
+  local best, best_exec, best_rank
+  for _, run in ipairs(runs) do
+    local rank = {-run.staying, -run.seq}
+    local may = run.staying >= 2 and run.priority >= waiter.priority
+    if own_project_only and run.project ~= waiter.project then may = false end
+    if may and (not best or before(rank, best_rank)) then
+      local exec = execution_to_give(run, waiter, workers)
+      if exec then best, best_exec, best_rank = run, exec, rank end
+    end
+  end
+  return best, best_exec
+end
+
+local function tell_to_yield(giver, exec, waiter)
+  giver.staying = giver.staying - 1
+  call('HSET', exec_key(exec.job), 'leaving', 'yield', 'leaving_for', waiter.id)
+  call('SADD', 'sc:leaving', exec.job)
+  mail(exec.job, 'leave')
+  add_state(giver.id, 't', 'yield', 'at', NOW, 'job', exec.job, 'for', waiter.id)
+end
+
+-- What each project will hold once everybody who is on the way has arrived.
+local function new_plan()
+  local plan = {}
+  return function(project, change)
+    plan[project] = (plan[project] or call('SCARD', 'sc:held:' .. project)) + change
+    return plan[project]
+  end
+end
+
+-- One slot for each run that waits without any, from the run that holds most; slots on their way already count.
+-- Where the first of a lane cannot be served, nobody behind it can.
+local function mark_yields()
+  if call('SCARD', 'sc:lanes') == 0 or paused() or call('SCARD', 'sc:held') > pool_limits() then return end
+  local leaving, served, spare = on_their_way()
+  local runs, count = givers(leaving)
+  if count == 0 then return end
+  local workers, plan, stuck = idle_workers(), new_plan(), {}
+  for _, member in ipairs(first_waiters(count + call('SCARD', 'sc:leaving'))) do
+    local waiter = not stuck[member.lane] and load_run(member.id)
+    if waiter and (served[waiter.id] or spare > 0) then
+      if not served[waiter.id] then spare = spare - 1 end
+      plan(waiter.project, 1)
+    elseif waiter then
+      local limit = project_limits(waiter.project)
+      local giver, exec = best_giver(runs, waiter, limit and plan(waiter.project, 0) >= limit, workers)
+      stuck[member.lane] = not giver
+      if giver then
+        tell_to_yield(giver, exec, waiter)
+        plan(giver.project, -1)
+        plan(waiter.project, 1)
+      end
+    end
+  end
+end
+
+-- Operations of a client ----------------------------------------------------------------------------------------------
+
+local ops = {}
+
+local function status(run)
+  local now = figures(run.project)
+  local place = position(run)
+  return {
+    state = run.state, outcome = run.outcome or '', message = run.message or '', held = held_count(run.id),
+    position = place, eta_s = eta_s(run, place, now), figures = now, done = done_count(run.id), total = run.total,
+  }
+end
+
+-- A reply for a run that is made after promotion, when its place is known.
+local function status_of(run_id)
+  return function()
+    local run = load_run(run_id)
+    return run and status(run) or {state = 'gone', figures = figures()}
+  end
+end
+
+local function admission(run)
+  local now, held, place = figures(run.project), held_count(run.id), position(run)
+  return {state = run.state == 'waiting' and 'queued' or 'admitted', held = held, position = place,
+          eta_s = eta_s(run, place, now), figures = now}
+end
+
+-- true when a run that waits finds no room in the queue, its own project's or the pool's.
+local function no_room(now)
+  local project = now.project
+  return now.queued > now.queued_capacity
+    or (project ~= nil and project.queued_capacity ~= nil and project.queued > project.queued_capacity)
+end
+
+local function refuse(run)
+  leave_indexes(run)
+  erase(run)
+  local now = figures(run.project)
+  return {refused = 1, figures = now, retry_after_s = retry_after_s(now)}
+end
+
+local function insert_run()
+  local run = {
+    id = args.run, project = args.project, labels = args.labels, priority = args.priority, want = args.want,
+    state = 'waiting', seq = call('HINCRBY', 'sc:pool', 'seq', 1),
+  }
+  run.lane = run.project .. (run.labels ~= '' and '\31' .. run.labels or '')
+  call('HSET', run_key(run.id), 'project', run.project, 'lane', run.lane, 'labels', run.labels,
+       'priority', run.priority, 'seq', run.seq, 'want', run.want, 'state', run.state, 'spec', payload,
+       'timeout_ms', args.timeout_ms, 'maxfail', args.maxfail, 'detached', args.detached, 'submitted_ms', NOW)
+  call('PEXPIRE', run_key(run.id), RUN_TTL_MS)
+  if args.detached == 0 then lease('c:' .. run.id) end
+  add_state(run.id, 't', 'submitted', 'at', NOW)
+  settle(run)
+end
+
+-- A client that lost the answer asks again: what was promoted for it may not have reached RQ.
+local function announce_again(run_id)
+  for _, job in ipairs(held_jobs(run_id)) do
+    local exec = load_exec(job)
+    if exec.state == 'promoted' then promoted[#promoted + 1] = {job, exec.worker} end
+  end
+end
+
+function ops.submit()
+  local known = load_run(args.run)
+  if known then announce_again(args.run) else insert_run() end
+  return function()
+    local run = load_run(args.run)
+    local reply = admission(run)
+    if not known and run.state == 'waiting' and no_room(reply.figures) then return refuse(run) end
+    return reply
+  end
+end
+
+-- Takes the nodeids that lie in `offer`; a repeated offer finds them taken.
+function ops.offer()
+  local run = load_run(args.run)
+  local sent = run_key(args.run, 'offer')
+  if not run or run.state == 'ended' then
+    call('DEL', sent)
+    return {gone = 1}
+  end
+  if run.total then return call('DEL', sent) and {} end
+  if call('LLEN', sent) ~= args.count then return {again = 1} end
+  if args.count > 0 then
+    call('RENAME', sent, run_key(run.id, 'items'))
+    call('RPUSH', run_key(run.id, 'pending'), '0-' .. int(args.count - 1))
+    touch(run.id)
+  end
+  set(run, 'total', args.count)
+  set(run, 'single', args.single)
+  set(run, 'want', math.max(1, math.min(run.want, args.count)))
+  for _, job in ipairs(held_jobs(run.id)) do mail(job, 'items') end
+  settle(run)
+  if args.count == 0 then stop_run(run, 'finished', 'leave') end
+  return {}
+end
+
+function ops.keep()
+  local run = load_run(args.run)
+  if run and run.state ~= 'ended' then
+    if run.detached == '0' then lease('c:' .. run.id) end
+    touch(run.id)
+  end
+  return status_of(args.run)
+end
+
+function ops.cancel()
+  local run = load_run(args.run)
+  if run then stop_run(run, args.outcome, args.how, args.message) end
+  return status_of(args.run)
+end
+
+function ops.priority()
+  local run = load_run(args.run)
+  if run and run.state ~= 'ended' then
+    set(run, 'priority', args.priority)
+    settle(run)
+  end
+  return status_of(args.run)
+end
+
+local function queue_row(run, place, now)
+  return {
+    run = run.id, project = run.project, priority = run.priority, state = run.state,
+    held = held_count(run.id), want = run.want, done = done_count(run.id), total = run.total,
+    position = place, eta_s = eta_s(run, place, now),
+    submitted_ms = run.submitted_ms, started_ms = run.started_ms,
+  }
+end
+
+local function sorted_runs(key, rank)
+  local runs = {}
+  for _, id in ipairs(call('SMEMBERS', key)) do runs[#runs + 1] = load_run(id) end
+  table.sort(runs, function(a, b) return rank(a) < rank(b) end)
+  return runs
+end
+
+local function age(run) return run.seq end
+
+function ops.queue()
+  return function()
+    local now, rows = figures(), {}
+    for _, run in ipairs(sorted_runs('sc:runs', age)) do rows[#rows + 1] = queue_row(run, 0, now) end
+    for place, run in ipairs(sorted_runs('sc:waiting', score)) do rows[#rows + 1] = queue_row(run, place, now) end
+    return {figures = now, runs = rows}
+  end
+end
+
+local function set_limit(key, name, value)
+  if not value then return end
+  if value < 0 then call('HDEL', key, name) else call('HSET', key, name, int(value)) end
+end
+
+function ops.limits()
+  local key = args.project and 'sc:limits:' .. args.project or 'sc:limits'
+  set_limit(key, 'running', args.running)
+  set_limit(key, 'queued', args.queued)
+  return function() return {figures = figures(args.project)} end
+end
+
+function ops.pause()
+  call('HSET', 'sc:pool', 'paused', args.on)
+  return function() return {figures = figures()} end
+end
+
+function ops.tick() return {} end
+
+-- Operations of a worker ----------------------------------------------------------------------------------------------
+
+-- The held job that names this worker: a worker may come back while its work-horse lives on.
+local function job_of_worker(worker)
+  for _, job in ipairs(call('SMEMBERS', 'sc:held')) do
+    if call('HGET', exec_key(job), 'worker') == worker then return job end
+  end
+  return nil
+end
+
+function ops.join()
+  local key, job = worker_key(args.worker), job_of_worker(args.worker)
+  call('HSET', key, 'host', args.host, 'pid', args.pid, 'labels', args.labels)
+  call('HDEL', key, 'quit', 'suspect', 'job')
+  call('PEXPIRE', key, WORKER_TTL_MS)
+  call('SADD', 'sc:workers', args.worker)
+  if job then call('HSET', key, 'job', job) else call('SADD', 'sc:idle', args.worker) end
+  lease('w:' .. args.worker)
+  return {}
+end
+
+local function beat_worker(worker)
+  if call('PEXPIRE', worker_key(worker), WORKER_TTL_MS) == 0 then return false end
+  lease('w:' .. worker)
+  return true
+end
+
+local function renew_exec(job)
+  local exec = held_exec(job)
+  if not exec then return false end
+  lease('e:' .. job)
+  call('PEXPIRE', exec_key(job), RUN_TTL_MS)
+  touch(exec.run)
+  return true
+end
+
+function ops.beat()
+  local gone = {}
+  for _, worker in ipairs(args.workers) do
+    if not beat_worker(worker) then gone[#gone + 1] = worker end
+  end
+  for _, job in ipairs(args.jobs) do renew_exec(job) end
+  return {gone = gone}
+end
+
+function ops.quit()
+  local key = worker_key(args.worker)
+  local job = call('HGET', key, 'job')
+  call('SREM', 'sc:workers', args.worker)
+  call('SREM', 'sc:idle', args.worker)
+  if not job then return forget_worker(args.worker) or {} end
+  call('HSET', key, 'quit', 1)
+  local exec = held_exec(job)
+  if exec and exec.state == 'promoted' then
+    local run = load_run(exec.run)
+    take_back(run, exec)
+    settle(run)
+  end
+  return {}
+end
+
+local function start_run(run)
+  if run.started_ms then return end
+  set(run, 'started_ms', NOW)
+  set(run, 'deadline_ms', run.timeout_ms > 0 and NOW + run.timeout_ms or 0)
+end
+
+local function start_exec(exec)
+  exec.state = 'begun'
+  call('HSET', exec_key(exec.job), 'state', 'begun')
+  call('HDEL', worker_key(exec.worker), 'suspect')
+  add_result(exec.run, event({'t', 'begin', 'v', 1, 'at', NOW, 'n', exec.n, 'job', exec.job, 'worker', exec.worker,
+                              'host', exec.host}))
+  add_state(exec.run, 't', 'begin', 'at', NOW, 'n', exec.n, 'job', exec.job, 'worker', exec.worker)
+end
+
+function ops.begin()
+  local exec = held_exec(args.job)
+  if not exec or exec.worker ~= args.worker then return {gone = 1} end
+  local run = load_run(exec.run)
+  start_run(run)
+  if exec.state == 'promoted' then start_exec(exec) end
+  lease('e:' .. exec.job)
+  touch(run.id)
+  return {
+    run = run.id, n = exec.n, attempt = exec.attempt, project = run.project, want = run.want, total = run.total,
+    spec = call('HGET', run_key(run.id), 'spec'), maxfail = run.maxfail, timeout_ms = run.timeout_ms,
+    started_ms = run.started_ms, deadline_ms = run.deadline_ms, now_ms = NOW,
+  }
+end
+
+function ops.renew() return renew_exec(args.job) and {} or {gone = 1} end
+
+-- Why an execution has to go, or nil.
+local function must_leave(run, exec)
+  if run.state == 'stopping' then return run.outcome == 'finished' and 'done' or 'stop' end
+  return exec.leaving
+end
+
+-- Items first to last with their nodeids, as a reply.
+local function items_reply(run, first, last, alone)
+  local items = {}
+  for i, nodeid in ipairs(call('LRANGE', run_key(run.id, 'items'), first, last)) do
+    items[i] = {first + i - 1, nodeid}
+  end
+  return {items = items, alone = alone}
+end
+
+local function hand_out_alone(run, exec)
+  local item = tonumber(call('LPOP', run_key(run.id, 'alone')))
+  call('HSET', exec_key(exec.job), 'alone', item, 'chunk', '', 'answer', int(item) .. '-' .. int(item))
+  add_state(run.id, 't', 'chunk', 'at', NOW, 'job', exec.job, 'a', item, 'b', item)
+  return items_reply(run, item, item, 1)
+end
+
+local function chunk_size(run)
+  if run.single == '1' then return 1 end
+  return math.max(1, math.ceil(pending_count(run.id) / (2 * math.max(held_count(run.id), run.want))))
+end
+
+-- `owed`: the one item the execution has not done yet, in front of the new ones.
+local function hand_out_chunk(run, exec, owed)
+  local size, key = chunk_size(run), run_key(run.id, 'pending')
+  local first, last = string.match(call('LPOP', key), '(%d+)-(%d+)')
+  first, last = tonumber(first), tonumber(last)
+  local cut = math.min(last, first + size - 1)
+  if cut < last then call('LPUSH', key, int(cut + 1) .. '-' .. int(last)) end
+  call('PEXPIRE', key, RUN_TTL_MS)
+  local range = int(first) .. '-' .. int(cut)
+  local kept = owed and int(owed) .. '-' .. int(owed) .. ',' or ''
+  call('HSET', exec_key(exec.job), 'chunk', kept .. range, 'answer', range)
+  add_state(run.id, 't', 'chunk', 'at', NOW, 'job', exec.job, 'a', first, 'b', cut)
+  return items_reply(run, first, cut, 0)
+end
+
+-- The same question again, from a client that lost the answer.
+local function answer_again(run, exec)
+  local first, last = string.match(exec.answer, '(%d+)-(%d+)')
+  return items_reply(run, first, last, exec.alone and 1 or 0)
+end
+
+local function hand_out(run, exec)
+  local owed = undone(exec)
+  local owes_alone = exec.alone and not is_done(run.id, exec.alone)
+  if owes_alone then owed[#owed + 1] = exec.alone end
+  if #owed > 1 then return {error = exec.job .. ' asks for more and owes ' .. #owed .. ' items'} end
+  if not has_work(run) then return {leave = 'done'} end
+  local may_alone = args.fresh == 1 and #owed == 0
+  if may_alone and call('EXISTS', run_key(run.id, 'alone')) == 1 then return hand_out_alone(run, exec) end
+  if owes_alone or call('EXISTS', run_key(run.id, 'pending')) == 0 then return {recycle = 1} end
+  call('HDEL', exec_key(exec.job), 'alone')
+  return hand_out_chunk(run, exec, owed[1])
+end
+
+function ops.next()
+  local exec = held_exec(args.job)
+  if not exec then return {gone = 1} end
+  local run = load_run(exec.run)
+  local asked_again = exec.asked == args.nonce
+  if asked_again and exec.answer then return answer_again(run, exec) end
+  if not asked_again then
+    call('HDEL', exec_key(exec.job), 'answer')
+    call('HSET', exec_key(exec.job), 'asked', args.nonce)
+    count_failed(run, args.failed)
+  end
+  local reason = must_leave(run, exec)
+  if reason then return {leave = reason} end
+  if not run.total then return {wait = 1} end
+  local reply = hand_out(run, exec)
+  settle(run)
+  return reply
+end
+
+-- Is this the next message of an execution? "new", "old" (taken before) or "gap".
+local function sequence(exec)
+  if args.seq <= exec.seq then return 'old' end
+  if args.seq > exec.seq + 1 then return 'gap' end
+  call('HSET', exec_key(exec.job), 'seq', args.seq)
+  return 'new'
+end
+
+local function gap_error(exec)
+  return {error = exec.job .. ' sends ' .. int(args.seq) .. ' after ' .. int(exec.seq)}
+end
+
+-- The first of the items that the run does not have, or nil.
+local function foreign_item(run, items)
+  for _, item in ipairs(items) do
+    if item < 0 or item >= (run.total or 0) then return item end
+  end
+  return nil
+end
+
+function ops.append()
+  local exec = held_exec(args.job)
+  if not exec then return {gone = 1} end
+  local run = load_run(exec.run)
+  local foreign = foreign_item(run, args.done)
+  if foreign then return {error = exec.job .. ' reports item ' .. int(foreign) .. ', which its run does not have'} end
+  local order = sequence(exec)
+  if order == 'gap' then return gap_error(exec) end
+  if order == 'new' then
+    if payload ~= '' then add_result(run.id, payload) end
+    if #args.done > 0 then reset_losses(run) end
+    count_failed(run, args.failed)
+    mark_done(run, args.done)
+  end
+  return {leave = must_leave(run, exec)}
+end
+
+function ops.back()
+  local exec = held_exec(args.job)
+  if not exec then return {gone = 1} end
+  give_back(exec)
+  settle(load_run(exec.run))
+  return {}
+end
+
+local function owes(exec, item)
+  if exec.alone == item then return true end
+  for _, other in ipairs(undone(exec)) do
+    if other == item then return true end
+  end
+  return false
+end
+
+-- First crash of an item: once more, alone. Second: it is reported as failed.
+local function charge_crash(run, exec, item)
+  if count_trouble(run, 'crash', item) < ITEM_CRASHES then return try_alone(run.id, item) end
+  report_crash(run, exec, item, payload ~= '' and payload or 'null')
+  reset_losses(run)
+end
+
+function ops.crash()
+  local exec = held_exec(args.job)
+  if not exec then return {gone = 1} end
+  local run, item, order = load_run(exec.run), args.idx, sequence(exec)
+  if order == 'gap' then return gap_error(exec) end
+  if order == 'new' then
+    local charged = item >= 0 and not is_done(run.id, item) and owes(exec, item)
+    give_back(exec, charged and item or nil)
+    if charged then charge_crash(run, exec, item) end
+    settle(run)
+  end
+  return {again = item >= 0 and not is_done(run.id, item) and 1 or 0}
+end
+
+local function depart(run, exec)
+  give_back(exec)
+  add_result(run.id, event({'t', 'left', 'at', NOW, 'n', exec.n, 'job', exec.job}))
+  add_state(run.id, 't', 'left', 'at', NOW, 'job', exec.job)
+  free_slot(exec, 'left')
+  settle(run)
+end
+
+function ops.leave()
+  local exec = load_exec(args.job)
+  if not exec or exec.state == 'lapsed' then return {gone = 1} end
+  if exec.state == 'left' then return {} end
+  if payload ~= '' then add_result(exec.run, payload) end
+  depart(load_run(exec.run), exec)
+  return {}
+end
+
+function ops.fatal()
+  local exec = held_exec(args.job)
+  if not exec then return {gone = 1} end
+  local run = load_run(exec.run)
+  -- Before its own slot is freed: a run without slots would go back to the queue.
+  stop_run(run, 'fatal', 'kill', args.message)
+  if call('SISMEMBER', 'sc:held', exec.job) == 1 then depart(run, exec) end
+  return {}
+end
+
+function ops.lapse()
+  local exec = held_exec(args.job)
+  if exec then lapse(exec) end
+  return {}
+end
+
+-- The call ------------------------------------------------------------------------------------------------------------
+
+local op = ops[ARGV[1]]
+if not op then return cjson.encode({error = 'no operation ' .. tostring(ARGV[1])}) end
+reap()
+wish_again()
+local reply = op()
+promote_all()
+if type(reply) == 'function' then reply = reply() end
+mark_yields()
+if #promoted > 0 then reply.promoted = promoted end
+return cjson.encode(reply)

@@ -1,0 +1,172 @@
+"""
+The stack of a session that has no pool: Valkey, workers and a runner on this machine, for as long as the session lives.
+
+Two halves: `EmbeddedStack` in the controller, which only starts a process and talks to it over a socket, and `main`, that
+process.  When the controller goes, in whatever way, the socket ends, and the process ends everything it started.
+"""
+
+from __future__ import annotations
+
+import os
+import selectors
+import shutil
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+from pytest_supercheck import valkey
+from pytest_supercheck.boot import CONTROL_FD, boot
+from pytest_supercheck.keeper import Lines, kill_group, send
+
+#: Seconds that the stack has to end before it is killed.
+STOP_S: Final = 5.0
+
+
+class EmbeddedStack:
+    """
+    The controller's handle on its stack.
+
+    Args:
+        notify: Shows a line to the user, such as that Valkey is being fetched.
+    """
+
+    def __init__(self, notify: Callable[[str], None]) -> None:
+        self._binary = valkey.find_server(notify=notify)
+        self.directory = valkey.make_directory()
+        self.url = f"unix://{self.directory}/valkey.sock"
+        self._control: socket.socket | None = None
+        self._pid = 0
+
+    def start(self, run: str, spec: dict[str, Any], workers: int) -> None:
+        """Start it, with a runner for `spec` that begins at once."""
+        self._control, theirs = socket.socketpair()
+        log = os.open(self.directory / "stack.log", os.O_CREAT | os.O_WRONLY | os.O_APPEND, 0o600)
+        null = os.open(os.devnull, os.O_RDONLY)
+        actions = [(os.POSIX_SPAWN_DUP2, old, new) for old, new in ((null, 0), (log, 1), (log, 2), (theirs.fileno(), CONTROL_FD))]
+        command = [sys.executable, *boot("pytest_supercheck.embedded")]
+        self._pid = os.posix_spawn(sys.executable, command, os.environ, file_actions=actions, setsid=True)
+        for fd in (log, null):
+            os.close(fd)
+        theirs.close()
+        start = {"binary": str(self._binary), "directory": str(self.directory), "run": run, "spec": spec, "workers": workers}
+        send(self._control, {"start": start})
+
+    def configure(self, workerinput: dict[str, Any]) -> None:
+        """Let the runner go on to collect."""
+        if self._control:
+            try:
+                send(self._control, {"configure": workerinput})
+            except OSError:
+                pass  # it has died; the connection to its Valkey will tell
+
+    def fault(self) -> str:
+        """Why it has died, an empty string while it lives."""
+        if not self._pid or os.waitpid(self._pid, os.WNOHANG)[0] == 0:
+            return ""
+        self._pid = 0
+        try:
+            said = (self.directory / "stack.log").read_text("utf-8", "replace").strip()[-2000:]
+        except OSError:
+            said = ""
+        return f"the embedded stack ended by itself{': ' if said else ''}{said}"
+
+    def stop(self) -> None:
+        """End it and all that it started; safe to repeat."""
+        if self._control:
+            self._control.close()
+            self._control = None
+        deadline = time.monotonic() + STOP_S
+        while self._pid and time.monotonic() < deadline:
+            if os.waitpid(self._pid, os.WNOHANG)[0]:
+                self._pid = 0
+            else:
+                time.sleep(0.001)
+        if self._pid:
+            kill_group(self._pid)
+            os.waitpid(self._pid, 0)
+            self._pid = 0
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+
+class _Controller:
+    """The stack's side of the socket to the controller."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self.connection = connection
+        self._lines = Lines(connection)
+        self._pending: list[dict[str, Any]] = []
+        self.gone = False
+
+    def receive(self, name: str) -> Any:
+        """Block until a message of that name has come; None when the controller has gone."""
+        while not self.gone:
+            for message in self._pending:
+                if name in message:
+                    self._pending.remove(message)
+                    return message[name]
+            self.read()
+        return None
+
+    def read(self) -> None:
+        """Read what has come."""
+        messages = self._lines.receive()
+        self.gone = messages is None
+        self._pending += [message for message, _ in messages or []]
+
+
+def main(fd: int) -> int:
+    """Be the stack of the controller at socket `fd` until it goes."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    controller = _Controller(socket.socket(fileno=fd))
+    start = controller.receive("start")
+    if start is None:
+        return 0
+    directory = Path(start["directory"])
+    server = valkey.start_server(Path(start["binary"]), directory)
+    try:
+        _serve(controller, start, server)
+    finally:
+        server.stop()
+        shutil.rmtree(directory, ignore_errors=controller.gone)
+    return 0
+
+
+def _serve(controller: _Controller, start: dict[str, Any], server: valkey.Server) -> None:
+    from pytest_supercheck.host import Host, Pool
+
+    host = Host(Path(start["directory"]), spare=False)
+    host.prepare(start["run"], start["spec"])
+
+    def configure() -> None:
+        workerinput = controller.receive("configure")
+        if workerinput is not None:
+            host.configure(start["run"], workerinput)
+
+    # The runner need not wait for our imports.
+    forward = threading.Thread(target=configure)
+    forward.start()
+    from pytest_supercheck import worker
+    from pytest_supercheck.redis_gateway import RedisGateway
+
+    valkey.wait_ready(server.socket_path, 10, server)
+    gateway = RedisGateway.connect(server.url)
+    gateway.dispatcher.limits(running=start["workers"], queued=1)
+
+    def work(name: str, leash: int) -> None:
+        worker.work(server.url, name, host.socket_path, leash)
+
+    pool = Pool(host, start["workers"], work, gateway.dispatcher)
+    forward.join()  # no fork beside a thread
+    try:
+        pool.start()
+        host.selector.register(controller.connection, selectors.EVENT_READ, controller.read)
+        while not controller.gone:
+            pool.step()
+    finally:
+        host.close()
+        pool.kill()

@@ -1,0 +1,387 @@
+"""
+One execution inside the test process: pulls items, runs them, tells what they reported.
+
+Between the supervisor's connection and pytest's runtest protocol; knows nothing of Redis or of the controller.  Runs
+inside the user's environment: stdlib, pytest and this package's wire format only.
+
+Lines to the supervisor: ``R index failed event`` (a finished test), ``N failed`` (hand out the next chunk), ``E event``
+(to be passed on).  Lines from it: ``{"items": [[index, name], ...]}`` or ``{"leave": why}``.
+"""
+
+from __future__ import annotations
+
+import collections
+import json
+import os
+import platform
+import socket
+import sys
+from collections.abc import Callable, Generator
+from io import StringIO
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+
+from pytest_supercheck import events
+from pytest_supercheck.keeper import Lines, Marks, readable
+
+#: What a report of a passing phase consists of, when nobody added to it (pytest 8 has ``nodeid``, 9.2 ``_id``).
+_PLAIN: Final = tuple(
+    frozenset({name, "location", "keywords", "outcome", "longrepr", "when", "user_properties", "sections",
+               "duration", "start", "stop"})
+    for name in ("nodeid", "_id")
+)  # fmt: skip
+
+_PHASE: Final = {"setup": 0, "call": 1, "teardown": 2}
+
+
+class Feed:
+    """
+    The items that this execution is to run, pulled in chunks.
+
+    Args:
+        connection: To the supervisor.
+        items: Where an item of a name is found.
+        failed: How many reports failed that have not been counted yet.
+    """
+
+    def __init__(self, connection: socket.socket, items: Items, failed: Callable[[], int]) -> None:
+        self._failed = failed
+        self._connection = connection
+        self._lines = Lines(connection)
+        self._items = items
+        self._chunk: collections.deque[tuple[int, pytest.Item]] = collections.deque()
+        self._promised: tuple[int, pytest.Item] | None = None
+        self._left = False
+
+    def promise(self) -> pytest.Item | None:
+        """The item that will run next; once given, it will, whatever comes."""
+        if self._promised is None:
+            self._promised = self._next()
+        return self._promised[1] if self._promised else None
+
+    def take(self) -> tuple[int, pytest.Item] | None:
+        """The next item and its index; None when this execution is to leave."""
+        taken, self._promised = self._promised or self._next(), None
+        return taken
+
+    def leave(self) -> None:
+        """Take nothing more."""
+        self._left = True
+
+    def _next(self) -> tuple[int, pytest.Item] | None:
+        if not self._left and readable(self._connection.fileno()):
+            self._receive()  # told to leave in the middle of a chunk
+        while not self._left and not self._chunk:
+            self._connection.sendall(b"N %d\n" % self._failed())
+            self._receive()
+        return None if self._left else self._chunk.popleft()
+
+    def _receive(self) -> None:
+        for message, _ in self._lines.receive() or [({"leave": "the supervisor has gone"}, [])]:
+            if "leave" in message:
+                self._left = True
+            else:
+                self._chunk.extend(found for row in message["items"] if (found := self._items.find(*row)))
+
+
+class Items:
+    """The collected items by their name on the wire: a nodeid, or ``[nodeid, k]`` for the k-th repetition of one."""
+
+    def __init__(self, session: pytest.Session, failures: list[tuple[str, str]], report: Any) -> None:
+        self._failures = failures
+        self._report = report
+        self._by_name: dict[Any, pytest.Item] = {}
+        seen: collections.Counter[str] = collections.Counter()
+        for item in session.items:
+            nodeid = item.nodeid
+            self._by_name[(nodeid, seen[nodeid])] = item
+            seen[nodeid] += 1
+
+    def find(self, index: int, name: str) -> tuple[int, pytest.Item] | None:
+        """The item of a name with its index; when there is none this is reported as the test's result."""
+        value = json.loads(name)
+        key = (value, 0) if isinstance(value, str) else tuple(value)
+        item = self._by_name.get(key)
+        if item is None:
+            self._report(index, self._reason(key[0]))
+            return None
+        return index, item
+
+    def _reason(self, nodeid: str) -> str:
+        for collector, text in self._failures:
+            if nodeid == collector or nodeid.startswith((f"{collector}::", f"{collector}/")):
+                return f"the worker could not collect {collector}:\n{text}"
+        return "the worker did not collect this test: its id differs between the two sides, or depends on the process"
+
+
+class NextItem:
+    """
+    Stands for the item after the current one and finds out which it is when somebody wants to know.
+
+    pytest needs it for the teardown only.  Until then the next item may be given to whoever is free first, and this
+    execution may be told to leave; then there is none, which makes pytest tear everything down within the current test.
+    """
+
+    def __init__(self, feed: Feed) -> None:
+        object.__setattr__(self, "_feed", feed)
+
+    def __bool__(self) -> bool:
+        return self._feed.promise() is not None
+
+    def __eq__(self, other: object) -> bool:
+        return bool(self._feed.promise() == other)
+
+    def __hash__(self) -> int:
+        return hash(self._feed.promise())
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._feed.promise(), name)
+
+    def __setattr__(self, name: str, value: object) -> None:
+        setattr(self._feed.promise(), name, value)
+
+    def listchain(self) -> list[Any]:
+        """As of a node; what `SetupState.teardown_exact` asks for."""
+        item = self._feed.promise()
+        return item.listchain() if item else []
+
+
+class Recorder:
+    """The plugin that keeps what the current test reports and sends it when the test has finished."""
+
+    def __init__(self, config: pytest.Config, connection: socket.socket, n: int, marks: Marks) -> None:
+        self._config = config
+        self._connection = connection
+        self._n = n
+        self._marks = marks
+        self._calls: list[tuple[str, Any]] = []
+        self._index = -1
+        self._keywords: frozenset[str] = frozenset()
+        self._failed = 0
+        # A plugin that serialises reports its own way gets every report.
+        self._compact = all(
+            impl.plugin_name in ("reports", "subtests") for impl in config.hook.pytest_report_to_serializable.get_hookimpls()
+        )
+        self._sink = getattr(config.get_terminal_writer(), "_file", None)
+
+    def start(self, index: int, item: pytest.Item) -> None:
+        """A test begins."""
+        self._take_text()  # printed between tests: the controller's own reporter has said it
+        self._index = index
+        self._keywords = frozenset(item.keywords)
+        self._calls = []
+        self._failed = 0
+        self._marks.set(index, 0)
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """For each report of the running test."""
+        self._take_text()
+        self._marks.set(self._index, min(_PHASE.get(report.when or "", 1) + 1, 2))
+        self._failed += report.failed and not hasattr(report, "wasxfail")
+        self._calls.append(("report", report))
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_warning_recorded(self, warning_message: Any, when: str, nodeid: str, location: Any) -> None:
+        """For each warning; those of collection and configuration are the controller's."""
+        if when == "runtest" and self._index >= 0:
+            self._take_text()
+            self._calls.append(("warning", (describe_warning(warning_message), nodeid, location)))
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_internalerror(self, excrepr: object) -> None:
+        """A plugin's hook raised: pytest ends such a session, so the whole run ends."""
+        self.tell({"t": "stop", "how": "internalerror", "message": str(excrepr)})
+
+    def take_failed(self) -> int:
+        """How many reports of the running test failed since this was last asked."""
+        failed, self._failed = self._failed, 0
+        return failed
+
+    def finish(self) -> None:
+        """The test has ended: send its result."""
+        self._take_text()
+        if self._calls:
+            body = self._passed() or events.encode_result(self._index, self._n, [self._serial(*c) for c in self._calls])
+            self._send(self._index, self.take_failed(), body)
+        self._marks.set(-1, 0)
+        self._index = -1
+
+    def missing(self, index: int, reason: str) -> None:
+        """Report a test that is not here: an error of its setup."""
+        self._send(index, 1, events.line({"t": "missing", "i": index, "n": self._n, "reason": reason}))
+
+    def tell(self, event: dict[str, Any]) -> None:
+        """Send an event that is not a result."""
+        self._connection.sendall(b"E " + events.line({**event, "n": self._n}) + b"\n")
+
+    def _send(self, index: int, failed: int, body: bytes) -> None:
+        self._connection.sendall(b"R %d %d %b\n" % (index, failed, body))
+
+    def _take_text(self) -> None:
+        if isinstance(self._sink, StringIO) and self._sink.tell():
+            self._calls.append(("text", self._sink.getvalue()))
+            self._sink.seek(0)
+            self._sink.truncate()
+
+    def _passed(self) -> bytes | None:
+        """The short form, if this is an ordinary passing test."""
+        if not self._compact or len(self._calls) != 3:
+            return None
+        phases = []
+        for (kind, report), when in zip(self._calls, events.PHASES, strict=True):
+            if (
+                kind != "report"
+                or type(report) is not pytest.TestReport
+                or report.when != when
+                or report.outcome != "passed"
+                or report.sections
+                or report.user_properties
+                or report.longrepr is not None
+                or report.__dict__.keys() not in _PLAIN
+                or report.keywords.keys() != self._keywords
+            ):
+                return None
+            phases.append((report.start, report.stop, report.duration))
+        return events.encode_passed(self._index, self._n, phases)
+
+    def _serial(self, kind: str, value: Any) -> tuple[str, Any]:
+        if kind != "report":
+            return kind, value
+        data = self._config.hook.pytest_report_to_serializable(config=self._config, report=value)
+        if data is None:
+            raise TypeError(f"no plugin serialises {value!r}: pytest_report_to_serializable returned None")
+        if data.get("sections"):
+            data["sections"] = [(heading, events.cut(text)) for heading, text in data["sections"]]
+        return kind, data
+
+
+def describe_warning(warning: Any) -> dict[str, Any]:
+    """A `warnings.WarningMessage` in plain values; an argument that has no plain form becomes text."""
+    category = warning.category or type(warning.message)
+    return {
+        "text": str(warning.message),
+        "module": category.__module__,
+        "name": category.__qualname__,
+        "filename": warning.filename,
+        "lineno": warning.lineno,
+        "line": warning.line,
+    }
+
+
+class Execution:
+    """An execution in its process."""
+
+    def __init__(
+        self, connection: socket.socket, spec: dict[str, Any], marks: Marks, outputs: dict[str, int]
+    ) -> None:
+        self.connection = connection
+        self.outputs = outputs
+        self._spec = spec
+        self._marks = marks
+        self._move_connection()
+
+    def _move_connection(self) -> None:
+        """Out of the reach of tests that close the low descriptors."""
+        import fcntl
+
+        high = fcntl.fcntl(self.connection.fileno(), fcntl.F_DUPFD_CLOEXEC, 512)
+        self.connection.close()
+        self.connection = socket.socket(fileno=high)
+
+    def run(self, session: pytest.Session, failures: list[tuple[str, str]]) -> bool:
+        """Run items until told to leave; the body of `pytest_runtestloop`."""
+        config, n = session.config, self._spec["n"]
+        self._become_worker(config)
+        recorder = Recorder(config, self.connection, n, self._marks)
+        feed = Feed(self.connection, Items(session, failures, recorder.missing), recorder.take_failed)
+        config.pluginmanager.register(recorder, "supercheck-recorder")
+        config.pluginmanager.register(_Farewell(recorder), "supercheck-farewell")
+        recorder.tell({"t": "ready", "pid": os.getpid(), "info": events.pack(worker_info())})
+        while taken := feed.take():
+            self._run_one(taken, feed, recorder, config)
+            if session.shouldfail or session.shouldstop:  # a test or plugin said so: `maxfail` is not ours
+                how = "shouldfail" if session.shouldfail else "shouldstop"
+                recorder.tell({"t": "stop", "how": how, "message": str(getattr(session, how))})
+                feed.leave()
+        return True
+
+    def _run_one(self, taken: tuple[int, pytest.Item], feed: Feed, recorder: Recorder, config: pytest.Config) -> None:
+        index, item = taken
+        recorder.start(index, item)
+        try:
+            config.hook.pytest_runtest_protocol(item=item, nextitem=NextItem(feed))
+        except pytest.exit.Exception as exc:
+            recorder.finish()
+            recorder.tell({"t": "stop", "how": "exit", "message": exc.msg, "code": exc.returncode})
+            raise
+        except KeyboardInterrupt:
+            recorder.finish()
+            recorder.tell({"t": "stop", "how": "interrupt", "message": ""})
+            raise
+        recorder.finish()
+
+    def _become_worker(self, config: pytest.Config) -> None:
+        """Take the execution's own identity: xdist's variables and workerinput, and its own temporary directory."""
+        workerinput = self._spec["workerinput"]
+        os.environ["PYTEST_XDIST_WORKER"] = workerinput["workerid"]
+        config.workerinput = workerinput  # type: ignore[attr-defined]
+        factory = getattr(config, "_tmp_path_factory", None)
+        if factory is not None and self._spec.get("basetemp"):
+            factory._given_basetemp = Path(self._spec["basetemp"])
+            factory._basetemp = None
+
+    def close(self) -> None:
+        """The session has ended."""
+        self.connection.close()
+
+
+class _Farewell:
+    """Tells what plugins left in ``config.workeroutput``, after all their `pytest_sessionfinish`."""
+
+    def __init__(self, recorder: Recorder) -> None:
+        self._recorder = recorder
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> Generator[None, object, object]:
+        """The outermost wrapper; xdist's worker adds the same three keys."""
+        output = session.config.workeroutput  # type: ignore[attr-defined]
+        output.update(exitstatus=int(exitstatus), shouldfail=session.shouldfail, shouldstop=session.shouldstop)
+        try:
+            return (yield)
+        finally:
+            self._recorder.tell({"t": "output", "output": events.pack(output)})
+
+
+def worker_info() -> dict[str, Any]:
+    """This process as xdist's ``workerinfo`` describes it (xdist's remote.py, `getinfodict`)."""
+    return {
+        "version": sys.version,
+        "version_info": tuple(sys.version_info),
+        "sysplatform": sys.platform,
+        "platform": platform.platform(),
+        "executable": sys.executable,
+        "cwd": os.getcwd(),
+        "host": socket.gethostname(),
+    }
+
+
+def mute(config: pytest.Config, *, markup: bool, width: int) -> None:
+    """
+    Let the terminal reporter print nothing by itself, and what others print through it go to a buffer.
+
+    Args:
+        markup: Whether the controller's terminal shows colours.
+        width: Its width in columns.
+    """
+    manager = config.pluginmanager
+    reporter: Any = manager.unregister(name="terminalreporter")
+    if reporter is None:
+        return
+    hooks = {name: None for name in dir(type(reporter)) if name.startswith("pytest_")}
+    reporter.__class__ = type("MuteReporter", (type(reporter),), hooks)
+    writer = reporter._tw
+    writer._file, writer.hasmarkup, writer.fullwidth = StringIO(), markup, width
+    manager.register(reporter, "terminalreporter")

@@ -1,0 +1,241 @@
+"""
+The parent of test processes: it ends them with their supervisor and tells the supervisor how they ended.
+
+Runs in the runner (for the children that it forked) and in the host (for runners that must not fork).  Knows processes
+and descriptors, neither pytest nor Redis.  Stdlib only, because the runner lives in the user's environment.
+"""
+
+from __future__ import annotations
+
+import json
+import mmap
+import os
+import select
+import selectors
+import signal
+import socket
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+#: Characters of a dead process's last output that are kept.
+TAIL: Final = 4000
+
+#: Seconds between looks at the children where the kernel has no pidfd.
+POLL_S: Final = 0.02
+
+_MARK: Final = struct.Struct("<qq")
+
+
+class Marks:
+    """
+    A page shared with a test process in which it notes what it is doing, at no cost, for the case that it dies.
+    """
+
+    def __init__(self) -> None:
+        self._page = mmap.mmap(-1, _MARK.size)
+        self.set(-1, 0)
+
+    def set(self, index: int, phase: int) -> None:
+        """Note the test that runs (its index, -1 for none) and its phase (0 setup, 1 call, 2 teardown)."""
+        _MARK.pack_into(self._page, 0, index, phase)
+
+    def get(self) -> tuple[int, int]:
+        """The test and the phase noted last."""
+        index, phase = _MARK.unpack_from(self._page)
+        return index, phase
+
+
+@dataclass
+class Child:
+    """A test process and what ties it to its supervisor."""
+
+    #: Its process id; it leads a process group of its own.
+    pid: int
+    #: The connection that it shares with its supervisor; how it ended is written here.
+    connection: socket.socket
+    #: Read end of a pipe whose write end only the supervisor holds; at its end the process group is killed.
+    leash: int
+    #: What it was doing.
+    marks: Marks | None = None
+    #: Files that hold its output, by name.
+    outputs: dict[str, int] = field(default_factory=dict)
+    #: Whether its end was asked for.
+    killed: bool = False
+    #: The kernel's handle on it, -1 where there is none.
+    pidfd: int = -1
+
+
+def oom_kills() -> int:
+    """How many processes this kernel has killed for want of memory, 0 where it does not tell."""
+    try:
+        with open("/proc/vmstat", "rb") as stat:
+            for row in stat:
+                if row.startswith(b"oom_kill "):
+                    return int(row.split()[1])
+    except OSError:
+        pass
+    return 0
+
+
+def tail(fd: int, size: int = TAIL) -> str:
+    """The last `size` bytes of a file, as text."""
+    length = os.fstat(fd).st_size
+    return os.pread(fd, size, max(0, length - size)).decode("utf-8", "replace")
+
+
+def kill_group(pid: int) -> None:
+    """Kill a process and all that is left of its group."""
+    for kill in (os.killpg, os.kill):
+        try:
+            kill(pid, signal.SIGKILL)
+        except (ProcessLookupError, PermissionError):
+            pass
+
+
+class Keeper:
+    """
+    Watches test processes from a selector that its owner runs.
+
+    Args:
+        selector: The owner's; descriptors are registered with a callable as data.
+        on_exit: Called with a child after it has been reaped and its end reported.
+    """
+
+    def __init__(self, selector: selectors.BaseSelector, on_exit: Callable[[Child], None]) -> None:
+        self._selector = selector
+        self._on_exit = on_exit
+        self._ooms = oom_kills()
+        self.children: dict[int, Child] = {}
+
+    @property
+    def poll_s(self) -> float | None:
+        """Longest time the owner may wait in its selector, None for any."""
+        return POLL_S if any(child.pidfd < 0 for child in self.children.values()) else None
+
+    def adopt(self, child: Child) -> None:
+        """Take charge of a process that has just been started."""
+        self.children[child.pid] = child
+        self._selector.register(child.leash, selectors.EVENT_READ, lambda: self.kill(child))
+        if hasattr(os, "pidfd_open"):
+            child.pidfd = os.pidfd_open(child.pid)
+            self._selector.register(child.pidfd, selectors.EVENT_READ, lambda: self._reap(child))
+
+    def kill(self, child: Child) -> None:
+        """Kill a child with its process group; its end is reported when it has come."""
+        self._selector.unregister(child.leash)
+        os.close(child.leash)
+        child.leash, child.killed = -1, True
+        kill_group(child.pid)
+
+    def look(self) -> None:
+        """Reap what has ended, where the kernel does not tell."""
+        for child in [child for child in self.children.values() if child.pidfd < 0]:
+            self._reap(child)
+
+    def abandon(self) -> None:
+        """Close everything, in a forked child that must not touch its siblings."""
+        for child in self.children.values():
+            child.connection.close()
+            for fd in (child.leash, child.pidfd, *child.outputs.values()):
+                if fd >= 0:
+                    os.close(fd)
+        self.children.clear()
+
+    def kill_all(self) -> None:
+        """Kill every child and its group, at once."""
+        for child in self.children.values():
+            kill_group(child.pid)
+
+    def _reap(self, child: Child) -> None:
+        pid, status, usage = os.wait4(child.pid, os.WNOHANG)
+        if pid == 0:
+            return
+        kill_group(pid)  # what it left behind in its group
+        self._report(child, status, usage.ru_maxrss)
+        for fd in (child.leash, child.pidfd):
+            if fd >= 0:
+                self._selector.unregister(fd)
+                os.close(fd)
+        for fd in child.outputs.values():
+            os.close(fd)
+        child.connection.close()
+        del self.children[child.pid]
+        self._on_exit(child)
+
+    def _report(self, child: Child, status: int, max_rss_kb: int) -> None:
+        index, phase = child.marks.get() if child.marks else (-1, 0)
+        ended: dict[str, Any] = {"i": index, "phase": phase, "host": socket.gethostname(), "max_rss_kb": max_rss_kb}
+        code = os.waitstatus_to_exitcode(status)
+        ended.update({"signal": -code} if code < 0 else {"exit_code": code})
+        if child.killed:
+            ended["killed"] = True
+        elif code == -signal.SIGKILL and oom_kills() > self._ooms:
+            ended["oom"] = True
+        if code:
+            ended["output"] = {name: text for name, fd in child.outputs.items() if (text := tail(fd))}
+        say(child.connection, b"X", ended)
+
+
+def say(connection: socket.socket, kind: bytes, value: object) -> None:
+    """
+    Write one line to a supervisor, best effort: it may have gone.
+
+    The newline in front ends whatever line a process that was killed had begun.
+    """
+    try:
+        connection.sendall(b"\n" + kind + b" " + json.dumps(value).encode("ascii") + b"\n")
+    except OSError:
+        pass
+
+
+class Lines:
+    """Newline-separated JSON messages, each with as many descriptors as its ``fds`` says, from a stream socket."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self.connection = connection
+        self._buffer = b""
+        self._fds: list[int] = []
+
+    def receive(self) -> list[tuple[dict[str, Any], list[int]]] | None:
+        """
+        Read once, blocking until there is something.
+
+        Returns:
+            The messages that are complete now, with their descriptors; None when the other side has gone.
+        """
+        try:
+            chunk, fds, _, _ = socket.recv_fds(self.connection, 65536, 16)
+        except ConnectionError:
+            return None
+        for fd in fds:
+            os.set_inheritable(fd, False)  # recvmsg leaves them open over exec
+        self._fds += fds
+        if not chunk:
+            return None
+        *lines, self._buffer = (self._buffer + chunk).split(b"\n")
+        messages = []
+        for raw in lines:
+            message = json.loads(raw)
+            count = message.get("fds", 0)
+            messages.append((message, self._fds[:count]))
+            del self._fds[:count]
+        return messages
+
+
+def send(connection: socket.socket, message: dict[str, Any], fds: list[int] | None = None) -> None:
+    """Send one message as `Lines` reads it. Descriptors are duplicated on the way; the caller closes its own."""
+    data = json.dumps({**message, "fds": len(fds)} if fds else message).encode("ascii") + b"\n"
+    if fds:
+        sent = socket.send_fds(connection, [data], fds)
+        data = data[sent:]
+    if data:  # even an empty send fails when the other side has what it wanted and closed
+        connection.sendall(data)
+
+
+def readable(fd: int) -> bool:
+    """Whether a read would not block now."""
+    poller = select.poll()
+    poller.register(fd, select.POLLIN)
+    return bool(poller.poll(0))

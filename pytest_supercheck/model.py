@@ -1,0 +1,266 @@
+"""
+The nouns that cross the dispatcher's door: what a caller asks for and what it is told.
+
+Pure data. Must not know Redis, RQ, pytest or a clock.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final, Literal, NewType, Union
+
+RunId = NewType("RunId", str)
+JobId = NewType("JobId", str)
+WorkerId = NewType("WorkerId", str)
+
+Priority = Literal["high", "normal", "low"]
+How = Literal["leave", "interrupt", "kill"]
+RunState = Literal["waiting", "running", "stopping", "ended", "gone"]
+
+#: Priorities in rank order; the index is the rank.
+PRIORITIES: Final[tuple[Priority, ...]] = ("high", "normal", "low")
+
+
+def queue_name(worker: str) -> str:
+    """
+    Name the RQ queue of one worker process.
+
+    Args:
+        worker: The worker's id, as in `Dispatcher.join`.
+
+    Returns:
+        The queue's name, without RQ's own prefix.
+    """
+    return f"supercheck:{worker}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunRequest:
+    """What a client asks for."""
+
+    #: The run's id; a repeated submission with the same id is the same run.
+    run_id: RunId
+    #: Tenant, for shares and limits.
+    project: str = "default"
+    #: Rank before age.
+    priority: Priority = "normal"
+    #: Most slots to hold at a time, at least 1.
+    want: int = 1
+    #: What workers need to know, as JSON text; opaque here.
+    spec: str = "{}"
+    #: Seconds from the first begin to the deadline, 0 for none.
+    timeout_s: float = 0
+    #: Failing reports after which nothing is started, 0 for no limit.
+    maxfail: int = 0
+    #: True when nobody keeps the run alive by asking for it.
+    detached: bool = False
+    #: Labels that a worker must have, none with a comma in it.
+    labels: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.want < 1:
+            raise ValueError(f"a run wants at least one slot, not {self.want}")
+        if self.priority not in PRIORITIES:
+            raise ValueError(f"priority is one of {', '.join(PRIORITIES)}, not {self.priority}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProjectFigures:
+    """One project's capacities and what they hold."""
+
+    #: The project's name.
+    name: str
+    #: Executions that hold a slot.
+    running: int
+    #: Most executions at a time; None for no limit of its own.
+    running_capacity: int | None
+    #: Runs that would wait even if every free slot had a worker.
+    queued: int
+    #: Most queued runs; None for no limit of its own.
+    queued_capacity: int | None
+    #: Runs without a slot, for whatever reason.
+    waiting: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Figures:
+    """The pool's capacities and what they hold."""
+
+    #: Executions that hold a slot.
+    running: int
+    #: Most executions at a time.
+    running_capacity: int
+    #: Runs that would wait even if every free slot had a worker.
+    queued: int
+    #: Most queued runs.
+    queued_capacity: int
+    #: Runs without a slot, for whatever reason.
+    waiting: int
+    #: Worker processes that are alive and take work.
+    workers: int
+    #: Those of them that have none.
+    idle: int
+    #: True while nothing is promoted.
+    paused: bool
+    #: The same for the run's project, if it has limits.
+    project: ProjectFigures | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Admission:
+    """A run was taken."""
+
+    #: `admitted` with a slot, `queued` without.
+    state: Literal["admitted", "queued"]
+    #: Slots held now.
+    held: int
+    #: Place among the waiting runs, from 1; 0 with a slot.
+    position: int
+    #: Seconds until a slot is likely, None while nothing is known.
+    eta_s: float | None
+    #: The pool at this moment.
+    figures: Figures
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunStatus:
+    """Where a run stands."""
+
+    #: The run.
+    run: RunId
+    #: `gone` when there is no such run.
+    state: RunState
+    #: How it ends or ended; empty before.
+    outcome: str
+    #: Why, in words; often empty.
+    message: str
+    #: Slots held now.
+    held: int
+    #: Place among the waiting runs, from 1; 0 when it does not wait.
+    position: int
+    #: Seconds until a slot is likely, None while nothing is known.
+    eta_s: float | None
+    #: Items reported.
+    done: int
+    #: Items offered; None before that.
+    total: int | None
+    #: The pool at this moment.
+    figures: Figures
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QueuedRun:
+    """One row of the queue."""
+
+    #: The run.
+    run: RunId
+    #: Tenant.
+    project: str
+    #: Rank before age.
+    priority: Priority
+    #: `waiting`, `running` or `stopping`.
+    state: RunState
+    #: Slots held now.
+    held: int
+    #: Most slots to hold at a time.
+    want: int
+    #: Items reported.
+    done: int
+    #: Items offered; None before that.
+    total: int | None
+    #: Place among the waiting runs, from 1; 0 when it does not wait.
+    position: int
+    #: Seconds until a slot is likely, None while nothing is known.
+    eta_s: float | None
+    #: When it was submitted, ms since 1970.
+    submitted_ms: int
+    #: When its first execution began, ms since 1970; None before.
+    started_ms: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QueueStatus:
+    """The live queue."""
+
+    #: The pool at this moment.
+    figures: Figures
+    #: Running runs by age, then waiting ones in rank order.
+    runs: tuple[QueuedRun, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Begun:
+    """What a supervisor needs to know about its execution."""
+
+    #: The execution.
+    job: JobId
+    #: The run it serves.
+    run: RunId
+    #: Number of the slot within the run, from 1; no two living executions share one.
+    n: int
+    #: How often that number has been given out, from 1.
+    attempt: int
+    #: Tenant.
+    project: str
+    #: `RunRequest.spec`, untouched.
+    spec: str
+    #: Most slots the run may hold.
+    want: int
+    #: Items offered; None before that.
+    total: int | None
+    #: `RunRequest.maxfail`.
+    maxfail: int
+    #: `RunRequest.timeout_s`.
+    timeout_s: float
+    #: When the run's first execution began, ms since 1970.
+    started_ms: int
+    #: When the run's time is up, ms since 1970; 0 for never.
+    deadline_ms: int
+    #: The dispatcher's clock now, ms since 1970.
+    now_ms: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Chunk:
+    """Items to run, in this order."""
+
+    #: Index and nodeid of each.
+    items: tuple[tuple[int, str], ...]
+    #: True for one item that has crashed before and runs in a child of its own.
+    alone: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wait:
+    """Nothing has been offered yet: wait for mail."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Leave:
+    """Finish what is running, give back the rest and leave."""
+
+    #: `done`, `yield` or `stop`.
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recycle:
+    """Only items for a fresh child are left: end this child and ask again from a new one."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gone:
+    """The execution holds its slot no longer: stop at once, report nothing."""
+
+
+Next = Union[Chunk, Wait, Leave, Recycle, Gone]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Crashed:
+    """What becomes of the item that was running when a child died."""
+
+    #: True when it will be tried once more; False when it has been reported.
+    again: bool
+    #: True when the execution holds its slot no longer, so nothing was taken.
+    gone: bool

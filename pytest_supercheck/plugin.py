@@ -1,0 +1,44 @@
+"""
+pytest's way in: options, and the decision whether this session is ours.
+
+Imported by every pytest that has the distribution installed, so it imports nothing but pytest; what a run needs is
+imported once `--supercheck` is given.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Called while plugins are loaded, before the command line is parsed."""
+    group = parser.getgroup("supercheck", "run the tests on a shared pool of workers")
+    group.addoption(
+        "--supercheck", action="store_true", default=False, help="run the collected tests on a pool of workers"
+    )
+    parser.addini("supercheck", "as --supercheck", type="bool", default=False)
+    # Kept here in short: the full table is in settings.py, which is not imported without --supercheck.
+    for name, metavar, text in (
+        ("url", "URL", "the pool: redis://, rediss:// or unix:// (default: an embedded stack, for this session)"),
+        ("executions", "N", "most executions at a time, or 'auto' (default)"),
+        ("priority", "RANK", "high, normal (default) or low: rank among the runs that wait"),
+        ("wait", "SECONDS", "how long to wait for admission when the queue is full (default: 0)"),
+        ("timeout", "SECONDS", "time limit of the run, from its first start (default: none embedded, else the pool's)"),
+        ("project", "NAME", "the project whose limits count (default: the root directory's name)"),
+        ("start", "HOW", "auto (default), fork or spawn: how test processes come to be after collection"),
+    ):
+        group.addoption(f"--supercheck-{name}", metavar=metavar, default=None, help=text)
+        parser.addini(f"supercheck_{name}", f"as --supercheck-{name}", default=None)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_load_initial_conftests(early_config: pytest.Config) -> None:
+    """Called when plugins are loaded and the command line is known, before any conftest: the earliest moment to start."""
+    options = early_config.known_args_namespace
+    if not (getattr(options, "supercheck", False) or early_config.getini("supercheck")):
+        return
+    if any(getattr(plugin, "is_supercheck_runner", False) for plugin in early_config.pluginmanager.get_plugins()):
+        return  # the same command line, in the process that runs its tests
+    from pytest_supercheck import session
+
+    session.begin(early_config)

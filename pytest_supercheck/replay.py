@@ -1,0 +1,208 @@
+"""
+Events → the local session's ordinary hooks.
+
+Sixth step of the flow.  Runs in the controller's main thread; knows events and pytest, not where events come from.  The
+first result of a test counts, later ones are dropped.
+"""
+
+from __future__ import annotations
+
+import importlib
+import signal
+import sys
+import warnings
+from typing import Any, Final
+
+import pytest
+
+from pytest_supercheck import events
+from pytest_supercheck.events import Crash, Missing, Passed, Result
+
+_STANDARD_SECTIONS: Final = ("Captured stdout", "Captured stderr")
+
+
+class Replay:
+    """
+    The results of one run.
+
+    Args:
+        session: The local session, collected.
+        show_output: Print what tests print when they end, as ``-s`` would, instead of keeping it in their reports.
+    """
+
+    def __init__(self, session: pytest.Session, *, show_output: bool) -> None:
+        self._config = session.config
+        self._items = session.items
+        self._show_output = show_output
+        self._seen: set[int] = set()
+        #: Per failing test: its id, and the number of the execution that ran it.
+        self.failures: dict[str, int] = {}
+
+    @property
+    def missing(self) -> list[str]:
+        """The ids of tests without a result."""
+        return [item.nodeid for index, item in enumerate(self._items) if index not in self._seen]
+
+    @property
+    def count(self) -> int:
+        """How many tests have a result."""
+        return len(self._seen)
+
+    def play(self, event: Passed | Result | Missing | Crash) -> None:
+        """Call the hooks of one finished test."""
+        if event.index in self._seen:
+            return
+        self._seen.add(event.index)
+        item = self._items[event.index]
+        item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
+        finished = False
+        for kind, value in self._calls(item, event):
+            if kind == "warning" and not finished:  # pytest records warnings when the protocol is over
+                self._finish(item)
+                finished = True
+            self._call(item, event.n, kind, value)
+        if not finished:
+            self._finish(item)
+
+    def _finish(self, item: pytest.Item) -> None:
+        item.ihook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
+
+    def _calls(self, item: pytest.Item, event: Passed | Result | Missing | Crash) -> list[tuple[str, Any]]:
+        match event:
+            case Passed():
+                return [("report", report) for report in passing_reports(item, event)]
+            case Result():
+                return [self._revive(kind, value) for kind, value in event.calls]
+            case Missing():
+                text = f"{event.reason}\n\n(the test {item.nodeid} was collected here but not on the worker)"
+                return [("report", report) for report in failing_reports(item, "setup", text)]
+            case Crash():
+                phase = events.PHASES[min(event.post_mortem.get("phase", 1), 2)]
+                return [("report", report) for report in failing_reports(item, phase, post_mortem(event))]
+
+    def _revive(self, kind: str, value: Any) -> tuple[str, Any]:
+        if kind != "report":
+            return kind, value
+        report = self._config.hook.pytest_report_from_serializable(config=self._config, data=value)
+        if report is None:
+            raise events.WireError(f"no plugin reads this report: {value!r}")
+        return kind, report
+
+    def _call(self, item: pytest.Item, n: int, kind: str, value: Any) -> None:
+        if kind == "report":
+            if value.failed and not hasattr(value, "wasxfail"):
+                self.failures.setdefault(item.nodeid, n)
+            if self._show_output:
+                self._print_output(value)
+            item.ihook.pytest_runtest_logreport(report=value)
+        elif kind == "warning":
+            described, nodeid, location = value
+            item.ihook.pytest_warning_recorded.call_historic(
+                kwargs={
+                    "warning_message": revive_warning(described),
+                    "when": "runtest",
+                    "nodeid": nodeid,
+                    "location": location,
+                }
+            )
+        else:
+            self._write(value)
+
+    def _print_output(self, report: pytest.TestReport) -> None:
+        """With ``-s`` a report has no captured sections; their text goes to the terminal, each phase's once."""
+        texts = [(heading, text) for heading, text in report.sections if heading.startswith(_STANDARD_SECTIONS)]
+        report.sections = [section for section in report.sections if section not in texts]
+        self._write("".join(text for heading, text in texts if heading.endswith(report.when or "")))
+
+    def _write(self, text: str) -> None:
+        if text and self._config.pluginmanager.has_plugin("terminalreporter"):
+            self._config.get_terminal_writer().write(text, flush=True)
+
+
+def passing_reports(item: pytest.Item, event: Passed) -> list[pytest.TestReport]:
+    """The three reports of a passing test; what its compact event lacks, the local item has."""
+    nodeid, location, keywords = item.nodeid, item.location, dict.fromkeys(item.keywords, 1)
+    return [
+        pytest.TestReport(
+            nodeid, location, dict(keywords), "passed", None, when, (), duration, start, stop  # type: ignore[arg-type]
+        )
+        for when, (start, stop), duration in zip(events.PHASES, event.spans, event.durations, strict=True)
+    ]
+
+
+def failing_reports(item: pytest.Item, phase: str, text: str) -> list[pytest.TestReport]:
+    """Reports of a test that could not tell itself: failed in `phase`, the others passed."""
+    return [
+        pytest.TestReport(
+            nodeid=item.nodeid,
+            location=item.location,
+            keywords=dict.fromkeys(item.keywords, 1),  # type: ignore[arg-type]
+            outcome="failed" if when == phase else "passed",
+            longrepr=text if when == phase else None,
+            when=when,  # type: ignore[arg-type]
+        )
+        for when in events.PHASES
+        if not (phase == "setup" and when == "call")
+    ]
+
+
+def post_mortem(event: Crash) -> str:
+    """What is known of a test's crash, in words."""
+    known = event.post_mortem
+    where = f"on execution {event.n}, host {known.get('host', 'unknown')}"
+    if known.get("reason") == "lost":
+        lines = [f"The test process was lost three times while this test was running, last {where}."]
+    else:
+        lines = [f"The test process died while this test was running, twice, last {where}: {manner(known)}."]
+    if rss_kb := known.get("max_rss_kb"):
+        lines.append(f"It had used {rss_kb / 1024:.0f} MiB of memory at most.")
+    for name, text in known.get("output", {}).items():
+        lines.append(f"----- last output ({name}) -----\n{text.rstrip()}")
+    return "\n".join(lines)
+
+
+def manner(known: dict[str, Any]) -> str:
+    """How a process died: by which signal, or with which exit code."""
+    if "signal" not in known:
+        return f"it exited with code {known['exit_code']}" if "exit_code" in known else "how is not known"
+    try:
+        name = signal.Signals(known["signal"]).name
+    except ValueError:
+        name = "unknown"
+    text = f"killed by signal {known['signal']} ({name})"
+    if known.get("oom"):
+        return f"{text}, by the kernel because memory ran out"
+    return f"{text}, perhaps because memory ran out" if known["signal"] == signal.SIGKILL else text
+
+
+def revive_warning(described: dict[str, Any]) -> warnings.WarningMessage:
+    """
+    The warning that was recorded elsewhere, as `execution.describe_warning` tells of it.
+
+    Its category is the real class where that can be imported here, else one of the same name; its text is the same.
+    """
+    category = _category(described["module"], described["name"])
+    message = category.__new__(category)
+    message.args = (described["text"],)
+    if str(message) != described["text"]:  # the class formats its text from other arguments
+        message = _with_text(category, described["text"])
+    return warnings.WarningMessage(
+        message, category, described["filename"], described["lineno"], line=described["line"]
+    )
+
+
+def _with_text(category: type[Warning], text: str) -> Warning:
+    shaped = type(category.__name__, (category,), {"__str__": lambda self: text, "__module__": category.__module__})
+    return shaped.__new__(shaped)
+
+
+def _category(module: str, name: str) -> type[Warning]:
+    try:
+        found: Any = sys.modules.get(module) or importlib.import_module(module)
+        for part in name.split("."):
+            found = getattr(found, part)
+        if isinstance(found, type) and issubclass(found, Warning):
+            return found
+    except Exception:  # an import can raise anything; the name is what counts
+        pass
+    return type(name.rpartition(".")[2], (Warning,), {"__module__": module})

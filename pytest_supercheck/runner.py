@@ -1,0 +1,361 @@
+"""
+The process that imports user code: collects once, then forks one child per execution.
+
+Fourth step of the flow.  Started by a host (`python -m pytest_supercheck.runner FD`) and spoken to over the socket FD in
+JSON lines; gets descriptors, never an address or a credential.  Runs inside the user's environment: stdlib, pytest and
+this package's wire format only.
+
+Messages from the host: ``spec`` (what to collect), ``configure`` (xdist's workerinput), ``execute`` (an execution, with
+its connection and its leash).  To the host: ``ready``, ``forked``.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import random
+import selectors
+import signal
+import socket
+import sys
+import tempfile
+import threading
+import warnings
+from collections.abc import Generator
+from typing import Any, Final
+
+import pytest
+
+from pytest_supercheck.execution import Execution
+from pytest_supercheck.keeper import Child, Keeper, Lines, Marks, send
+
+#: Options that choose or order tests or write what only the controller writes; the runner collects a superset, silently.
+_NEUTRAL: Final[dict[str, Any]] = {
+    "keyword": "",
+    "markexpr": "",
+    "deselect": None,
+    "lf": False,
+    "failedfirst": False,
+    "newfirst": False,
+    "stepwise": False,
+    "stepwise_skip": False,
+    "stepwise_reset": False,
+    "cacheclear": False,
+    "maxfail": 0,
+    "usepdb": False,
+    "trace": False,
+    "basetemp": None,
+    "supercheck": False,
+    # xdist's own, as its remote.py sets them in a worker
+    "dist": "no",
+    "distload": False,
+    "numprocesses": None,
+    "maxprocesses": None,
+    "tx": [],
+    "looponfail": False,
+}
+
+
+class Host:
+    """The runner's side of the socket to its host."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self.connection = connection
+        self._lines = Lines(connection)
+        self._pending: list[tuple[dict[str, Any], list[int]]] = []
+
+    def wait_for(self, name: str) -> Any:
+        """Block until a message of that name has come; the host's end is ours."""
+        while True:
+            for position, (message, _) in enumerate(self._pending):
+                if name in message:
+                    return self._pending.pop(position)[0][name]
+            self.read()
+
+    def read(self) -> None:
+        """Read what has come, blocking until there is something; exits when the host has gone."""
+        messages = self._lines.receive()
+        if messages is None:
+            raise SystemExit(0)
+        self._pending += messages
+
+    def take(self) -> list[tuple[dict[str, Any], list[int]]]:
+        """The messages that have been read and not been waited for."""
+        pending, self._pending = self._pending, []
+        return pending
+
+
+class Runner:
+    """The pytest plugin that turns this process's session into a source of executions."""
+
+    #: Told to `plugin`, which sees the same command line as in the controller.
+    is_supercheck_runner = True
+
+    def __init__(self, host: Host, spec: dict[str, Any], threads: int) -> None:
+        self.host = host
+        self.spec = spec
+        self.failures: list[tuple[str, str]] = []
+        self.execution: Execution | None = None
+        self.watched = WatchedEnviron()
+        self._threads = threads
+        self._random = random.getstate()
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_cmdline_main(self, config: pytest.Config) -> Generator[None, object, object]:
+        """Before anything is configured: options and workerinput as xdist's remote.py has them."""
+        for name, value in _NEUTRAL.items():
+            if hasattr(config.option, name):
+                setattr(config.option, name, value)
+        workerinput = self.host.wait_for("configure")
+        os.environ["PYTEST_XDIST_TESTRUNUID"] = workerinput["testrunuid"]
+        os.environ["PYTEST_XDIST_WORKER_COUNT"] = str(workerinput["workercount"])
+        os.environ["PYTEST_XDIST_WORKER"] = workerinput["workerid"]
+        config.workerinput = self.watched.input = WatchedInput(workerinput)  # type: ignore[attr-defined]
+        config.workeroutput = {}  # type: ignore[attr-defined]
+        self.watched.start()
+        return (yield)
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_sessionstart(self, session: pytest.Session) -> None:
+        """The reporter plugins expect stays there, mute: what is printed is the controller's business."""
+        from pytest_supercheck.execution import mute
+
+        mute(session.config, markup=self.spec["markup"], width=self.spec["width"])
+
+    def pytest_collectreport(self, report: pytest.CollectReport) -> None:
+        """Keep why a module could not be collected: it is the reason why its tests are missing."""
+        if report.failed:
+            self.failures.append((report.nodeid, report.longreprtext))
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtestloop(self, session: pytest.Session) -> bool:
+        """After collection: serve executions. Returns in a child, when its execution has run."""
+        self.watched.stop()
+        reason = self.spec["start"] == "spawn" and "asked for" or (self.spec["start"] == "auto" and self.unforkable())
+        if self.spec["start"] != "fork" and reason:
+            send(self.host.connection, {"ready": {"spawn": reason}})
+            message, fds = self._one_execution()
+            self.execution = Execution(socket.socket(fileno=fds[0]), message["execute"], Marks(), {})
+        else:
+            send(self.host.connection, {"ready": {}})
+            self.execution = self._serve(session.config)
+        return self.execution.run(session, self.failures)
+
+    def _one_execution(self) -> tuple[dict[str, Any], list[int]]:
+        while True:
+            for message, fds in self.host.take():
+                if "execute" in message:
+                    os.close(fds[1])  # the host holds the leash of a runner that does not fork
+                    return message, fds
+            self.host.read()
+
+    def unforkable(self) -> str:
+        """Why this process must not be forked, or an empty string."""
+        if sys.platform == "darwin":
+            return "macOS system libraries do not survive a fork"
+        if threading.active_count() > self._threads:
+            names = ", ".join(t.name for t in threading.enumerate() if t is not threading.main_thread())
+            return f"collection left threads running ({names})"
+        if (extra := _kernel_threads() - threading.active_count()) > 0 and not _is_idle_pool(extra):
+            return f"a library started {extra} threads during collection"
+        if _inet_sockets():
+            return "collection left network connections open"
+        if self.watched.read:
+            return f"collection read the worker's id ({self.watched.read})"
+        if sys.modules.get("coverage") and _measures_coverage():
+            return "coverage is measuring"
+        return ""
+
+    def _serve(self, config: pytest.Config) -> Execution:
+        selector = selectors.DefaultSelector()
+        keeper = Keeper(selector, lambda child: send(self.host.connection, {"exited": child.pid}))
+        selector.register(self.host.connection, selectors.EVENT_READ, self.host.read)
+        seeded = random.getstate()[1][:-1] != self._random[1][:-1]
+        gc.collect()
+        gc.freeze()  # shared pages stay shared, and the children's collections do not walk the collected tree
+        try:
+            while True:
+                for key, _ in selector.select(keeper.poll_s):
+                    key.data()
+                keeper.look()
+                for message, fds in self.host.take():
+                    execution = self._fork(message["execute"], fds, keeper, seeded)
+                    if execution:
+                        _take_output(execution.outputs, config)
+                        selector.close()
+                        self.host.connection.close()
+                        return execution
+        except SystemExit:  # the host has gone, or has no more use for us
+            keeper.kill_all()
+            os._exit(0)
+
+    def _fork(self, spec: dict[str, Any], fds: list[int], keeper: Keeper, seeded: bool) -> Execution | None:
+        """Fork a child. Returns its execution in the child, None in the runner."""
+        connection, leash = socket.socket(fileno=fds[0]), fds[1]
+        marks = Marks()
+        outputs = {name: _temporary_file() for name in ("stdout", "stderr", "process")}
+        state = random.getstate()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Python 3.12 warns of threads; `unforkable` has looked
+            pid = os.fork()
+        if pid:
+            keeper.adopt(Child(pid, connection, leash, marks, outputs))
+            send(self.host.connection, {"forked": pid})
+            return None
+        os.setsid()
+        if seeded:
+            random.setstate(state)
+        keeper.abandon()
+        os.close(leash)
+        return Execution(connection, spec, marks, outputs)
+
+
+class WatchedInput(dict[str, Any]):
+    """xdist's workerinput, which notes whether somebody asks for the worker's id before the worker exists."""
+
+    watched: str = ""
+
+    def __getitem__(self, key: str) -> Any:
+        if key == "workerid":
+            self.watched = "config.workerinput['workerid']"
+        return super().__getitem__(key)
+
+    def get(self, key: str, default: Any = None) -> Any:
+        """As of a dict."""
+        return self[key] if key in self else default
+
+
+class _EnvironData(dict[Any, Any]):
+    """The mapping inside `os.environ`, which notes look-ups of the worker's id."""
+
+    watched: str = ""
+
+    def __getitem__(self, key: Any) -> Any:
+        if key == b"PYTEST_XDIST_WORKER":
+            self.watched = "$PYTEST_XDIST_WORKER"
+        return super().__getitem__(key)
+
+
+class WatchedEnviron:
+    """
+    Notices code that reads the worker's id while it is collected: a fork would give all executions the same answer.
+    """
+
+    def __init__(self) -> None:
+        self.input: WatchedInput | None = None
+        self._data: _EnvironData | None = None
+
+    @property
+    def read(self) -> str:
+        """What was read, or an empty string."""
+        return (self.input.watched if self.input else "") or (self._data.watched if self._data else "")
+
+    def start(self) -> None:
+        """Start to look, where `os.environ` is built as in CPython."""
+        data = getattr(os.environ, "_data", None)
+        if type(data) is dict:
+            self._data = _EnvironData(data)
+            self._put(self._data)
+
+    def stop(self) -> None:
+        """Put the plain mapping back; what has been noted stays."""
+        if self._data is not None and getattr(os.environ, "_data", None) is self._data:
+            self._put(dict(self._data))
+
+    @staticmethod
+    def _put(mapping: dict[Any, Any]) -> None:
+        os.environ._data = os.environb._data = mapping  # type: ignore[attr-defined]
+
+
+def _kernel_threads() -> int:
+    try:
+        return len(os.listdir("/proc/self/task"))
+    except OSError:
+        return threading.active_count()
+
+
+def _is_idle_pool(extra: int) -> bool:
+    """Whether the kernel threads can be those of OpenBLAS, which stops its pool before a fork and restarts it after."""
+    if extra >= 2 * (os.cpu_count() or 1):
+        return False
+    with open("/proc/self/maps", encoding="utf-8", errors="replace") as maps:
+        return "openblas" in maps.read()
+
+
+def _inet_sockets() -> bool:
+    try:
+        inodes = {os.readlink(f"/proc/self/fd/{fd}") for fd in os.listdir("/proc/self/fd") if _is_socket(int(fd))}
+        for table in ("tcp", "tcp6", "udp", "udp6"):
+            with open(f"/proc/self/net/{table}", encoding="ascii") as rows:
+                next(rows)
+                if any(f"socket:[{row.split()[9]}]" in inodes for row in rows):
+                    return True
+    except OSError:
+        pass
+    return False
+
+
+def _is_socket(fd: int) -> bool:
+    import stat
+
+    try:
+        return stat.S_ISSOCK(os.fstat(fd).st_mode)
+    except OSError:  # the directory's own descriptor, closed by now
+        return False
+
+
+def _measures_coverage() -> bool:
+    current = getattr(sys.modules["coverage"], "Coverage", None)
+    return current is not None and current.current() is not None
+
+
+def _temporary_file() -> int:
+    fd, path = tempfile.mkstemp(prefix="supercheck-")
+    os.unlink(path)
+    return fd
+
+
+def _take_output(outputs: dict[str, int], config: pytest.Config) -> None:
+    """
+    Give this process output files of its own.
+
+    Forked siblings share the runner's: its own stdout and stderr (also where faulthandler holds a copy), and the files
+    behind pytest's capture.  The new ones are put in their place, under the same descriptors.
+    """
+    shared = _identity(1)
+    for name in os.listdir("/dev/fd"):
+        if _identity(int(name)) == shared:
+            os.dup2(outputs["process"], int(name), inheritable=int(name) < 3)
+    capture = getattr(config.pluginmanager.getplugin("capturemanager"), "_global_capturing", None)
+    for stream, name in (("out", "stdout"), ("err", "stderr")):
+        file = getattr(getattr(capture, stream, None), "tmpfile", None)
+        try:
+            os.dup2(outputs[name], file.fileno(), inheritable=False)  # type: ignore[union-attr]
+        except (AttributeError, OSError, ValueError):
+            continue  # captured in memory, or not at all
+
+
+def _identity(fd: int) -> tuple[int, int] | None:
+    try:
+        status = os.fstat(fd)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
+
+
+def main(fd: int) -> int:
+    """Be a runner on socket `fd` until the host goes; returns the exit code."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    host = Host(socket.socket(fileno=fd))
+    threads = threading.active_count()
+    spec = host.wait_for("spec")
+    sys.path[:] = spec["path"] or sys.path
+    sys.argv[:] = spec["argv"]
+    os.chdir(spec["cwd"])
+    runner = Runner(host, spec, threads)
+    code = int(pytest.main(spec["args"], plugins=[runner]))
+    if runner.execution:
+        runner.execution.close()
+        return 0
+    return code or 1
+

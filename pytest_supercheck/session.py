@@ -1,0 +1,484 @@
+"""
+The local session of a run: starts it, follows it, and ends as pytest would.
+
+The controller's side of the whole flow, from `begin`, which pytest's first hook calls, to the exit status.  Joins a
+gateway, perhaps an embedded stack, and the replay; knows neither Redis nor how workers work.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Callable, Generator
+from typing import TYPE_CHECKING, Any, Final, NoReturn
+
+import pytest
+
+from pytest_supercheck.embedded import EmbeddedStack
+from pytest_supercheck.errors import SupercheckError
+from pytest_supercheck.settings import Settings
+from pytest_supercheck.xdist_protocol import Silencer, Speaker
+
+if TYPE_CHECKING:
+    from pytest_supercheck.events import Event
+    from pytest_supercheck.gateway import Gateway
+    from pytest_supercheck.model import Admission, RunId, RunStatus
+    from pytest_supercheck.replay import Replay
+
+#: Seconds between two signs of life of a run, and between two looks at its place in the queue.
+KEEP_S: Final = 5.0
+WATCH_S: Final = 1.0
+
+#: Seconds that one read of events waits.
+READ_S: Final = 1.0
+
+#: Seconds that the executions of an interrupted run have to tear down.
+INTERRUPT_S: Final = 10.0
+
+#: Seconds without an answer from the pool after which a run is given up.
+SILENCE_S: Final = 20.0
+
+#: Options with which there is nothing to run.
+_NOTHING_TO_RUN: Final = ("collectonly", "help", "version", "showfixtures", "show_fixtures_per_test", "markers", "cacheshow")
+
+
+def begin(config: pytest.Config) -> None:
+    """
+    Start a session's run, as early as possible.
+
+    Raises:
+        pytest.UsageError: An option has a bad value.
+    """
+    options = config.known_args_namespace
+    settings = Settings.from_pytest(config)
+    if any(getattr(options, name, None) for name in _NOTHING_TO_RUN):
+        return
+    local = [f"--{name}" for option, name in (("usepdb", "pdb"), ("trace", "trace")) if getattr(options, option, None)]
+    manager = config.pluginmanager
+    manager.register(Silencer(), "supercheck-silencer")
+    if local:
+        manager.register(_LocalNotice(f"supercheck: {' and '.join(local)} run every test here, in this process"))
+        return
+    try:
+        local_session = LocalSession(config, settings)
+    except SupercheckError as exc:
+        _give_up(exc)
+    manager.register(local_session.speaker, "supercheck-speaker")
+    manager.register(local_session, "supercheck-session")
+    if not manager.has_plugin("xdist"):
+        from pytest_supercheck import xdist_fixtures
+
+        manager.register(xdist_fixtures, "supercheck-fixtures")
+
+
+def _give_up(error: SupercheckError) -> NoReturn:
+    pytest.exit(f"supercheck: {error}", returncode=error.exit_code)
+
+
+class _LocalNotice:
+    """Says in the header why nothing is distributed."""
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+
+    def pytest_report_header(self) -> str:
+        """Called once, before collection."""
+        return self._text
+
+
+class Submission(threading.Thread):
+    """
+    A thread that connects, submits and then keeps the run alive, beside collection.
+
+    Args:
+        url: The pool, given when it accepts connections.
+        settings: The session's.
+    """
+
+    def __init__(self, connect: Callable[[], Gateway], wait_s: float) -> None:
+        super().__init__(daemon=True, name="supercheck-submission")
+        self._connect = connect
+        self._wait_s = wait_s
+        self._request: Any = None
+        self._requested = threading.Event()
+        self._answered = threading.Event()
+        self._over = threading.Event()
+        self.gateway: Gateway | None = None
+        self.admission: Admission | None = None
+        self.error: Exception | None = None
+        self.status: RunStatus | None = None
+        self.heard_at = 0.0
+
+    def submit(self, request: Callable[[], Any]) -> None:
+        """Give it what to submit."""
+        self._request = request
+        self._requested.set()
+
+    def result(self) -> tuple[Gateway, Admission]:
+        """
+        Wait for the answer.
+
+        Raises:
+            SupercheckError: The pool cannot be reached, or refused.
+        """
+        while not self._answered.wait(0.5):
+            pass  # in slices, so that Ctrl-C is heard
+        if self.error is not None:
+            raise self.error
+        assert self.gateway is not None and self.admission is not None
+        return self.gateway, self.admission
+
+    def stop(self) -> None:
+        """Let the run's lease go."""
+        self._over.set()
+        self._requested.set()
+
+    def run(self) -> None:
+        """The thread."""
+        try:
+            self.gateway = self._connect()
+            self._requested.wait()
+            if self._over.is_set():
+                return
+            self.admission = self._admit(self.gateway, self._request())
+        except Exception as exc:
+            self.error = exc
+        self._answered.set()
+        if self.admission is not None and self.gateway is not None:
+            self._keep(self.gateway)
+
+    def _admit(self, gateway: Gateway, request: Any) -> Admission:
+        from pytest_supercheck.errors import QueueFull
+
+        self.run_id: RunId = request.run_id
+        give_up_at = time.monotonic() + self._wait_s
+        while True:
+            try:
+                return gateway.submit(request)
+            except QueueFull as full:
+                left_s = give_up_at - time.monotonic()
+                if left_s <= 0 or self._over.wait(min(full.retry_after_s, left_s, 5.0)):
+                    raise
+
+    def _keep(self, gateway: Gateway) -> None:
+        self.heard_at = time.monotonic()
+        waiting = self.admission is not None and not self.admission.held
+        while not self._over.wait(WATCH_S if waiting else KEEP_S):
+            try:
+                self.status = gateway.keep(self.run_id)
+                waiting = self.status.state == "waiting"
+                self.heard_at = time.monotonic()
+            except SupercheckError:
+                continue  # the main thread notices the silence
+
+
+class LocalSession:
+    """The plugin of a session whose tests run elsewhere."""
+
+    def __init__(self, config: pytest.Config, settings: Settings) -> None:
+        self._config = config
+        self._settings = settings
+        self.run_id = str(_uuid7())
+        self._path = list(sys.path)
+        self._args = [str(arg) for arg in config.invocation_params.args]
+        self._show_output = getattr(config.known_args_namespace, "capture", "fd") in ("no", "tee-sys")
+        self._stack: EmbeddedStack | None = None
+        self._ended: Any = None
+        self._replay: Replay | None = None
+        self._hosts: dict[int, str] = {}
+        count = settings.executions or os.cpu_count() or 1
+        self.speaker = Speaker(count)
+        if settings.url is None:
+            self._stack = EmbeddedStack(lambda line: print(line, file=sys.stderr))
+            self._stack.start(self.run_id, self._spec(config, early=True), count)
+        self._submission = Submission(self._connect, settings.wait_s)
+        self._submission.start()
+
+    def _connect(self) -> Gateway:
+        from pytest_supercheck.redis_gateway import RedisGateway
+
+        if self._stack is None:
+            assert self._settings.url is not None
+            return RedisGateway.connect(self._settings.url, password=self._settings.token)
+        from pathlib import Path
+
+        from pytest_supercheck import valkey
+
+        valkey.wait_ready(Path(self._stack.directory, "valkey.sock"), 20)
+        return RedisGateway.connect(self._stack.url)
+
+    def _spec(self, config: pytest.Config, *, early: bool) -> dict[str, Any]:
+        """What workers need to know of this session; `early`, before configuration, without the nodes."""
+        import shutil
+
+        capture = ["--capture=fd"] if self._show_output else []
+        spec: dict[str, Any] = {
+            "host": socket.gethostname(),
+            "cwd": str(config.invocation_params.dir),
+            "interpreter": sys.executable,
+            "rootdir": str(config.rootpath),
+            "path": self._path,
+            "argv": sys.argv,
+            "args": [*self._args, *capture],
+            "start": self._settings.start,
+            "markup": False,
+            "width": shutil.get_terminal_size().columns,
+        }
+        if not early:
+            factory = getattr(config, "_tmp_path_factory", None)
+            spec["basetemp"] = str(factory.getbasetemp()) if factory else ""
+        return spec
+
+    # -- hooks, in the order in which pytest calls them
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_configure(self, config: pytest.Config) -> None:
+        """With several executions results come from several files in turn: no file name at each change."""
+        reporter: Any = config.pluginmanager.getplugin("terminalreporter")
+        if reporter is not None and self.speaker.count > 1:
+            reporter.showfspath = False
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_sessionstart(self, session: pytest.Session) -> None:
+        """All plugins are configured: now the nodes are known, and the run can be submitted."""
+        nodes = self.speaker.configure_nodes(session.config, self.run_id)
+        if self._stack is not None:
+            self._stack.configure(nodes[0])
+        spec = {**self._spec(session.config, early=False), "nodes": nodes}
+        self._submission.submit(lambda: self._request(spec, session.config.getoption("maxfail") or 0))
+
+    def _request(self, spec: dict[str, Any], maxfail: int) -> Any:
+        import json
+
+        from pytest_supercheck.model import RunId, RunRequest
+
+        return RunRequest(
+            run_id=RunId(self.run_id),
+            project=self._settings.project or os.path.basename(spec["rootdir"]) or "default",
+            priority=self._settings.priority,
+            want=self.speaker.count,
+            spec=json.dumps(spec, default=repr),
+            timeout_s=self._settings.timeout_s or 0,
+            maxfail=maxfail,
+        )
+
+    def pytest_collectreport(self) -> None:
+        """A refusal is told at once, not when everything is collected."""
+        if self._submission.error is not None:
+            self._fail(self._submission.error)
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtestloop(self, session: pytest.Session) -> bool | None:
+        """In place of pytest's own loop, unless that has nothing to run."""
+        if session.testsfailed and not session.config.option.continue_on_collection_errors:
+            return None
+        if not session.items:
+            return None
+        from pytest_supercheck.replay import Replay
+
+        self._replay = Replay(session, show_output=self._show_output)
+        try:
+            gateway, admission = self._submission.result()
+            gateway.offer(
+                self._submission.run_id, wire_names(session.items), single=bool(session.config.getoption("maxfail") == 1)
+            )
+            self._announce(admission, len(session.items))
+            self._follow(gateway, session)
+        except SupercheckError as exc:
+            self._fail(exc)
+        self._conclude(session)
+        return True
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_sessionfinish(self, session: pytest.Session) -> Generator[None, object, object]:
+        """Whatever the reason for the session's end, no run is left behind."""
+        self._withdraw()
+        return (yield)
+
+    def pytest_unconfigure(self) -> None:
+        """Called also when the session never started."""
+        self._withdraw()
+        if self._stack is not None:
+            self._stack.stop()
+
+    def pytest_terminal_summary(self, terminalreporter: Any) -> None:
+        """Where each failing test ran."""
+        if self._replay is None or not self._replay.failures or self._config.get_verbosity() < 0:
+            return
+        terminalreporter.write_sep("-", "supercheck: where failing tests ran")
+        for nodeid, n in self._replay.failures.items():
+            terminalreporter.write_line(f"{nodeid}: execution {n} of run {self.run_id}, host {self._hosts.get(n, '?')}")
+
+    # -- following the run
+
+    def _announce(self, admission: Admission, count: int) -> None:
+        status = self._submission.status or admission
+        if status.held:
+            where = f"{status.held} of {min(self.speaker.count, count)} executions admitted"
+        else:
+            eta = f", about {status.eta_s:.0f} s" if status.eta_s is not None else ""
+            where = f"queued (position {status.position}{eta})"
+            if not admission.figures.workers:
+                where += "; no worker is alive: start one with 'supercheck worker'"
+        self._line(f"supercheck: run {self.run_id}, {where}" + self._origin())
+
+    def _origin(self) -> str:
+        return "; -n sets the executions, xdist does not distribute" if self._settings.from_xdist else ""
+
+    def _line(self, text: str) -> None:
+        reporter: Any = self._config.pluginmanager.getplugin("terminalreporter")
+        if reporter is not None and self._config.get_verbosity() >= 0:
+            reporter.ensure_newline()
+            reporter.write_line(text)
+
+    def _follow(self, gateway: Gateway, session: pytest.Session) -> None:
+        """Replay events until the run has ended."""
+        try:
+            self._read(gateway, lambda: False)
+        except KeyboardInterrupt:
+            give_up_at = time.monotonic() + INTERRUPT_S
+            gateway.cancel(self._submission.run_id, outcome="interrupted", how="interrupt", message="Ctrl-C")
+            self._read(gateway, lambda: time.monotonic() > give_up_at)
+            raise
+
+    def _read(self, gateway: Gateway, enough: Callable[[], bool]) -> None:
+        from pytest_supercheck import events
+
+        while self._ended is None and not enough():
+            try:
+                batches, self._cursor = gateway.events(self._submission.run_id, after=self._cursor, wait_s=READ_S)
+            except SupercheckError:
+                batches = []
+                self._check_silence()
+                time.sleep(0.2)
+            for batch in batches:
+                for raw in batch.split(b"\n"):
+                    self._on_event(events.decode(raw))
+            if not batches:
+                self._check_state()
+
+    _cursor = "0"
+
+    def _check_silence(self) -> None:
+        if self._stack is not None and (fault := self._stack.fault()):
+            self._lost(fault)
+        if time.monotonic() > self._submission.heard_at + SILENCE_S:
+            self._lost(f"the pool has not answered for {SILENCE_S:.0f} s")
+
+    def _check_state(self) -> None:
+        status = self._submission.status
+        if status is not None and status.state == "gone":
+            self._lost("the pool does not know this run any more (was Redis restarted or flushed?)")
+        self._check_silence()
+
+    def _lost(self, why: str) -> NoReturn:
+        from pytest_supercheck.errors import Infrastructure
+
+        done = self._replay.count if self._replay else 0
+        raise Infrastructure(f"{why}; {done} tests had been reported. This says nothing about the tests: start the run again.")
+
+    def _on_event(self, event: Event) -> None:
+        from pytest_supercheck import events
+
+        assert self._replay is not None
+        match event:
+            case events.Passed() | events.Result() | events.Missing() | events.Crash():
+                self._replay.play(event)
+            case events.Begin(n=n, host=host):
+                self._hosts[n] = host
+            case events.Ready(n=n, workerinfo=info):
+                node = self.speaker.node(n)
+                node.workerinfo = {**info, "id": node.gateway.id}
+                self._config.hook.pytest_testnodeready(node=node)
+            case events.Output(n=n, workeroutput=output):
+                node = self.speaker.node(n)
+                node.workeroutput = output
+                self._config.hook.pytest_testnodedown(node=node, error=None)
+            case events.Stop():
+                self._stopped = event
+            case events.End():
+                self._ended = event
+            case events.Left():
+                pass
+
+    _stopped: Any = None
+
+    # -- how it ends
+
+    def _conclude(self, session: pytest.Session) -> None:
+        """Raise what pytest's own loop would have raised."""
+        assert self._replay is not None
+        if self._stopped is not None:
+            self._raise_stop(session)
+        if session.shouldfail:
+            raise session.Failed(session.shouldfail)
+        if session.shouldstop:
+            raise session.Interrupted(session.shouldstop)
+        outcome, message = self._ended.outcome, self._ended.message
+        done = f"{self._replay.count} of {len(session.items)} tests were reported"
+        if outcome == "timeout":
+            pytest.exit(f"supercheck: {message or 'the time limit of the run is over'}; {done}", returncode=124)
+        if outcome == "cancelled":
+            raise session.Interrupted(f"supercheck: the run was cancelled{': ' if message else ''}{message}; {done}")
+        if outcome != "finished" or self._replay.missing:
+            why = message or {"lost": "the workers were lost, more often than is tried again"}.get(outcome, outcome)
+            pytest.exit(f"supercheck: the infrastructure failed: {why}; {done}", returncode=70)
+
+    def _raise_stop(self, session: pytest.Session) -> NoReturn:
+        stop = self._stopped
+        if stop.how == "shouldfail":
+            raise session.Failed(stop.message)
+        if stop.how == "exit":
+            pytest.exit(stop.message, returncode=stop.code)
+        if stop.how == "interrupt":
+            raise KeyboardInterrupt
+        if stop.how == "internalerror":
+            raise RuntimeError(f"in the test process of execution {stop.n}:\n{stop.message}")
+        raise session.Interrupted(stop.message)
+
+    def _fail(self, error: Exception) -> NoReturn:
+        if isinstance(error, SupercheckError):
+            _give_up(error)
+        raise error
+
+    def _withdraw(self) -> None:
+        """Let go of the run; one that has not ended leaves nothing behind, or what it has done so far."""
+        submission = self._submission
+        submission.stop()
+        if self._ended is not None or self._stack is not None:
+            return
+        if submission.gateway is None or submission.admission is None:
+            return
+        from pytest_supercheck.events import End
+
+        outcome = "cancelled" if self._replay is not None and self._replay.count else "withdrawn"
+        self._ended = End(outcome)
+        try:
+            submission.gateway.cancel(submission.run_id, outcome=outcome, how="kill")
+        except SupercheckError:
+            pass  # its lease lapses
+
+
+def wire_names(items: list[pytest.Item]) -> list[str]:
+    """The items' names on the wire: JSON of the nodeid, with a number where several items share one."""
+    import json
+    from collections import Counter
+
+    seen: Counter[str] = Counter()
+    names = []
+    for item in items:
+        nodeid = item.nodeid
+        names.append(json.dumps([nodeid, seen[nodeid]] if seen[nodeid] else nodeid))
+        seen[nodeid] += 1
+    return names
+
+
+def _uuid7() -> uuid.UUID:
+    """A random id that sorts by time (RFC 9562, version 7; `uuid.uuid7` is in Python 3.14)."""
+    value = (int(time.time() * 1000) << 80) | (int.from_bytes(os.urandom(10), "big"))
+    value = (value & ~(0xF000 << 64)) | (0x7000 << 64)
+    return uuid.UUID(int=(value & ~(0xC000 << 48)) | (0x8000 << 48))

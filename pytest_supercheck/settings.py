@@ -1,0 +1,134 @@
+"""
+What the user asked for: the only reader of options, ini keys and environment variables.
+
+Knows names and their meaning; neither Redis nor processes.  Imported lazily, once `--supercheck` is known to be on.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal
+
+import pytest
+
+#: Option name → (metavar, help).  Each is also an ini key and an environment variable of the same name.
+OPTIONS: Final[dict[str, tuple[str, str]]] = {
+    "url": ("URL", "where the pool is: redis://, rediss://, unix://; without one an embedded stack is started"),
+    "executions": ("N|auto", "most executions at a time (default: auto, the CPUs or the pool's running capacity)"),
+    "priority": ("high|normal|low", "rank among runs that wait (default: normal)"),
+    "wait": ("SECONDS", "how long to wait for admission when the queue is full (default: 0, refuse at once)"),
+    "timeout": ("SECONDS", "time limit of the run from its first start (default: none embedded, else the pool's)"),
+    "project": ("NAME", "the project whose limits count (default: the name of the root directory)"),
+    "start": ("auto|fork|spawn", "how test processes come to be (default: auto: fork after one collection if that is safe)"),
+    "group": ("none|file|class|module", "tests that stay together on one execution (default: none)"),
+}
+
+Start = Literal["auto", "fork", "spawn"]
+PRIORITIES: Final = ("high", "normal", "low")
+STARTS: Final = ("auto", "fork", "spawn")
+
+#: Schemes of a pool that is Redis itself.
+REDIS_SCHEMES: Final = ("redis://", "rediss://", "unix://")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """One session's settings."""
+
+    #: The pool's address; None for the embedded stack. May hold a password: not in the repr.
+    url: str | None = field(repr=False)
+    #: Password of the pool, from SUPERCHECK_TOKEN.
+    token: str | None = field(repr=False)
+    #: Most executions at a time; None for what CPUs or capacity allow.
+    executions: int | None
+    #: ``high``, ``normal`` or ``low``.
+    priority: Literal["high", "normal", "low"]
+    #: Seconds to wait for admission.
+    wait_s: float
+    #: Time limit of the run in seconds; 0 for none, None for the pool's.
+    timeout_s: float | None
+    #: The project whose limits count; None for the root directory's name.
+    project: str | None
+    #: How test processes come to be.
+    start: Start
+    #: Whether executions came from xdist's ``-n``.
+    from_xdist: bool
+
+    @classmethod
+    def from_pytest(cls, config: pytest.Config, environ: Mapping[str, str] | None = None) -> Settings:
+        """
+        Read the options of a session whose command line has been parsed, at least in part.
+
+        Raises:
+            pytest.UsageError: A value is not of the form that `OPTIONS` describes.
+        """
+        read = _Reader(config, os.environ if environ is None else environ)
+        executions, from_xdist = read.executions()
+        url = read.text("url")
+        if url is not None and not url.startswith(REDIS_SCHEMES):
+            raise pytest.UsageError(f"--supercheck-url: {url.split('@')[-1]!r} is none of redis://, rediss://, unix://")
+        return cls(
+            url=url,
+            token=read.environ.get("SUPERCHECK_TOKEN") or None,
+            executions=executions,
+            priority=read.choice("priority", PRIORITIES, "normal"),  # type: ignore[arg-type]
+            wait_s=read.seconds("wait") or 0.0,
+            timeout_s=read.seconds("timeout"),
+            project=read.text("project"),
+            start=read.choice("start", STARTS, "auto"),  # type: ignore[arg-type]
+            from_xdist=from_xdist,
+        )
+
+
+def is_on(config: pytest.Config, environ: Mapping[str, str] | None = None) -> bool:
+    """Whether this session is to run through supercheck."""
+    return _Reader(config, os.environ if environ is None else environ).on()
+
+
+class _Reader:
+    """Command line before environment before ini file."""
+
+    def __init__(self, config: pytest.Config, environ: Mapping[str, str]) -> None:
+        self._config = config
+        # Before conftests are loaded `config.option` is not filled yet.
+        self._options: Any = getattr(config, "known_args_namespace", None) or config.option
+        self.environ = environ
+
+    def on(self) -> bool:
+        return bool(getattr(self._options, "supercheck", False) or self._config.getini("supercheck"))
+
+    def text(self, name: str) -> str | None:
+        key = f"supercheck_{name}"
+        return getattr(self._options, key, None) or self.environ.get(key.upper()) or self._config.getini(key) or None
+
+    def choice(self, name: str, choices: tuple[str, ...], default: str) -> str:
+        value = self.text(name) or default
+        if value not in choices:
+            raise pytest.UsageError(f"--supercheck-{name}: {value!r} is none of {', '.join(choices)}")
+        return value
+
+    def seconds(self, name: str) -> float | None:
+        value = self.text(name)
+        if value is None:
+            return None
+        try:
+            seconds = float(value)
+        except ValueError:
+            seconds = -1.0
+        if not 0 <= seconds < float("inf"):
+            raise pytest.UsageError(f"--supercheck-{name}: {value!r} is not a number of seconds from 0 up")
+        return seconds
+
+    def executions(self) -> tuple[int | None, bool]:
+        """The number asked for (None: auto), and whether it was xdist's `-n` that asked."""
+        value = self.text("executions")
+        xdist = getattr(self._options, "numprocesses", None)
+        if value is None and xdist:
+            return (xdist, True) if isinstance(xdist, int) else (None, True)
+        if value is None or value == "auto":
+            return None, False
+        if not (value.isascii() and value.isdigit()) or int(value) < 1:
+            raise pytest.UsageError(f"--supercheck-executions: {value!r} is neither a number from 1 up nor 'auto'")
+        return int(value), False

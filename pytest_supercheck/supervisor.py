@@ -1,0 +1,435 @@
+"""
+The RQ job: one execution, from the side that holds the lease.
+
+Third step of the flow.  Runs in the work-horse; moves bytes between the dispatcher and the test process and knows
+deadlines, cancelling and killing.  It never imports user code and does not decode what tests report.
+
+Frames from the test process (`execution`): ``R index failed event``, ``N failed``, ``E event``; from its parent
+(`keeper`): ``X ended``, after which nothing follows; from the host: ``F message`` when there is no runner to be had.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import select
+import socket
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from pytest_supercheck.dispatch import Dispatcher
+from pytest_supercheck.errors import SupercheckError, Unreachable
+from pytest_supercheck.keeper import send
+from pytest_supercheck.model import Begun, Chunk, Gone, JobId, Leave, Recycle, Wait
+from pytest_supercheck.redis_gateway import connect_redis
+
+logger = logging.getLogger(__name__)
+
+#: Seconds between renewals of the lease, and after which an unrenewed one has lapsed (see `dispatch.lua`).
+RENEW_S: Final = 5.0
+LEASE_S: Final = 15.0
+
+#: Seconds in which what tests report is gathered before it crosses to Redis.
+GATHER_S: Final = 0.01
+
+#: Seconds that a test process has to exit once its session is over, and after an interrupt.
+EXIT_S: Final = 5.0
+
+#: Test processes in a row that may die without having started a test.
+FUTILE: Final = 3
+
+
+@dataclass(frozen=True)
+class Workplace:
+    """What a worker process knows and its work-horses need; set before RQ forks them."""
+
+    #: Address of the pool's Redis. May hold a password: not in the repr.
+    url: str = field(repr=False)
+    #: Path of the host's socket, where test processes come from.
+    host_socket: str
+    #: A descriptor that ends when the host has gone; then the supervisor goes too, and its lease lapses.
+    host_leash: int
+
+
+#: The workplace of this worker process: RQ calls `supervise` by name, so nothing can be handed to it.
+workplace: Workplace | None = None
+
+
+def supervise(job_id: str) -> str:
+    """
+    Serve one execution; the function that RQ calls, by name and with JSON arguments.
+
+    Returns:
+        Why it ended: ``left``, ``gone``, ``fatal``.
+    """
+    from rq import get_current_job
+
+    job = get_current_job()
+    if job is None or workplace is None:
+        raise SupercheckError("supervise() runs as an RQ job of a supercheck worker only")
+    dispatcher = Dispatcher(connect_redis(workplace.url))
+    begun = dispatcher.begin(JobId(job_id), worker=job.worker_name or "")
+    if begun is None:
+        return "gone"
+    mailbox = Mailbox(dispatcher, begun.job)
+    _CURRENT.append(mailbox)
+    try:
+        return Supervisor(dispatcher, begun, mailbox.fd, workplace).run()
+    except Exception:
+        logger.exception("supervisor failed", extra={"job_id": job_id})
+        dispatcher.lapse(begun.job)  # somebody else may have more luck, sooner than its lease would tell
+        raise
+
+
+#: The mailbox of the execution that this work-horse serves, for its signal handler.
+_CURRENT: list[Mailbox] = []
+
+
+def on_signal(signum: int, frame: object) -> None:
+    """SIGTERM of the worker process, passed on to its work-horse: finish the current test and give the rest back."""
+    for mailbox in _CURRENT:
+        mailbox.put("leave")
+
+
+class Mailbox:
+    """A thread that waits for words of the dispatcher, and a pipe that wakes the supervisor when one has come."""
+
+    def __init__(self, dispatcher: Dispatcher, job: JobId) -> None:
+        self._dispatcher = dispatcher
+        self._job = job
+        self.fd, self._write = os.pipe()
+        threading.Thread(target=self._wait, daemon=True, name="supercheck-mailbox").start()
+
+    def put(self, word: str) -> None:
+        """Deliver a word: ``leave``, ``interrupt``, ``kill`` or ``items``. Safe in a signal handler."""
+        os.write(self._write, word.encode() + b"\n")
+
+    def _wait(self) -> None:
+        while True:
+            try:
+                word = self._dispatcher.mail(self._job, timeout_s=LEASE_S)
+            except SupercheckError:
+                time.sleep(1)  # the supervisor's own calls find out for how long
+                continue
+            if word:
+                self.put(word)
+
+
+@dataclass
+class Batch:
+    """What test processes reported and Redis has not got yet."""
+
+    lines: list[bytes] = field(default_factory=list)
+    done: list[int] = field(default_factory=list)
+    failed: int = 0
+
+
+class TestProcess:
+    """The supervisor's side of one test process."""
+
+    __test__ = False
+
+    def __init__(self, begun: Begun, host_socket: str, spec: dict[str, Any]) -> None:
+        self.connection, theirs = socket.socketpair()
+        leash, self._leash = os.pipe()
+        self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
+        theirs.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
+        with socket.socket(socket.AF_UNIX) as host:
+            host.connect(host_socket)
+            request = {"run": begun.run, "n": begun.n, "job": begun.job, "spec": spec}
+            send(host, {"execute": request}, [theirs.fileno(), leash])
+        theirs.close()
+        os.close(leash)
+        self.fresh = True
+        self.useful = False
+        self.over = False
+        self.told = ""
+        self.pid = 0
+        self._buffer = b""
+
+    def read(self) -> list[bytes] | None:
+        """The frames that have come; None when no more can."""
+        try:
+            chunk = self.connection.recv(1 << 20)
+        except ConnectionError:
+            chunk = b""
+        if not chunk:
+            return None
+        *frames, self._buffer = (self._buffer + chunk).split(b"\n")
+        return frames
+
+    def say(self, message: dict[str, Any]) -> None:
+        """Send a line; one that has died is found out by reading."""
+        try:
+            send(self.connection, message)
+        except OSError:
+            logger.debug("test process gone", extra={"pid": self.pid})
+
+    def kill(self) -> None:
+        """Let go of the leash, at which its parent kills its process group."""
+        if self._leash >= 0:
+            os.close(self._leash)
+            self._leash = -1
+
+    def close(self) -> None:
+        """Forget it; kills what is left."""
+        self.kill()
+        self.connection.close()
+
+
+class Supervisor:
+    """
+    One execution.
+
+    Args:
+        dispatcher: Where it holds its slot.
+        begun: What it is to do.
+        mail_fd: Delivers words line by line.
+        place: The worker process that it runs in.
+    """
+
+    def __init__(self, dispatcher: Dispatcher, begun: Begun, mail_fd: int, place: Workplace) -> None:
+        self._dispatcher = dispatcher
+        self._begun = begun
+        self._mail_fd = mail_fd
+        self._host_socket = place.host_socket
+        self._host_leash = place.host_leash
+        self._spec: dict[str, Any] = json.loads(begun.spec)
+        self._seq = 0
+        self._batch = Batch()
+        self._leaving = ""
+        self._futile = self._failed = 0
+        self._wants = self._asked = False
+        self._ended: dict[str, Any] | None = None
+        self._kill_at: float | None = None
+        self._renewed_at = time.monotonic()
+        self._deadline_at = (
+            time.monotonic() + (begun.deadline_ms - begun.now_ms) / 1000 if begun.deadline_ms else float("inf")
+        )
+        self._frames: dict[bytes, Callable[[bytes], None]] = {
+            b"R": self._on_result,
+            b"N": self._on_next,
+            b"E": self._on_event,
+            b"X": self._on_ended,
+            b"F": self._on_failure,
+        }
+
+    def run(self) -> str:
+        """Serve test processes, one after the other, until the slot has been given back or lost."""
+        if reason := misplaced(self._spec):
+            self._dispatcher.fatal(self._begun.job, reason)
+            return "fatal"
+        try:
+            while not self._leaving:
+                self._serve(TestProcess(self._begun, self._host_socket, self._spec))
+            if self._leaving == "gone":
+                return "gone"
+            self._flush()
+            self._dispatcher.leave(self._begun.job)
+            return "left"
+        except _SlotLost:
+            return "gone"
+
+    def _serve(self, process: TestProcess) -> None:
+        """One test process, to its end."""
+        self._process, self._ended, self._kill_at, self._wants = process, None, None, False
+        try:
+            while self._ended is None:
+                self._wait()
+                self._flush()
+                if self._wants and not self._leaving:
+                    self._hand_out()
+        finally:
+            process.close()
+        self._flush()
+        self._settle(self._ended)
+
+    def _settle(self, ended: dict[str, Any]) -> None:
+        """A test process has ended: charge the test that it died in, if it did not end by itself."""
+        if self._process.over or self._process.told in ("kill", "interrupt") or self._leaving == "gone":
+            self._retry(lambda: self._dispatcher.back(self._begun.job))
+            return
+        self._seq += 1
+        post_mortem = json.dumps(ended).encode("ascii")
+        self._retry(
+            lambda: self._dispatcher.crash(self._begun.job, seq=self._seq, idx=ended.get("i", -1), post_mortem=post_mortem)
+        )
+        self._futile = 0 if self._process.useful or ended.get("i", -1) >= 0 else self._futile + 1
+        if self._futile >= FUTILE:
+            self._dispatcher.fatal(self._begun.job, f"{FUTILE} test processes died before their first test: {describe(ended)}")
+            self._leaving = "gone"
+
+    def _wait(self) -> None:
+        """Until something has come or is due."""
+        now = time.monotonic()
+        due = min(self._renewed_at + RENEW_S, self._deadline_at, self._kill_at or float("inf"))
+        ready, _, _ = select.select([self._process.connection, self._mail_fd, self._host_leash], [], [], max(0, due - now))
+        if self._host_leash in ready:
+            self._process.kill()
+            os._exit(1)
+        if self._mail_fd in ready:
+            for word in os.read(self._mail_fd, 4096).split():
+                self._on_word(word.decode())
+        if self._process.connection in ready:
+            self._read()
+        self._keep_time()
+
+    def _read(self) -> None:
+        frames = self._process.read()
+        if frames is None:
+            self._ended = {"reason": "its parent process has gone", "i": -1}
+            return
+        for frame in frames:
+            if frame:
+                self._frames[frame[:1]](frame[2:])
+        if not self._wants and self._ended is None and len(self._batch.lines) < 500:
+            time.sleep(GATHER_S)  # more results come at once than are worth a call each
+
+    def _keep_time(self) -> None:
+        now = time.monotonic()
+        if now >= self._renewed_at + RENEW_S:
+            self._retry(self._renew)
+        if now >= self._deadline_at:
+            self._deadline_at = float("inf")
+            limit = f"the run's time limit of {self._begun.timeout_s:g} s is over"
+            self._dispatcher.cancel(self._begun.run, outcome="timeout", how="kill", message=limit)
+        if self._kill_at is not None and now >= self._kill_at:
+            self._kill_at = None
+            self._process.kill()
+
+    def _renew(self) -> None:
+        if not self._dispatcher.renew(self._begun.job):
+            raise _SlotLost
+        self._renewed_at = time.monotonic()
+
+    def _on_word(self, word: str) -> None:
+        if word == "items":
+            self._wants = self._asked
+        elif word == "leave":
+            self._leave("leave")
+        elif word == "interrupt" and self._process.told not in ("interrupt", "kill"):
+            self._leave("interrupt")
+            if self._process.pid:
+                os.kill(self._process.pid, 2)
+            self._kill_at = time.monotonic() + EXIT_S
+        elif word == "kill":
+            self._leave("kill")
+            self._process.kill()
+
+    def _leave(self, told: str) -> None:
+        """This execution is to end: the test process finishes its current test, at most."""
+        self._leaving = self._leaving or told
+        if not self._process.told:
+            self._process.say({"leave": told})
+        self._process.told = told
+
+    def _on_result(self, frame: bytes) -> None:
+        index, failed, body = frame.split(b" ", 2)
+        self._process.useful = True
+        self._batch.lines.append(body)
+        self._batch.done.append(int(index))
+        self._batch.failed += int(failed)
+
+    def _on_next(self, frame: bytes) -> None:
+        self._wants = self._asked = True
+        self._failed = int(frame)
+
+    def _on_event(self, frame: bytes) -> None:
+        self._batch.lines.append(frame)
+        event = json.loads(frame)
+        if event["t"] == "ready":
+            self._process.pid = event["pid"]
+            if self._process.told == "interrupt":
+                os.kill(self._process.pid, 2)
+        elif event["t"] == "output":
+            self._process.over = True
+            self._kill_at = time.monotonic() + EXIT_S
+        elif event["t"] == "stop":
+            self._flush()
+            self._dispatcher.cancel(self._begun.run, outcome="stopped", how="leave", message=event["message"])
+
+    def _on_ended(self, frame: bytes) -> None:
+        self._ended = json.loads(frame)
+
+    def _on_failure(self, frame: bytes) -> None:
+        self._ended = {"i": -1}
+        self._flush()
+        self._dispatcher.fatal(self._begun.job, json.loads(frame)["message"])
+        self._leaving = "gone"
+
+    def _hand_out(self) -> None:
+        """Answer the test process that asked for items."""
+        self._wants = False
+        answer = self._retry(lambda: self._dispatcher.next(self._begun.job, fresh=self._process.fresh, failed=self._failed))
+        self._failed = 0
+        match answer:
+            case Chunk(items=items):
+                self._asked = False
+                self._process.fresh = False
+                self._process.say({"items": items})
+            case Wait():
+                pass  # the word "items" will come
+            case Recycle():
+                self._process.told = "recycle"
+                self._process.say({"leave": "recycle"})
+            case Leave(reason=reason):
+                self._leave(reason)
+            case Gone():
+                raise _SlotLost
+
+    def _flush(self) -> None:
+        """Bring to Redis what was reported; a call that is repeated counts once, by its number."""
+        if not self._batch.lines:
+            return
+        batch, self._batch = self._batch, Batch()
+        self._seq += 1
+        payload = b"\n".join(batch.lines)
+        answer = self._retry(
+            lambda: self._dispatcher.append(
+                self._begun.job, payload, seq=self._seq, done=batch.done, failed=batch.failed
+            )
+        )
+        if isinstance(answer, Gone):
+            raise _SlotLost
+        if isinstance(answer, Leave):
+            self._leave(answer.reason)
+
+    def _retry(self, call: Callable[[], Any]) -> Any:
+        """Call the dispatcher; while Redis does not answer, go on for as long as the lease can still be alive."""
+        while True:
+            try:
+                return call()
+            except Unreachable:
+                if time.monotonic() > self._renewed_at + LEASE_S:
+                    raise _SlotLost from None
+                time.sleep(0.5)
+
+
+class _SlotLost(Exception):
+    """The slot belongs to somebody else by now."""
+
+
+def describe(ended: dict[str, Any]) -> str:
+    """How a process ended, in words, with the end of what it printed."""
+    how = f"signal {ended['signal']}" if "signal" in ended else f"exit code {ended.get('exit_code', 'unknown')}"
+    return "\n".join([ended.get("reason", how), *ended.get("output", {}).values()])
+
+
+def misplaced(spec: dict[str, Any]) -> str:
+    """
+    Why this worker cannot run a project in place, or an empty string.
+
+    Args:
+        spec: The run's, with ``host``, ``cwd``, ``rootdir`` and ``interpreter``.
+    """
+    here = socket.gethostname()
+    if spec["host"] != here:
+        return f"the project is on host {spec['host']!r} and this worker on {here!r}: it cannot run it in place"
+    for key in ("cwd", "rootdir", "interpreter"):
+        if not os.path.exists(spec[key]):
+            return f"this worker does not see the project's {key} {spec[key]!r}: it cannot run it in place"
+    return ""

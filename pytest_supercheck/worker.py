@@ -1,0 +1,77 @@
+"""
+An RQ worker process of the pool.
+
+Third step of the flow: takes promoted executions from its own queue and forks a work-horse for each, which is the
+supervisor.  Nothing of RQ's is changed but what signals mean.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import threading
+from typing import Any
+
+from rq import Queue, Worker
+from rq.job import Job
+from rq.serializers import JSONSerializer
+
+from pytest_supercheck import supervisor
+from pytest_supercheck.dispatch import Dispatcher
+from pytest_supercheck.errors import SupercheckError
+from pytest_supercheck.model import JobId, queue_name
+from pytest_supercheck.redis_gateway import connect_redis
+
+logger = logging.getLogger(__name__)
+
+
+class PoolWorker(Worker):
+    """RQ's fork worker, whose first SIGTERM reaches the supervisor too."""
+
+    def handle_warm_shutdown_request(self) -> None:
+        """The supervisor lets the current test finish and gives the rest back."""
+        super().handle_warm_shutdown_request()
+        if self.horse_pid:
+            os.kill(self.horse_pid, signal.SIGTERM)
+
+    def setup_work_horse_signals(self) -> None:
+        """In the work-horse, which RQ would let die of SIGTERM."""
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, supervisor.on_signal)
+
+
+def work(url: str, name: str, host_socket: str, leash: int) -> None:
+    """
+    Be a worker until told to stop.
+
+    Args:
+        url: Where the pool's Redis is.
+        name: The worker's name, known to the dispatcher.
+        host_socket: Where its supervisors get test processes.
+        leash: A descriptor that ends when the host has gone.
+    """
+    client = connect_redis(url)
+    supervisor.workplace = supervisor.Workplace(url, host_socket, leash)
+    threading.Thread(target=_end_with_host, args=(leash,), daemon=True).start()
+
+    def on_killed(job: Job, pid: int, status: int, usage: Any) -> None:
+        """RQ calls this when a work-horse has died: no need to wait for its lease."""
+        try:
+            Dispatcher(client).lapse(JobId(job.id))
+        except SupercheckError:
+            logger.warning("lapse not told", extra={"job_id": job.id})
+
+    queue = Queue(queue_name(name), connection=client, serializer=JSONSerializer)
+    worker = PoolWorker(
+        [queue], name=name, connection=client, serializer=JSONSerializer, work_horse_killed_handler=on_killed
+    )
+    worker.log_job_description = False
+    worker.work(logging_level="WARNING")
+    queue.delete(delete_jobs=True)
+
+
+def _end_with_host(leash: int) -> None:
+    """A thread: the host holds the other end of the pipe and never writes."""
+    os.read(leash, 1)
+    os._exit(1)

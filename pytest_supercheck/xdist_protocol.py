@@ -1,0 +1,99 @@
+"""
+xdist's side of the talk with other plugins, spoken by the controller, with and without xdist installed.
+
+Many plugins support parallel runs by looking for what pytest-xdist 3.8 does: hooks that are called with a node,
+``config.option.dist`` and ``numprocesses``, two fixtures.  This module is the only one that knows that protocol, and the
+only one that changes ``config.option``.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import pytest
+
+
+class Gateway:
+    """As much of execnet's gateway as plugins look at."""
+
+    def __init__(self, worker_id: str) -> None:
+        self.id = worker_id
+
+
+class Node:
+    """An execution, as xdist's `WorkerController` shows itself to plugins."""
+
+    def __init__(self, config: pytest.Config, worker_id: str, count: int, run_id: str) -> None:
+        self.config = config
+        self.gateway = Gateway(worker_id)
+        self.workerinput: dict[str, Any] = {
+            "workerid": worker_id,
+            "workercount": count,
+            "testrunuid": run_id,
+            "mainargv": sys.argv,
+        }
+        self.workerinfo: dict[str, Any] = {}
+        self.workeroutput: dict[str, Any] = {}
+
+    def __repr__(self) -> str:
+        return f"<Node {self.gateway.id}>"
+
+
+class Hookspecs:
+    """The hooks of xdist's newhooks.py that concern executions; registered where xdist is absent."""
+
+    def pytest_configure_node(self, node: Node) -> None:
+        """Before a node is instantiated: the place to put something into ``node.workerinput``."""
+
+    def pytest_testnodeready(self, node: Node) -> None:
+        """A node's test process is there."""
+
+    def pytest_testnodedown(self, node: Node, error: object | None) -> None:
+        """A node has ended; ``node.workeroutput`` holds what its plugins left there."""
+
+
+class Silencer:
+    """Before xdist looks at its options: it is not to distribute anything itself."""
+
+    @pytest.hookimpl(tryfirst=True, wrapper=True)
+    def pytest_cmdline_main(self, config: pytest.Config) -> Any:
+        """The outermost wrapper, so that it comes before xdist's own implementation."""
+        for name, value in (("numprocesses", None), ("dist", "no"), ("distload", False), ("tx", [])):
+            setattr(config.option, name, value)
+        return (yield)
+
+
+class Speaker:
+    """
+    After xdist has looked: options as other plugins know them from a distributed session, and the nodes.
+
+    Args:
+        count: Number of executions wished for.
+    """
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+        self.nodes: list[Node] = []
+
+    def pytest_addhooks(self, pluginmanager: pytest.PytestPluginManager) -> None:
+        """Called at registration."""
+        if not hasattr(pluginmanager.hook, "pytest_testnodedown"):
+            pluginmanager.add_hookspecs(Hookspecs)
+
+    @pytest.hookimpl
+    def pytest_cmdline_main(self, config: pytest.Config) -> None:
+        """Between xdist's implementation and pytest's own; without ``tx`` xdist starts nothing."""
+        config.option.numprocesses = self.count
+        config.option.dist = "load"
+
+    def configure_nodes(self, config: pytest.Config, run_id: str) -> list[dict[str, Any]]:
+        """Let plugins prepare each node; returns what the executions get as ``config.workerinput``."""
+        self.nodes = [Node(config, f"gw{k}", self.count, run_id) for k in range(self.count)]
+        for node in self.nodes:
+            config.hook.pytest_configure_node(node=node)
+        return [node.workerinput for node in self.nodes]
+
+    def node(self, n: int) -> Node:
+        """The node of execution `n`, from 1."""
+        return self.nodes[min(n, len(self.nodes)) - 1]
