@@ -722,12 +722,22 @@ end
 
 -- Yield ---------------------------------------------------------------------------------------------------------------
 
+-- What each project will hold once everybody who is on the way has left and arrived.
+local function new_plan()
+  local plan = {}
+  return function(project, change)
+    plan[project] = (plan[project] or call('SCARD', 'sc:held:' .. project)) + change
+    return plan[project]
+  end
+end
+
 -- Executions on their way out: how many of each run, which waiting runs they serve, and how many serve nobody now.
-local function on_their_way()
+local function on_their_way(plan)
   local of_run, serves, spare = {}, {}, 0
   for _, job in ipairs(call('SMEMBERS', 'sc:leaving')) do
     local exec = load_exec(job)
     of_run[exec.run] = (of_run[exec.run] or 0) + 1
+    plan(exec.project, -1)
     if not serves[exec.leaving_for] and call('SISMEMBER', 'sc:waiting', exec.leaving_for) == 1 then
       serves[exec.leaving_for] = true
     else
@@ -803,23 +813,15 @@ local function tell_to_yield(giver, exec, waiter)
   add_state(giver.id, 't', 'yield', 'at', NOW, 'job', exec.job, 'for', waiter.id)
 end
 
--- What each project will hold once everybody who is on the way has arrived.
-local function new_plan()
-  local plan = {}
-  return function(project, change)
-    plan[project] = (plan[project] or call('SCARD', 'sc:held:' .. project)) + change
-    return plan[project]
-  end
-end
-
 -- One slot for each run that waits without any, from the run that holds most; slots on their way already count.
 -- Where the first of a lane cannot be served, nobody behind it can.
 local function mark_yields()
   if call('SCARD', 'sc:lanes') == 0 or paused() or call('SCARD', 'sc:held') > pool_limits() then return end
-  local leaving, served, spare = on_their_way()
+  local plan = new_plan()
+  local leaving, served, spare = on_their_way(plan)
   local runs, count = givers(leaving)
   if count == 0 then return end
-  local workers, plan, stuck = idle_workers(), new_plan(), {}
+  local workers, stuck = idle_workers(), {}
   for _, member in ipairs(first_waiters(count + call('SCARD', 'sc:leaving'))) do
     local waiter = not stuck[member.lane] and load_run(member.id)
     if waiter and (served[waiter.id] or spare > 0) then

@@ -372,6 +372,9 @@ def mute(config: pytest.Config, *, markup: bool, width: int) -> None:
     """
     Let the terminal reporter print nothing by itself, and what others print through it go to a buffer.
 
+    A report that comes while output is captured (of a unittest's subtest) is the exception: pytest's reporter writes its
+    letter into what is being captured, so that it becomes part of the test's sections, and so does this one.
+
     Args:
         markup: Whether the controller's terminal shows colours.
         width: Its width in columns.
@@ -380,8 +383,19 @@ def mute(config: pytest.Config, *, markup: bool, width: int) -> None:
     reporter: Any = manager.unregister(name="terminalreporter")
     if reporter is None:
         return
-    hooks = {name: None for name in dir(type(reporter)) if name.startswith("pytest_")}
-    reporter.__class__ = type("MuteReporter", (type(reporter),), hooks)
+    capture: Any = manager.getplugin("capturemanager")
+    kind: Any = type(reporter)
     writer = reporter._tw
-    writer._file, writer.hasmarkup, writer.fullwidth = StringIO(), markup, width
+    stdout, buffer = writer._file, StringIO()
+
+    def pytest_runtest_logreport(self: Any, report: pytest.TestReport) -> None:
+        if capture is not None and capture.is_capturing():
+            writer._file = stdout
+            kind.pytest_runtest_logreport(self, report)
+            writer._file = buffer
+
+    hooks: dict[str, Any] = {name: None for name in dir(kind) if name.startswith("pytest_")}
+    hooks["pytest_runtest_logreport"] = pytest_runtest_logreport
+    reporter.__class__ = type("MuteReporter", (kind,), hooks)
+    writer._file, writer.hasmarkup, writer.fullwidth = buffer, markup, width
     manager.register(reporter, "terminalreporter")

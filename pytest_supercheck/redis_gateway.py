@@ -123,14 +123,15 @@ def connect_redis(
         # Its own client: a retry or a longer patience would spoil the deadline.
         checker = _client(url, username, password, socket_timeout=timeout_s, retry=Retry(NoBackoff(), 0))
         client = _client(url, username, password)
-    except ValueError as exc:
-        raise Unreachable(f"{masked(url)} is not a Redis URL: {exc}. Use redis://, rediss:// or unix://.") from exc
+    except ValueError:
+        # Its words are kept back: they may quote a part of the password.
+        raise Unreachable(
+            f"{masked(url)} is not a Redis URL. Use redis://, rediss:// or unix://, and percent-encode the password."
+        ) from None
     try:
         _check_within(checker, timeout_s)
     except Unreachable as exc:
         raise Unreachable(f"Cannot use {masked(url)}. {exc}") from exc
-    finally:
-        checker.close()
     return client
 
 
@@ -180,7 +181,7 @@ def masked(url: str) -> str:
     Returns:
         The URL without user, password and query.
     """
-    return re.sub(r"//[^/@]*(:[^/]*)?@", "//", url).split("?", 1)[0]
+    return re.sub(r"//.*@", "//", url.split("?", 1)[0])
 
 
 def _client(url: str, username: str | None, password: str | None, **settings: Any) -> redis.Redis:
@@ -200,6 +201,10 @@ def _check_within(client: redis.Redis, timeout_s: float) -> None:
             check_server(facts)
         except SupercheckError as exc:
             failures.append(Unreachable(str(exc)))
+        except TypeError:
+            failures.append(Unreachable("The URL has an option that is unknown. Look at what follows its question mark."))
+        finally:
+            client.close()
 
     thread = threading.Thread(target=check, name="supercheck-connect", daemon=True)
     thread.start()
