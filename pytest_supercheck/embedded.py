@@ -132,7 +132,8 @@ def main(fd: int) -> int:
         _serve(controller, start, server)
     finally:
         server.stop()
-        shutil.rmtree(directory, ignore_errors=controller.gone)
+        if controller.gone:  # else it reads in the log why we ended, and removes the directory itself
+            shutil.rmtree(directory, ignore_errors=True)
     return 0
 
 

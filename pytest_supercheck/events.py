@@ -110,6 +110,8 @@ class Ready:
     n: int
     #: As xdist's ``workerinfo``: version, version_info, sysplatform, platform, executable, cwd.
     workerinfo: dict[str, Any]
+    #: Why it is not a fork of a process that had collected, or empty.
+    spawned: str
 
 
 @dataclass(frozen=True)
@@ -297,7 +299,7 @@ def _decode_object(value: dict[str, Any]) -> Event:
                 raise WireError(f"events of version {value['v']}, this release reads version {VERSION}")
             return Begin(value["n"], value["job"], value["host"], value["at"])
         case "ready":
-            return Ready(value["n"], unpack(value["info"]))
+            return Ready(value["n"], unpack(value["info"]), value["spawn"])
         case "output":
             return Output(value["n"], unpack(value["output"]))
         case "stop":

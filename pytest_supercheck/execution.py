@@ -299,7 +299,8 @@ class Execution:
         feed = Feed(self.connection, Items(session, failures, recorder.missing), recorder.take_failed)
         config.pluginmanager.register(recorder, "supercheck-recorder")
         config.pluginmanager.register(_Farewell(recorder), "supercheck-farewell")
-        recorder.tell({"t": "ready", "pid": os.getpid(), "info": events.pack(worker_info())})
+        recorder.tell({"t": "ready", "pid": os.getpid(), "info": events.pack(worker_info()),
+                       "spawn": self._spec.get("spawn", "")})  # fmt: skip
         while taken := feed.take():
             self._run_one(taken, feed, recorder, config)
             if session.shouldfail or session.shouldstop:  # a test or plugin said so: `maxfail` is not ours

@@ -73,6 +73,8 @@ class RunnerProcess:
     configured_for: int = 0
     #: Empty while it collects, then ``fork`` or ``spawn``.
     mode: str = ""
+    #: Why it does not fork.
+    unforkable: str = ""
     #: Supervisors that wait.
     waiting: list[Request] = field(default_factory=list)
     #: The children it forked.
@@ -229,6 +231,7 @@ class Host:
         run, n, spec = request["run"], request["n"], request["spec"]
         execute = {"n": n, "job": request["job"], "workerinput": node_input(spec, n), "basetemp": basetemp(spec, n)}
         runner = self._obtain(run, spec, n)
+        runner.spec = {**spec, "start": runner.spec["start"]}  # a prepared one began with less
         runner.waiting.append(Request(execute, fds))
         self._serve(run, runner)
 
@@ -245,6 +248,7 @@ class Host:
                 self._become(runner, request)
             else:
                 another = self._launch(run, runner.spec, request.execute["n"], "spawn")
+                another.unforkable = runner.unforkable
                 another.waiting.append(request)
 
     def _pass_on(self, runner: RunnerProcess, request: Request) -> None:
@@ -254,7 +258,7 @@ class Host:
 
     def _become(self, runner: RunnerProcess, request: Request) -> None:
         """Let a runner that does not fork be the test process itself."""
-        self._tell(runner, {"execute": request.execute}, request.fds)
+        self._tell(runner, {"execute": {**request.execute, "spawn": runner.unforkable}}, request.fds)
         connection = socket.socket(fileno=request.fds[0])
         del self._own[runner.pid]
         self._keeper.adopt(Child(runner.pid, connection, request.fds[1], None, {"process": runner.output}))
@@ -267,7 +271,8 @@ class Host:
         run = self._own.get(runner.pid, ("", runner))[0]
         for message, _ in messages:
             if "ready" in message:
-                runner.mode = "spawn" if message["ready"].get("spawn") else "fork"
+                runner.unforkable = runner.unforkable or message["ready"].get("spawn", "")
+                runner.mode = "spawn" if runner.unforkable else "fork"
                 self._serve(run, runner)
             elif "forked" in message:
                 runner.children.add(message["forked"])

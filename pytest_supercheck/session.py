@@ -390,7 +390,10 @@ class LocalSession:
                 self._replay.play(event)
             case events.Begin(n=n, host=host):
                 self._hosts[n] = host
-            case events.Ready(n=n, workerinfo=info):
+            case events.Ready(n=n, workerinfo=info, spawned=reason):
+                if reason and not self._told_spawn and self._config.get_verbosity() > 0:
+                    self._told_spawn = True
+                    self._line(f"supercheck: each execution collects for itself: {reason}")
                 node = self.speaker.node(n)
                 node.workerinfo = {**info, "id": node.gateway.id}
                 self._config.hook.pytest_testnodeready(node=node)
@@ -406,6 +409,7 @@ class LocalSession:
                 pass
 
     _stopped: Any = None
+    _told_spawn = False
 
     # -- how it ends
 
