@@ -75,11 +75,15 @@ class EmbeddedStack:
             said = ""
         return f"the embedded stack ended by itself{': ' if said else ''}{said}"
 
-    def stop(self) -> None:
-        """End it and all that it started; safe to repeat."""
+    def release(self) -> None:
+        """Let it end by itself, while this process does something else."""
         if self._control:
             self._control.close()
             self._control = None
+
+    def stop(self) -> None:
+        """End it and all that it started; safe to repeat."""
+        self.release()
         deadline = time.monotonic() + STOP_S
         while self._pid and time.monotonic() < deadline:
             if os.waitpid(self._pid, os.WNOHANG)[0]:
@@ -134,7 +138,7 @@ def main(fd: int) -> int:
         server.stop()
         if controller.gone:  # else it reads in the log why we ended, and removes the directory itself
             shutil.rmtree(directory, ignore_errors=True)
-    return 0
+    os._exit(0)  # nothing is left that a longer goodbye could do
 
 
 def _serve(controller: _Controller, start: dict[str, Any], server: valkey.Server) -> None:

@@ -334,10 +334,6 @@ class Execution:
             factory._given_basetemp = Path(self._spec["basetemp"])
             factory._basetemp = None
 
-    def close(self) -> None:
-        """The session has ended."""
-        self.connection.close()
-
 
 class _Farewell:
     """Tells what plugins left in ``config.workeroutput``, after all their `pytest_sessionfinish`."""

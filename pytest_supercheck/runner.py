@@ -11,6 +11,8 @@ its connection and its leash).  To the host: ``ready``, ``forked``.
 
 from __future__ import annotations
 
+import atexit
+import contextlib
 import gc
 import os
 import random
@@ -22,7 +24,7 @@ import tempfile
 import threading
 import warnings
 from collections.abc import Generator
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 import pytest
 
@@ -171,7 +173,6 @@ class Runner:
         keeper = Keeper(selector, lambda child: send(self.host.connection, {"exited": child.pid}))
         selector.register(self.host.connection, selectors.EVENT_READ, self.host.read)
         seeded = random.getstate()[1][:-1] != self._random[1][:-1]
-        gc.collect()
         gc.freeze()  # shared pages stay shared, and the children's collections do not walk the collected tree
         try:
             while True:
@@ -210,14 +211,26 @@ class Runner:
         return Execution(connection, spec, marks, outputs)
 
 
+def _reader() -> str:
+    """The module that looks something up, beyond the standard library's mapping classes."""
+    frame = sys._getframe(2)
+    while frame.f_back and frame.f_globals.get("__name__") in ("os", "_collections_abc", "collections.abc"):
+        frame = frame.f_back
+    return str(frame.f_globals.get("__name__", "?"))
+
+
+#: Modules that only ask whether there is a worker at all, not which one it is.
+_HARMLESS: Final = frozenset({"pytest_benchmark.session"})
+
+
 class WatchedInput(dict[str, Any]):
     """xdist's workerinput, which notes whether somebody asks for the worker's id before the worker exists."""
 
     watched: str = ""
 
     def __getitem__(self, key: str) -> Any:
-        if key == "workerid":
-            self.watched = "config.workerinput['workerid']"
+        if key == "workerid" and (reader := _reader()) not in _HARMLESS:
+            self.watched = f"config.workerinput['workerid'], in {reader}"
         return super().__getitem__(key)
 
     def get(self, key: str, default: Any = None) -> Any:
@@ -231,8 +244,8 @@ class _EnvironData(dict[Any, Any]):
     watched: str = ""
 
     def __getitem__(self, key: Any) -> Any:
-        if key == b"PYTEST_XDIST_WORKER":
-            self.watched = "$PYTEST_XDIST_WORKER"
+        if key == b"PYTEST_XDIST_WORKER" and (reader := _reader()) not in _HARMLESS:
+            self.watched = f"$PYTEST_XDIST_WORKER, in {reader}"
         return super().__getitem__(key)
 
 
@@ -355,7 +368,20 @@ def main(fd: int) -> int:
     runner = Runner(host, spec, threads)
     code = int(pytest.main(spec["args"], plugins=[runner]))
     if runner.execution:
-        runner.execution.close()
-        return 0
+        leave_process()
     return code or 1
+
+
+def leave_process() -> NoReturn:
+    """
+    End a process as Python does, without taking its modules down, which takes long and is of no use.
+    """
+    for thread in threading.enumerate():
+        if thread is not threading.current_thread() and not thread.daemon:
+            thread.join()
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(Exception):
+            stream.flush()
+    os._exit(0)
 

@@ -405,6 +405,8 @@ class LocalSession:
                 self._stopped = event
             case events.End():
                 self._ended = event
+                if self._stack is not None:
+                    self._stack.release()
             case events.Left():
                 pass
 

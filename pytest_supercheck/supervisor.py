@@ -24,7 +24,7 @@ from typing import Any, Final
 from pytest_supercheck.dispatch import Dispatcher
 from pytest_supercheck.errors import SupercheckError, Unreachable
 from pytest_supercheck.keeper import send
-from pytest_supercheck.model import Begun, Chunk, Gone, JobId, Leave, Recycle, Wait
+from pytest_supercheck.model import Begun, Chunk, Gone, JobId, Leave, Next, Recycle, Wait
 from pytest_supercheck.redis_gateway import connect_redis
 
 logger = logging.getLogger(__name__)
@@ -204,6 +204,7 @@ class Supervisor:
         self._leaving = ""
         self._futile = self._failed = 0
         self._wants = self._asked = False
+        self._ahead: Next | None = None
         self._ended: dict[str, Any] | None = None
         self._kill_at: float | None = None
         self._renewed_at = time.monotonic()
@@ -225,7 +226,11 @@ class Supervisor:
             return "fatal"
         try:
             while not self._leaving:
-                self._serve(TestProcess(self._begun, self._host_socket, self._spec))
+                self._ahead = self._next(fresh=True)  # a run that has no work left needs no process
+                if isinstance(self._ahead, Leave):
+                    self._leaving = self._ahead.reason
+                else:
+                    self._serve(TestProcess(self._begun, self._host_socket, self._spec))
             if self._leaving == "gone":
                 return "gone"
             self._flush()
@@ -286,7 +291,7 @@ class Supervisor:
         for frame in frames:
             if frame:
                 self._frames[frame[:1]](frame[2:])
-        if not self._wants and self._ended is None and len(self._batch.lines) < 500:
+        if not (self._wants or self._process.told) and self._ended is None and len(self._batch.lines) < 500:
             time.sleep(GATHER_S)  # more results come at once than are worth a call each
 
     def _keep_time(self) -> None:
@@ -361,15 +366,22 @@ class Supervisor:
         self._dispatcher.fatal(self._begun.job, json.loads(frame)["message"])
         self._leaving = "gone"
 
+    def _next(self, *, fresh: bool) -> Next:
+        failed, self._failed = self._failed, 0
+        answer: Next = self._retry(lambda: self._dispatcher.next(self._begun.job, fresh=fresh, failed=failed))
+        if isinstance(answer, Gone):
+            raise _SlotLost
+        return answer
+
     def _hand_out(self) -> None:
-        """Answer the test process that asked for items."""
+        """Answer the test process that asked for items, with those asked for ahead if there are any."""
         self._wants = False
-        answer = self._retry(lambda: self._dispatcher.next(self._begun.job, fresh=self._process.fresh, failed=self._failed))
-        self._failed = 0
+        answer, self._ahead = self._ahead, None
+        if not isinstance(answer, Chunk):
+            answer = self._next(fresh=self._process.fresh)
         match answer:
             case Chunk(items=items):
-                self._asked = False
-                self._process.fresh = False
+                self._asked = self._process.fresh = False
                 self._process.say({"items": items})
             case Wait():
                 pass  # the word "items" will come
@@ -378,8 +390,6 @@ class Supervisor:
                 self._process.say({"leave": "recycle"})
             case Leave(reason=reason):
                 self._leave(reason)
-            case Gone():
-                raise _SlotLost
 
     def _flush(self) -> None:
         """Bring to Redis what was reported; a call that is repeated counts once, by its number."""
