@@ -1,1 +1,226 @@
-def main(): ...
+"""
+The ``supercheck`` command: workers for a pool, and a look at its queue.
+
+An edge: it joins settings, dispatcher and host, and turns errors into exit codes.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import shutil
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from pytest_supercheck import __version__
+from pytest_supercheck.errors import SupercheckError
+from pytest_supercheck.operators import BadVariable, PoolSettings
+
+if TYPE_CHECKING:
+    from pytest_supercheck.dispatch import Dispatcher
+    from pytest_supercheck.model import Figures, QueuedRun
+
+_F = TypeVar("_F", bound=Callable[..., Any])
+
+_URL_HELP = "The pool's Redis: redis://, rediss:// or unix://. Default: $SUPERCHECK_REDIS_URL, then $SUPERCHECK_URL."
+
+
+def _url_option(command: _F) -> _F:
+    return click.option("--url", metavar="URL", help=_URL_HELP)(command)
+
+
+def _reports_errors(command: _F) -> _F:
+    """Errors of ours end the command with their message and their exit code."""
+
+    @functools.wraps(command)
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return command(*args, **kwargs)
+        except BadVariable as exc:
+            raise click.UsageError(str(exc)) from exc
+        except SupercheckError as exc:
+            click.echo(f"supercheck: {exc}", err=True)
+            sys.exit(exc.exit_code)
+
+    return wrapped  # type: ignore[return-value]
+
+
+def _settings(url: str | None) -> tuple[PoolSettings, str]:
+    settings = PoolSettings.from_env()
+    address = url or settings.url
+    if address is None:
+        raise click.UsageError("no pool given: use --url redis://HOST:6379/0, or set SUPERCHECK_REDIS_URL")
+    return settings, address
+
+
+def _dispatcher(url: str | None) -> Dispatcher:
+    from pytest_supercheck.dispatch import Dispatcher
+    from pytest_supercheck.redis_gateway import connect_redis
+
+    settings, address = _settings(url)
+    return Dispatcher(connect_redis(address, password=settings.token))
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="supercheck")
+def main() -> None:
+    """Run pytest suites on a shared pool of workers.
+
+    \b
+    supercheck worker --url redis://localhost:6379/0      on each machine of the pool
+    pytest --supercheck --supercheck-url redis://...      in a project
+    supercheck queue --url redis://localhost:6379/0       who runs, who waits
+    """
+
+
+@main.command()
+@_url_option
+@click.option("-c", "--concurrency", type=click.IntRange(1), metavar="N",
+              help="Executions at a time on this host. Default: $SUPERCHECK_MAX_CONCURRENT_TESTS, else the CPUs.")  # fmt: skip
+@_reports_errors
+def worker(url: str | None, concurrency: int | None) -> None:
+    """Serve executions until told to stop.
+
+    SIGTERM or Ctrl-C: the current tests are finished and the rest is given back. A second one: stop at once.
+    """
+    settings, address = _settings(url)
+    _serve(settings, address, concurrency or settings.workers)
+
+
+def _serve(settings: PoolSettings, url: str, workers: int) -> None:
+    from pytest_supercheck import valkey, worker
+    from pytest_supercheck.dispatch import Dispatcher
+    from pytest_supercheck.host import Host, Pool
+    from pytest_supercheck.redis_gateway import connect_redis, masked
+
+    dispatcher = Dispatcher(connect_redis(url, password=settings.token))
+    if settings.running_capacity is not None or settings.queued_capacity is not None:
+        dispatcher.limits(running=settings.running_capacity, queued=settings.queued_capacity)
+    directory = valkey.make_directory()
+    host = Host(Path(directory), spare=True)
+    place = worker.Place(url, settings.token, host.socket_path, settings.execution_timeout_s)
+    pool = Pool(host, workers, functools.partial(worker.work, place), dispatcher)
+
+    def on_signal(signum: int, frame: object) -> None:
+        pool.stop()
+
+    signal.signal(signal.SIGTERM, on_signal)
+    signal.signal(signal.SIGINT, on_signal)
+    try:
+        pool.start()
+        click.echo(f"supercheck worker: {workers} at a time on {socket.gethostname()} for {masked(url)}; Ctrl-C stops")
+        pool.run()
+    finally:
+        host.close()
+        pool.kill()
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+@main.group(invoke_without_command=True)
+@_url_option
+@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+@click.pass_context
+@_reports_errors
+def queue(context: click.Context, url: str | None, as_json: bool) -> None:
+    """Show who runs and who waits; change it with a subcommand."""
+    context.obj = url
+    if context.invoked_subcommand is not None:
+        return
+    status = _dispatcher(url).queue()
+    if as_json:
+        figures = asdict(status.figures)
+        click.echo(json.dumps({**figures, "runs": [asdict(run) for run in status.runs]}, indent=2))
+        return
+    click.echo(_figures_text(status.figures))
+    now_ms = time.time() * 1000
+    for run in status.runs:
+        click.echo(_run_text(run, now_ms))
+
+
+def _figures_text(figures: Figures) -> str:
+    text = (
+        f"running {figures.running} of {figures.running_capacity}, "
+        f"queued {figures.queued} of {figures.queued_capacity}, "
+        f"workers {figures.workers} ({figures.idle} idle)"
+    )
+    return text + (", PAUSED" if figures.paused else "")
+
+
+def _run_text(run: QueuedRun, now_ms: float) -> str:
+    total = "?" if run.total is None else run.total
+    if run.position:
+        eta = f", starts in about {run.eta_s:.0f} s" if run.eta_s is not None else ""
+        what = f"position {run.position}{eta}, submitted {(now_ms - run.submitted_ms) / 1000:.0f} s ago"
+    else:
+        since = run.started_ms or run.submitted_ms
+        what = f"{run.held} of {run.want} executions, {run.done} of {total} tests, for {(now_ms - since) / 1000:.0f} s"
+    return f"  {run.run}  {run.state:<8}  {run.priority:<6}  {run.project}: {what}"
+
+
+@queue.command()
+@click.pass_obj
+@_reports_errors
+def pause(url: str | None) -> None:
+    """Start nothing new; what runs goes on, and runs may still be submitted."""
+    click.echo(_figures_text(_dispatcher(url).pause(on=True)))
+
+
+@queue.command()
+@click.pass_obj
+@_reports_errors
+def resume(url: str | None) -> None:
+    """Start runs again."""
+    click.echo(_figures_text(_dispatcher(url).pause(on=False)))
+
+
+@queue.command()
+@click.argument("run")
+@click.option("--now", is_flag=True, help="Kill the tests that run instead of letting them finish.")
+@click.pass_obj
+@_reports_errors
+def cancel(url: str | None, run: str, now: bool) -> None:
+    """Cancel a run; what it has reported is kept."""
+    from pytest_supercheck.model import RunId
+
+    who = "cancelled with 'supercheck queue cancel'"
+    status = _dispatcher(url).cancel(RunId(run), outcome="cancelled", how="kill" if now else "leave", message=who)
+    _known(status.state, run)
+    click.echo(f"{run}: {status.state}")
+
+
+@queue.command()
+@click.argument("run")
+@click.argument("rank", type=click.Choice(["high", "normal", "low"]))
+@click.pass_obj
+@_reports_errors
+def priority(url: str | None, run: str, rank: Any) -> None:
+    """Change the rank of a run that waits."""
+    from pytest_supercheck.model import RunId
+
+    status = _dispatcher(url).priority(RunId(run), priority=rank)
+    _known(status.state, run)
+    click.echo(f"{run}: {status.state}" + (f", position {status.position}" if status.position else ""))
+
+
+def _known(state: str, run: str) -> None:
+    if state == "gone":
+        raise click.UsageError(f"the pool knows no run {run!r}: 'supercheck queue' lists the ones that run and wait")
+
+
+@queue.command()
+@click.option("--running", type=click.IntRange(0), metavar="N", help="Executions at a time.")
+@click.option("--queued", type=click.IntRange(0), metavar="M", help="Runs that may wait.")
+@click.option("--project", metavar="NAME", help="For one project, within the pool's limits.")
+@click.pass_obj
+@_reports_errors
+def limits(url: str | None, running: int | None, queued: int | None, project: str | None) -> None:
+    """Show the limits, or set them at once, while everything runs."""
+    click.echo(_figures_text(_dispatcher(url).limits(running=running, queued=queued, project=project)))

@@ -7,6 +7,7 @@ process.  When the controller goes, in whatever way, the socket ends, and the pr
 
 from __future__ import annotations
 
+import functools
 import os
 import selectors
 import shutil
@@ -156,16 +157,17 @@ def _serve(controller: _Controller, start: dict[str, Any], server: valkey.Server
     forward = threading.Thread(target=configure)
     forward.start()
     from pytest_supercheck import worker
+    from pytest_supercheck.operators import PoolSettings
     from pytest_supercheck.redis_gateway import RedisGateway
 
     valkey.wait_ready(server.socket_path, 10, server)
     gateway = RedisGateway.connect(server.url)
     gateway.dispatcher.limits(running=start["workers"], queued=1)
 
-    def work(name: str, leash: int) -> None:
-        worker.work(server.url, name, host.socket_path, leash)
-
-    pool = Pool(host, start["workers"], work, gateway.dispatcher)
+    # No limit of ours unless asked for: plain pytest has none either.
+    limit_s = PoolSettings.from_env().execution_timeout_s if "SUPERCHECK_TEST_EXECUTION_TIMEOUT_MS" in os.environ else 0
+    place = worker.Place(server.url, None, host.socket_path, limit_s)
+    pool = Pool(host, start["workers"], functools.partial(worker.work, place), gateway.dispatcher)
     forward.join()  # no fork beside a thread
     try:
         pool.start()

@@ -19,13 +19,15 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from pytest_supercheck.dispatch import Dispatcher
 from pytest_supercheck.errors import SupercheckError, Unreachable
 from pytest_supercheck.keeper import send
 from pytest_supercheck.model import Begun, Chunk, Gone, JobId, Leave, Next, Recycle, Wait
-from pytest_supercheck.redis_gateway import connect_redis
+
+if TYPE_CHECKING:
+    import redis
 
 logger = logging.getLogger(__name__)
 
@@ -47,12 +49,14 @@ FUTILE: Final = 3
 class Workplace:
     """What a worker process knows and its work-horses need; set before RQ forks them."""
 
-    #: Address of the pool's Redis. May hold a password: not in the repr.
-    url: str = field(repr=False)
+    #: Connects to the pool's Redis.
+    connect: Callable[[], redis.Redis]
     #: Path of the host's socket, where test processes come from.
     host_socket: str
     #: A descriptor that ends when the host has gone; then the supervisor goes too, and its lease lapses.
     host_leash: int
+    #: Seconds that a run may take that has no limit of its own; 0 for any.
+    execution_timeout_s: float
 
 
 #: The workplace of this worker process: RQ calls `supervise` by name, so nothing can be handed to it.
@@ -71,7 +75,7 @@ def supervise(job_id: str) -> str:
     job = get_current_job()
     if job is None or workplace is None:
         raise SupercheckError("supervise() runs as an RQ job of a supercheck worker only")
-    dispatcher = Dispatcher(connect_redis(workplace.url))
+    dispatcher = Dispatcher(workplace.connect())
     begun = dispatcher.begin(JobId(job_id), worker=job.worker_name or "")
     if begun is None:
         return "gone"
@@ -208,9 +212,9 @@ class Supervisor:
         self._ended: dict[str, Any] | None = None
         self._kill_at: float | None = None
         self._renewed_at = time.monotonic()
-        self._deadline_at = (
-            time.monotonic() + (begun.deadline_ms - begun.now_ms) / 1000 if begun.deadline_ms else float("inf")
-        )
+        self._limit_s = begun.timeout_s or place.execution_timeout_s
+        taken_s = (begun.now_ms - begun.started_ms) / 1000
+        self._deadline_at = time.monotonic() + self._limit_s - taken_s if self._limit_s else float("inf")
         self._frames: dict[bytes, Callable[[bytes], None]] = {
             b"R": self._on_result,
             b"N": self._on_next,
@@ -300,7 +304,7 @@ class Supervisor:
             self._retry(self._renew)
         if now >= self._deadline_at:
             self._deadline_at = float("inf")
-            limit = f"the run's time limit of {self._begun.timeout_s:g} s is over"
+            limit = f"the run's time limit of {self._limit_s:g} s is over"
             self._dispatcher.cancel(self._begun.run, outcome="timeout", how="kill", message=limit)
         if self._kill_at is not None and now >= self._kill_at:
             self._kill_at = None

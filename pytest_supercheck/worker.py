@@ -11,6 +11,7 @@ import logging
 import os
 import signal
 import threading
+from dataclasses import dataclass, field
 from typing import Any
 
 from rq import Queue, Worker
@@ -41,18 +42,33 @@ class PoolWorker(Worker):
         signal.signal(signal.SIGTERM, supervisor.on_signal)
 
 
-def work(url: str, name: str, host_socket: str, leash: int) -> None:
+@dataclass(frozen=True)
+class Place:
+    """Where a worker process works."""
+
+    #: The pool's Redis. May hold a password: not in the repr.
+    url: str = field(repr=False)
+    #: Its password, where the URL has none.
+    token: str | None = field(repr=False)
+    #: Where its supervisors get test processes.
+    host_socket: str
+    #: Seconds that a run may take that has no limit of its own; 0 for any.
+    execution_timeout_s: float
+
+
+def work(place: Place, name: str, leash: int) -> None:
     """
     Be a worker until told to stop.
 
     Args:
-        url: Where the pool's Redis is.
+        place: Where.
         name: The worker's name, known to the dispatcher.
-        host_socket: Where its supervisors get test processes.
         leash: A descriptor that ends when the host has gone.
     """
-    client = connect_redis(url)
-    supervisor.workplace = supervisor.Workplace(url, host_socket, leash)
+    client = connect_redis(place.url, password=place.token)
+    supervisor.workplace = supervisor.Workplace(
+        lambda: connect_redis(place.url, password=place.token), place.host_socket, leash, place.execution_timeout_s
+    )
     threading.Thread(target=_end_with_host, args=(leash,), daemon=True).start()
 
     def on_killed(job: Job, pid: int, status: int, usage: Any) -> None:

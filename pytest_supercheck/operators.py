@@ -1,0 +1,63 @@
+"""
+What whoever runs a pool configures: the only reader of the operators' environment variables.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+#: The default time limit of an execution on a pool, in ms.
+EXECUTION_TIMEOUT_MS: Final = 900_000
+
+
+class BadVariable(ValueError):
+    """An environment variable has a value that it cannot have."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PoolSettings:
+    """The settings of one `supercheck worker`."""
+
+    #: The pool's Redis; None when not given. May hold a password: not in the repr.
+    url: str | None = field(repr=False)
+    #: Password of the pool, where the URL has none.
+    token: str | None = field(repr=False)
+    #: Slots of the pool; None leaves what is set.
+    running_capacity: int | None
+    #: Runs that may wait; None leaves what is set.
+    queued_capacity: int | None
+    #: Worker processes on this host.
+    workers: int
+    #: Seconds that a run may take that has no limit of its own; 0 for any.
+    execution_timeout_s: float
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str] | None = None) -> PoolSettings:
+        """
+        Read the environment.
+
+        Raises:
+            BadVariable: A value is malformed; the message names the variable, the value and what it should be.
+        """
+        environ = os.environ if environ is None else environ
+
+        def number(name: str, least: int) -> int | None:
+            text = environ.get(name, "").strip()
+            if not text:
+                return None
+            if not (text.isascii() and text.isdigit()) or int(text) < least:
+                raise BadVariable(f"{name}={text!r}: it must be a whole number from {least} up")
+            return int(text)
+
+        timeout_ms = number("SUPERCHECK_TEST_EXECUTION_TIMEOUT_MS", 0)
+        return cls(
+            url=environ.get("SUPERCHECK_REDIS_URL") or environ.get("SUPERCHECK_URL") or None,
+            token=environ.get("SUPERCHECK_TOKEN") or None,
+            running_capacity=number("SUPERCHECK_RUNNING_CAPACITY", 1),
+            queued_capacity=number("SUPERCHECK_QUEUED_CAPACITY", 0),
+            workers=number("SUPERCHECK_MAX_CONCURRENT_TESTS", 1) or os.cpu_count() or 1,
+            execution_timeout_s=(EXECUTION_TIMEOUT_MS if timeout_ms is None else timeout_ms) / 1000,
+        )
