@@ -317,11 +317,13 @@ class LocalSession:
 
     def _announce(self, admission: Admission, count: int) -> None:
         status = self._submission.status or admission
-        if status.held:
-            where = f"{status.held} of {min(self.speaker.count, count)} executions admitted"
+        wish = min(self.speaker.count, count)
+        if self._stack is not None:
+            where = f"{wish} execution{'s' * (wish > 1)} on this machine"
+        elif status.held:
+            where = f"{min(status.held, wish)} of {wish} executions admitted"
         else:
-            eta = f", about {status.eta_s:.0f} s" if status.eta_s is not None else ""
-            where = f"queued (position {status.position}{eta})"
+            where = f"queued ({_place(status)})"
             if not admission.figures.workers:
                 where += "; no worker is alive: start one with 'supercheck worker'"
         self._line(f"supercheck: run {self.run_id}, {where}" + self._origin())
@@ -343,7 +345,7 @@ class LocalSession:
             give_up_at = time.monotonic() + INTERRUPT_S
             gateway.cancel(self._submission.run_id, outcome="interrupted", how="interrupt", message="Ctrl-C")
             self._read(gateway, lambda: time.monotonic() > give_up_at)
-            raise
+            raise KeyboardInterrupt from None  # where this process happened to wait is of no interest
 
     def _read(self, gateway: Gateway, enough: Callable[[], bool]) -> None:
         from pytest_supercheck import events
@@ -467,6 +469,11 @@ class LocalSession:
             submission.gateway.cancel(submission.run_id, outcome=outcome, how="kill")
         except SupercheckError:
             pass  # its lease lapses
+
+
+def _place(status: Admission | RunStatus) -> str:
+    eta = f", about {status.eta_s:.0f} s" if status.eta_s is not None else ""
+    return f"position {status.position}{eta}"
 
 
 def wire_names(items: list[pytest.Item]) -> list[str]:

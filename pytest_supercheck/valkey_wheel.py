@@ -49,6 +49,7 @@ _REDIRECTING: Final = frozenset(
     )
 )
 
+
 @dataclass(frozen=True)
 class Platform:
     """One operating system and processor that the wheel serves."""
@@ -93,7 +94,7 @@ def fetch(home: Path, platform: Platform, environ: Mapping[str, str]) -> list[st
         environ: The user's environment: indexes, proxies, certificates, PATH.
 
     Returns:
-        What failed, one line each; with luck nothing, and not all is lost if something did.
+        What failed, one line each; a later installer may have succeeded all the same.
     """
     faults: list[str] = []
     try:
@@ -102,24 +103,25 @@ def fetch(home: Path, platform: Platform, environ: Mapping[str, str]) -> list[st
             new = Path(scratch, "wheel")
             faults += _install(new, Path(scratch), platform, environ)
             if new.is_dir():
-                _move(new, home)
+                _move(new, home, platform)
     except OSError as exc:
         faults.append(f"{home.parent} cannot be used ({exc}); SUPERCHECK_CACHE may name another directory")
     return faults
 
 
 def pip_arguments(platform: Platform) -> list[str]:
-    """pip's arguments for an installation that takes nothing but the wheel, for whatever Python there is."""
+    """Arguments to pip for an installation that takes nothing but the wheel, for whatever Python there is."""
     return [*_COMMON, "--platform", platform.pip_tag]
 
 
-def _move(new: Path, home: Path) -> None:
-    """Put a folder in its place, unless another process was faster."""
+def _move(new: Path, home: Path, platform: Platform) -> None:
+    """Put a folder in its place, unless another process was faster; one without a server makes way."""
     try:
         new.rename(home)
     except OSError:
-        if not home.is_dir():
-            raise
+        if not os.access(binary(home, platform), os.X_OK):
+            home.rename(new.with_name("incomplete"))
+            new.rename(home)
 
 
 def _install(new: Path, scratch: Path, platform: Platform, environ: Mapping[str, str]) -> list[str]:
@@ -146,19 +148,11 @@ def _install(new: Path, scratch: Path, platform: Platform, environ: Mapping[str,
 
 def _installers(platform: Platform, environ: Mapping[str, str]) -> Iterator[tuple[str, list[str]]]:
     """Installers on this machine and how they are called, best first."""
-    common = [
-        "install",
-        "--quiet",
-        "--no-deps",
-        "--require-hashes",
-        "--only-binary",
-        ":all:",
-        "--python-version",
-        "3.12",
-    ]
-    pip = [*common, "--platform", platform.pip_tag, "--no-user", "--no-compile", "--no-input", "--retries", "2"]
+    strict = ("--quiet", "--require-hashes")
+    pip = [*pip_arguments(platform), *strict, "--no-user", "--no-compile", "--no-input", "--retries", "2"]
     pip.append("--disable-pip-version-check")
-    uv = ["pip", *common, "--python-platform", platform.uv_tag, "--python", sys.executable, "--link-mode", "copy"]
+    uv = ["pip", *_COMMON, *strict, "--python-platform", platform.uv_tag, "--python", sys.executable]
+    uv += ["--link-mode", "copy"]
     if _has_module("pip"):
         yield "pip", [sys.executable, "-m", "pip", *pip]
     on_path = shutil.which("uv", path=environ.get("PATH"))
