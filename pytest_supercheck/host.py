@@ -80,7 +80,9 @@ class RunnerProcess:
     #: The children it forked.
     children: set[int] = field(default_factory=set)
     #: When its last execution went to it.
-    used_at: float = 0.0
+    used_at: float = field(default_factory=time.monotonic)
+    #: Whether its run hands out no more work.
+    over: bool = False
 
 
 def test_environment(environ: Mapping[str, str]) -> dict[str, str]:
@@ -124,7 +126,8 @@ class Host:
     def _retire(self) -> None:
         now = time.monotonic()
         for run, runner in list(self._runners.items()):
-            if runner.mode == "fork" and not runner.children and runner.used_at and now > runner.used_at + IDLE_S:
+            idle_s = 0.0 if runner.over else IDLE_S
+            if runner.mode and not runner.children and not runner.waiting and now > runner.used_at + idle_s:
                 self._forget(run, runner)
         if self._keep_spare and self._spare is None and now >= self._spare_at:
             self._spare = self._start(sys.executable, None)
@@ -150,9 +153,9 @@ class Host:
         self._tell(runner, {"configure": workerinput})
 
     def over(self, run: str) -> None:
-        """The run has ended: its runner is of no more use."""
+        """The run hands out no more work: its runner is of no use once it has no children."""
         if runner := self._runners.get(run):
-            self._forget(run, runner)
+            runner.over = True
 
     def _start(self, interpreter: str, run: str | None) -> RunnerProcess:
         ours, theirs = socket.socketpair()
@@ -261,6 +264,7 @@ class Host:
         self._tell(runner, {"execute": {**request.execute, "spawn": runner.unforkable}}, request.fds)
         connection = socket.socket(fileno=request.fds[0])
         del self._own[runner.pid]
+        runner.children.add(runner.pid)
         self._keeper.adopt(Child(runner.pid, connection, request.fds[1], None, {"process": runner.output}))
 
     def _on_message(self, runner: RunnerProcess, lines: Lines) -> None:
@@ -311,10 +315,8 @@ class Host:
     def _on_exit(self, child: Child) -> None:
         for run, runner in list(self._runners.items()):
             if runner.pid == child.pid:
-                self._drop_control(runner)
-                if runner.mode == "spawn":
-                    continue  # stays, as the run's memory that it must not fork
-                self._forget(run, runner)
+                runner.children.discard(child.pid)
+                self._drop_control(runner)  # it stays, as the run's memory that it must not fork
 
 
 def node_input(spec: dict[str, Any], n: int) -> dict[str, Any]:

