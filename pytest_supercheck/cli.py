@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import json
+import os
 import shutil
 import signal
 import socket
@@ -111,6 +112,7 @@ def _serve(settings: PoolSettings, url: str, workers: int) -> None:
 
     def on_signal(signum: int, frame: object) -> None:
         pool.stop()
+        os.write(1, b"supercheck worker: the current tests are finished, the rest is given back; once more stops at once\n")
 
     signal.signal(signal.SIGTERM, on_signal)
     signal.signal(signal.SIGINT, on_signal)
@@ -224,3 +226,7 @@ def _known(state: str, run: str) -> None:
 def limits(url: str | None, running: int | None, queued: int | None, project: str | None) -> None:
     """Show the limits, or set them at once, while everything runs."""
     click.echo(_figures_text(_dispatcher(url).limits(running=running, queued=queued, project=project)))
+
+
+if __name__ == "__main__":
+    main()

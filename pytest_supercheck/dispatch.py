@@ -202,9 +202,7 @@ class Dispatcher:
         reply = self._call("queue")
         return QueueStatus(figures=_figures(reply["figures"]), runs=tuple(_queued_run(row) for row in reply["runs"]))
 
-    def limits(
-        self, *, running: int | None = None, queued: int | None = None, project: str | None = None
-    ) -> Figures:
+    def limits(self, *, running: int | None = None, queued: int | None = None, project: str | None = None) -> Figures:
         """
         Set the capacities of the pool or of a project; what is absent stays.
 
@@ -465,9 +463,10 @@ class Dispatcher:
 
     def _call(self, op: str, *, payload: bytes = b"", **args: object) -> Reply:
         given = {name: value for name, value in args.items() if value is not None}
+        arguments = json.dumps(given, ensure_ascii=False).encode(errors="surrogatepass")
         now_ms = self._now_ms() if self._now_ms else 0
         with redis_errors():
-            raw: Any = self._script(args=[op, now_ms, json.dumps(given, ensure_ascii=False).encode(errors="surrogatepass"), payload])
+            raw: Any = self._script(args=[op, now_ms, arguments, payload])
             reply: Reply = json.loads(raw)
             promoted = reply.pop("promoted", None)
             if promoted:

@@ -164,7 +164,8 @@ class Recorder:
         self._compact = all(
             impl.plugin_name in ("reports", "subtests") for impl in config.hook.pytest_report_to_serializable.get_hookimpls()
         )
-        self._sink = getattr(config.get_terminal_writer(), "_file", None)
+        reporter: Any = config.pluginmanager.getplugin("terminalreporter")  # None with `-p no:terminal`
+        self._sink = reporter._tw._file if reporter else None
 
     def start(self, index: int, item: pytest.Item) -> None:
         """A test begins."""

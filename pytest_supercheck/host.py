@@ -69,7 +69,7 @@ class RunnerProcess:
     output: int
     #: The run's specification once it has one.
     spec: dict[str, Any] = field(default_factory=dict)
-    #: The execution whose workerinput it was configured with, 0 when not yet.
+    #: The execution whose identity it collects with, 0 when it can be none any more.
     configured_for: int = 0
     #: Empty while it collects, then ``fork`` or ``spawn``.
     mode: str = ""
@@ -144,13 +144,11 @@ class Host:
     def prepare(self, run: str, spec: dict[str, Any]) -> None:
         """Start a run's runner before anybody asks for it; `configure` must follow."""
         runner = self._runners[run] = self._start(spec["interpreter"], run)
-        self._give_spec(runner, spec)
+        self._give_spec(runner, spec, 1)
 
-    def configure(self, run: str, workerinput: dict[str, Any], n: int = 1) -> None:
-        """Let a prepared runner go on, as the worker that `workerinput` says."""
-        runner = self._runners[run]
-        runner.configured_for = n
-        self._tell(runner, {"configure": workerinput})
+    def configure(self, run: str, workerinput: dict[str, Any]) -> None:
+        """Let a prepared runner go on, with the first execution's `workerinput`."""
+        self._tell(self._runners[run], {"configure": workerinput})
 
     def over(self, run: str) -> None:
         """The run hands out no more work: its runner is of no use once it has no children."""
@@ -175,10 +173,12 @@ class Host:
         self._own[pid] = (run or "", runner)
         return runner
 
-    def _give_spec(self, runner: RunnerProcess, spec: dict[str, Any], start: str = "") -> None:
+    def _give_spec(self, runner: RunnerProcess, spec: dict[str, Any], n: int, start: str = "") -> None:
         runner.spec = {**spec, "start": start or spec["start"]}
+        runner.configured_for = n
         keys = ("path", "argv", "cwd", "args", "start", "markup", "width")
-        self._tell(runner, {"spec": {key: runner.spec[key] for key in keys}})
+        environ = xdist_environment(spec, n)
+        self._tell(runner, {"spec": {**{key: runner.spec[key] for key in keys}, "environ": environ}})
 
     def _tell(self, runner: RunnerProcess, message: dict[str, Any], fds: list[int] | None = None) -> None:
         try:
@@ -199,8 +199,7 @@ class Host:
         else:
             self._own[runner.pid] = (run, runner)
             self._spare_at = time.monotonic() + 1  # not beside the collection that begins now
-        self._give_spec(runner, spec, start)
-        runner.configured_for = n
+        self._give_spec(runner, spec, n, start)
         self._tell(runner, {"configure": node_input(spec, n)})
         return runner
 
@@ -323,6 +322,15 @@ def node_input(spec: dict[str, Any], n: int) -> dict[str, Any]:
     """xdist's workerinput of execution `n`: what the controller and its plugins put there, and the worker's own id."""
     nodes: list[dict[str, Any]] = spec["nodes"]
     return {**nodes[min(n, len(nodes)) - 1], "workerid": worker_id(n)}
+
+
+def xdist_environment(spec: dict[str, Any], n: int) -> dict[str, str]:
+    """xdist's variables for execution `n`; its remote.py sets them before anything of the project is imported."""
+    return {
+        "PYTEST_XDIST_WORKER": worker_id(n),
+        "PYTEST_XDIST_WORKER_COUNT": str(spec["count"]),
+        "PYTEST_XDIST_TESTRUNUID": spec["uid"],
+    }
 
 
 def worker_id(n: int) -> str:

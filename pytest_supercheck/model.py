@@ -7,7 +7,7 @@ Pure data. Must not know Redis, RQ, pytest or a clock.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final, Literal, NewType, Union
+from typing import Final, Literal, NewType, TypeAlias
 
 RunId = NewType("RunId", str)
 JobId = NewType("JobId", str)
@@ -253,7 +253,8 @@ class Gone:
     """The execution holds its slot no longer: stop at once, report nothing."""
 
 
-Next = Union[Chunk, Wait, Leave, Recycle, Gone]
+#: An answer to who asks for items.
+Next: TypeAlias = Chunk | Wait | Leave | Recycle | Gone
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

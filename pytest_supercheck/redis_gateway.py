@@ -10,7 +10,7 @@ import re
 import threading
 from collections.abc import Mapping, Sequence
 from types import TracebackType
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import redis
 from redis.backoff import NoBackoff
@@ -19,6 +19,9 @@ from redis.retry import Retry
 from pytest_supercheck.dispatch import Dispatcher, redis_errors
 from pytest_supercheck.errors import SupercheckError, Unreachable
 from pytest_supercheck.model import Admission, How, QueueStatus, RunId, RunRequest, RunStatus
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 #: What a URL may begin with.
 SCHEMES: Final = ("redis", "rediss", "unix")
@@ -59,7 +62,7 @@ class RedisGateway:
         """
         return cls(connect_redis(url, username=username, password=password, timeout_s=timeout_s))
 
-    def __enter__(self) -> RedisGateway:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(
@@ -202,7 +205,9 @@ def _check_within(client: redis.Redis, timeout_s: float) -> None:
         except SupercheckError as exc:
             failures.append(Unreachable(str(exc)))
         except TypeError:
-            failures.append(Unreachable("The URL has an option that is unknown. Look at what follows its question mark."))
+            failures.append(
+                Unreachable("Its URL has an option that is unknown: look at what follows the question mark.")
+            )
         finally:
             client.close()
 

@@ -20,6 +20,9 @@ from pytest_supercheck.events import Crash, Missing, Passed, Result
 
 _STANDARD_SECTIONS: Final = ("Captured stdout", "Captured stderr")
 
+#: Keys of pytest's serialised reports that it leaves behind as attributes of the reports it builds from them.
+_FORMAT_ONLY: Final = ("$report_type", "_report_type", "_subtest.context")
+
 
 class Replay:
     """
@@ -28,12 +31,18 @@ class Replay:
     Args:
         session: The local session, collected.
         show_output: Print what tests print when they end, as ``-s`` would, instead of keeping it in their reports.
+        in_order: Replay in the order of collection, up to the test at which the session stops: ``--sw`` remembers where
+            that was, and tests after it that happened to run elsewhere must not move it.
     """
 
-    def __init__(self, session: pytest.Session, *, show_output: bool) -> None:
+    def __init__(self, session: pytest.Session, *, show_output: bool, in_order: bool = False) -> None:
+        self._session = session
         self._config = session.config
         self._items = session.items
         self._show_output = show_output
+        self._in_order = in_order
+        self._held: dict[int, Passed | Result | Missing | Crash] = {}
+        self._due = 0
         self._seen: set[int] = set()
         #: Per failing test: its id, and the number of the execution that ran it.
         self.failures: dict[str, int] = {}
@@ -49,10 +58,30 @@ class Replay:
         return len(self._seen)
 
     def play(self, event: Passed | Result | Missing | Crash) -> None:
-        """Call the hooks of one finished test."""
+        """Call the hooks of one finished test, now or when its turn has come."""
         if event.index in self._seen:
             return
         self._seen.add(event.index)
+        if not self._in_order:
+            self._play(event)
+            return
+        self._held[event.index] = event
+        while self._due in self._held and not self.stopped:
+            self._play(self._held.pop(self._due))
+            self._due += 1
+
+    def flush(self) -> None:
+        """No more will come: play what waits for its turn."""
+        for index in sorted(self._held):
+            if not self.stopped:
+                self._play(self._held.pop(index))
+
+    @property
+    def stopped(self) -> str:
+        """Why a plugin of the local session wants it to end, such as `-x`; empty if none does."""
+        return str(self._session.shouldfail or self._session.shouldstop or "")
+
+    def _play(self, event: Passed | Result | Missing | Crash) -> None:
         item = self._items[event.index]
         item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
         finished = False
@@ -86,6 +115,10 @@ class Replay:
         report = self._config.hook.pytest_report_from_serializable(config=self._config, data=value)
         if report is None:
             raise events.WireError(f"no plugin reads this report: {value!r}")
+        if "_subtest.context" in value:  # pytest 9.2 takes the repr of the values, which are reprs, once more
+            object.__setattr__(report.context, "kwargs", value["_subtest.context"]["kwargs"])
+        for name in _FORMAT_ONLY:
+            vars(report).pop(name, None)
         return kind, report
 
     def _call(self, item: pytest.Item, n: int, kind: str, value: Any) -> None:

@@ -5,7 +5,7 @@ Fourth step of the flow.  Started by a host (`python -m pytest_supercheck.runner
 JSON lines; gets descriptors, never an address or a credential.  Runs inside the user's environment: stdlib, pytest and
 this package's wire format only.
 
-Messages from the host: ``spec`` (what to collect), ``configure`` (xdist's workerinput), ``execute`` (an execution, with
+Messages from the host: ``spec`` (what to collect, and xdist's variables), ``configure`` (xdist's workerinput), ``execute`` (an execution, with
 its connection and its leash).  To the host: ``ready``, ``forked``.
 """
 
@@ -109,12 +109,8 @@ class Runner:
             if hasattr(config.option, name):
                 setattr(config.option, name, value)
         workerinput = self.host.wait_for("configure")
-        os.environ["PYTEST_XDIST_TESTRUNUID"] = workerinput["testrunuid"]
-        os.environ["PYTEST_XDIST_WORKER_COUNT"] = str(workerinput["workercount"])
-        os.environ["PYTEST_XDIST_WORKER"] = workerinput["workerid"]
         config.workerinput = self.watched.input = WatchedInput(workerinput)  # type: ignore[attr-defined]
         config.workeroutput = {}  # type: ignore[attr-defined]
-        self.watched.start()
         return (yield)
 
     @pytest.hookimpl(tryfirst=True)
@@ -365,7 +361,9 @@ def main(fd: int) -> int:
     sys.path[:] = spec["path"] or sys.path
     sys.argv[:] = spec["argv"]
     os.chdir(spec["cwd"])
+    os.environ.update(spec["environ"])
     runner = Runner(host, spec, threads)
+    runner.watched.start()
     code = int(pytest.main(spec["args"], plugins=[runner]))
     if runner.execution:
         leave_process()

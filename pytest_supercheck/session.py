@@ -7,6 +7,7 @@ gateway, perhaps an embedded stack, and the replay; knows neither Redis nor how 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import sys
@@ -225,7 +226,9 @@ class LocalSession:
             "argv": sys.argv,
             "args": [*self._args, *capture],
             "start": self._settings.start,
-            "markup": False,
+            "uid": self.run_id,
+            "count": self.speaker.count,
+            "markup": _shows_colours(config),
             "width": shutil.get_terminal_size().columns,
         }
         if not early:
@@ -280,12 +283,12 @@ class LocalSession:
             return None
         from pytest_supercheck.replay import Replay
 
-        self._replay = Replay(session, show_output=self._show_output)
+        stepwise = bool(session.config.getoption("stepwise", False))
+        self._replay = Replay(session, show_output=self._show_output, in_order=stepwise)
         try:
             gateway, admission = self._submission.result()
-            gateway.offer(
-                self._submission.run_id, wire_names(session.items), single=bool(session.config.getoption("maxfail") == 1)
-            )
+            single = stepwise or session.config.getoption("maxfail") == 1
+            gateway.offer(self._submission.run_id, wire_names(session.items), single=single)
             self._announce(admission, len(session.items))
             self._follow(gateway, session)
         except SupercheckError as exc:
@@ -345,6 +348,7 @@ class LocalSession:
             give_up_at = time.monotonic() + INTERRUPT_S
             gateway.cancel(self._submission.run_id, outcome="interrupted", how="interrupt", message="Ctrl-C")
             self._read(gateway, lambda: time.monotonic() > give_up_at)
+            self._replay.flush()
             raise KeyboardInterrupt from None  # where this process happened to wait is of no interest
 
     def _read(self, gateway: Gateway, enough: Callable[[], bool]) -> None:
@@ -362,6 +366,17 @@ class LocalSession:
                     self._on_event(events.decode(raw))
             if not batches:
                 self._check_state()
+            self._heed(gateway)
+
+    def _heed(self, gateway: Gateway) -> None:
+        """A plugin of this session wants it to end: nothing is started any more, what runs is reported."""
+        assert self._replay is not None
+        why = self._replay.stopped
+        if why and not self._heeded and self._ended is None:
+            self._heeded = True
+            gateway.cancel(self._submission.run_id, outcome="stopped", how="leave", message=why)
+
+    _heeded = False
 
     _cursor = "0"
 
@@ -420,6 +435,7 @@ class LocalSession:
     def _conclude(self, session: pytest.Session) -> None:
         """Raise what pytest's own loop would have raised."""
         assert self._replay is not None
+        self._replay.flush()
         if self._stopped is not None:
             self._raise_stop(session)
         if session.shouldfail:
@@ -469,6 +485,18 @@ class LocalSession:
             submission.gateway.cancel(submission.run_id, outcome=outcome, how="kill")
         except SupercheckError:
             pass  # its lease lapses
+
+
+def _shows_colours(config: pytest.Config) -> bool:
+    """Whether the terminal reporter, which is not there yet, will write colours: in test processes parts of reports depend on it."""
+    color = getattr(config.known_args_namespace, "color", "auto")
+    if color != "auto":
+        return bool(color == "yes")
+    from _pytest._io.terminalwriter import should_do_markup
+
+    capture: Any = config.pluginmanager.getplugin("capturemanager")
+    with capture.global_and_fixture_disabled() if capture else contextlib.nullcontext():
+        return should_do_markup(sys.stdout)
 
 
 def _place(status: Admission | RunStatus) -> str:

@@ -1,0 +1,102 @@
+"""
+Fixtures that several test files share: a real Valkey on a socket in a temporary directory, emptied between tests.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from pytest_supercheck.dispatch import Dispatcher
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Valkey:
+    """A server that runs."""
+
+    #: Its `unix://` URL.
+    url: str
+    #: Its program.
+    program: str
+    #: Its directory, short enough for socket names.
+    directory: Path
+
+
+def server_program() -> str:
+    """Find the server's program, as the embedded stack does."""
+    given = os.environ.get("SUPERCHECK_VALKEY")
+    if given:
+        return given
+    from pytest_supercheck.valkey import find_server
+
+    return str(find_server())
+
+
+def start_valkey(program: str, socket: Path, *options: str) -> subprocess.Popen[bytes]:
+    """
+    Start a server on a unix socket alone, and wait until it answers.
+
+    Args:
+        options: Further options of the server's command line.
+    """
+    place = ["--unixsocket", str(socket), "--dir", str(socket.parent), "--port", "0"]
+    memory_only = ["--save", "", "--appendonly", "no"]
+    server = subprocess.Popen([program, *place, *memory_only, *options], stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 10
+    with redis.Redis(unix_socket_path=str(socket), retry=Retry(NoBackoff(), 0)) as client:
+        while True:
+            try:
+                client.ping()
+                return server
+            except redis.AuthenticationError:
+                return server
+            except redis.ConnectionError:
+                if time.monotonic() > deadline:
+                    server.kill()
+                    raise
+                time.sleep(0.005)
+
+
+def stop_valkey(server: subprocess.Popen[bytes]) -> None:
+    """Stop a server and wait for its end."""
+    server.terminate()
+    server.wait(10)
+
+
+@pytest.fixture(scope="session")
+def valkey_server() -> Iterator[Valkey]:
+    """One server for the session."""
+    with tempfile.TemporaryDirectory(prefix="scv") as directory:
+        socket = Path(directory, "s")
+        program = server_program()
+        server = start_valkey(program, socket)
+        try:
+            yield Valkey(url=f"unix://{socket}", program=program, directory=Path(directory))
+        finally:
+            stop_valkey(server)
+
+
+@pytest.fixture
+def valkey(valkey_server: Valkey) -> Iterator[redis.Redis]:
+    """A client of the session's server, which is empty."""
+    with redis.Redis.from_url(valkey_server.url) as client:
+        client.flushall()
+        yield client
+
+
+@pytest.fixture
+def dispatcher(valkey: redis.Redis) -> Iterator[Dispatcher]:
+    """A dispatcher on an empty server, by the server's clock."""
+    made = Dispatcher(valkey)
+    yield made
+    made.close()

@@ -1,0 +1,123 @@
+"""
+Capacity: who runs, who waits, who is refused, with real sessions that come at the same time.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from pytest_supercheck.events import Begin, Left, Passed
+
+from .conftest import GUARD_S, Pool, wait_for
+
+GATED = """
+    import os, time
+    def test_gated():
+        while not os.path.exists({gate!r}):
+            time.sleep(0.02)
+"""
+
+
+def most_at_once(pool: Pool) -> int:
+    """The most executions that ran at one moment, from the record of events."""
+    changes: list[tuple[int, int]] = []
+    for run in pool.runs():
+        for event in pool.events(run):
+            if isinstance(event, (Begin, Left)):
+                changes.append((event.at_ms, 1 if isinstance(event, Begin) else -1))
+    level = most = 0
+    for _, change in sorted(changes):  # at the same millisecond an end comes first
+        level += change
+        most = max(most, level)
+    assert level == 0
+    return most
+
+
+def test_sixty_at_once_fill_the_capacity_exactly(pool: Pool) -> None:
+    """Of 60 runs 5 run, 50 wait, 5 are refused with 75; all admitted ones finish, never more than 5 at once."""
+    pool.worker(5, SUPERCHECK_RUNNING_CAPACITY="5", SUPERCHECK_QUEUED_CAPACITY="50")
+    gate = pool.directory / "gate"
+    root = pool.suite("gated", GATED.format(gate=str(gate)))
+    sessions = [pool.pytest(root, "-q", "--supercheck-executions=1") for _ in range(60)]
+    wait_for(lambda: sum(s.poll() == 75 for s in sessions) == 5, "5 refusals", 2 * GUARD_S)
+    gate.touch()
+    outputs = [s.communicate(timeout=2 * GUARD_S)[0] for s in sessions]
+    codes = sorted(s.returncode for s in sessions)
+    assert codes == [0] * 55 + [75] * 5, outputs
+    refused = [output for s, output in zip(sessions, outputs, strict=True) if s.returncode == 75]
+    assert all("running 5/5" in output and "queued 50/50" in output for output in refused)
+    assert len(pool.runs()) == 55
+    assert most_at_once(pool) == 5
+
+
+def test_a_projects_own_limits_hold_within_the_pools(pool: Pool) -> None:
+    """With 2 running and 4 queued for the project, 6 of 9 runs are admitted, and never more than 2 run at once."""
+    pool.worker(4)
+    pool.command("queue", "--url", pool.url, "limits", "--project", "small", "--running", "2", "--queued", "4")
+    gate = pool.directory / "gate"
+    root = pool.suite("gated", GATED.format(gate=str(gate)))
+    sessions = [pool.pytest(root, "-q", "--supercheck-executions=1", "--supercheck-project=small") for _ in range(9)]
+    wait_for(lambda: sum(s.poll() == 75 for s in sessions) == 3, "3 refusals")
+    other = pool.pytest(root, "-q", "--supercheck-executions=1", "--supercheck-project=other")
+    wait_for(lambda: len(pool.runs()) >= 3, "another project starts beside it")
+    gate.touch()
+    assert other.wait(GUARD_S) == 0
+    assert sorted(s.wait(GUARD_S) for s in sessions) == [0] * 6 + [75] * 3
+    assert most_at_once(pool) == 3
+
+
+def test_a_small_run_starts_within_one_test_of_a_large_one(pool: Pool) -> None:
+    """A run that holds all slots gives one back at its next test boundary."""
+    pool.worker(4, SUPERCHECK_RUNNING_CAPACITY="4")
+    large = pool.suite("large", """
+        import time, pytest
+        @pytest.mark.parametrize("i", range(60))
+        def test_second(i):
+            time.sleep(1)
+    """)
+    small = pool.suite("small", "def test_small(): pass")
+    first = pool.pytest(large, "-q", "--supercheck-executions=8", "--supercheck-project=large")
+    wait_for(lambda: pool.runs() and len([e for e in pool.events(pool.runs()[0]) if isinstance(e, Passed)]) >= 4, "it runs")
+    large_run = pool.runs()[0]
+    second = pool.pytest(small, "-q", "--supercheck-executions=1", "--supercheck-project=small")
+    assert second.wait(GUARD_S) == 0, second.communicate()[0]
+    first.kill()
+    (small_run,) = set(pool.runs()) - {large_run}
+    submitted_ms = submission_ms(pool, small_run)
+    (result,) = [e for e in pool.events(small_run) if isinstance(e, Passed)]
+    finished: dict[int, int] = {}
+    for event in pool.events(large_run):
+        if isinstance(event, Passed) and submitted_ms / 1000 < event.spans[-1][1] < result.spans[-1][1]:
+            finished[event.n] = finished.get(event.n, 0) + 1
+    assert max(finished.values(), default=0) < 2, finished
+
+
+def submission_ms(pool: Pool, run: str) -> int:
+    """When a run was submitted."""
+    rows = pool.client.xrange(f"sc:run:{run}:state", count=1)
+    return int(json.loads(rows[0][1][b"e"])["at"])
+
+
+def test_priority_goes_before_age(pool: Pool) -> None:
+    """A run of high priority that came later starts before one of normal priority that waits."""
+    pool.worker(1)
+    gate = pool.directory / "gate"
+    gated = pool.suite("gated", GATED.format(gate=str(gate)))
+    noted = pool.directory / "order"
+    normal = pool.suite("normal", note(noted, "normal"))
+    high = pool.suite("high", note(noted, "high"))
+    sessions = [pool.pytest(gated, "-q")]
+    wait_for(lambda: len(pool.runs()) == 1, "the first runs")
+    sessions.append(pool.pytest(normal, "-q"))
+    wait_for(lambda: "position 1" in pool.command("queue", "--url", pool.url), "the second waits")
+    sessions.append(pool.pytest(high, "-q", "--supercheck-priority=high"))
+    wait_for(lambda: "position 2" in pool.command("queue", "--url", pool.url), "the third waits")
+    gate.touch()
+    assert [s.wait(GUARD_S) for s in sessions] == [0, 0, 0]
+    assert noted.read_text().split() == ["high", "normal"]
+
+
+def note(path: Path, word: str) -> str:
+    """A test that notes when it ran."""
+    return f"def test_note():\n    with open({str(path)!r}, 'a') as f: f.write('{word} ')\n"

@@ -1,0 +1,234 @@
+"""
+Loss: processes die in every way, and no test is lost, doubled or blamed wrongly.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+import xml.etree.ElementTree as ET
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from pytest_supercheck.events import Passed
+
+from .conftest import GUARD_S, Pool, Worker, children, command_line, counts, wait_for
+
+STEADY = """
+    import time, pytest
+    @pytest.mark.parametrize("i", range({count}))
+    def test_steady(i):
+        time.sleep({seconds})
+"""
+
+HANG = """
+    import time
+    def test_a(): pass
+    def test_b(): pass
+    def test_hang(): time.sleep(600)
+"""
+
+
+def running(pool: Pool, results: int = 2) -> str:
+    """Wait until a run has some results; returns its id."""
+    wait_for(lambda: pool.runs() and len(results_of(pool, pool.runs()[-1])) >= results, "the run is under way")
+    return pool.runs()[-1]
+
+
+def results_of(pool: Pool, run: str) -> list[Passed]:
+    """The results of a run so far."""
+    return [event for event in pool.events(run) if isinstance(event, Passed)]
+
+
+def assert_each_once(pool: Pool, run: str, count: int) -> None:
+    """Every test has exactly one result in the stream."""
+    assert Counter(event.index for event in results_of(pool, run)) == Counter(range(count))
+
+
+@pytest.mark.parametrize("victim", ["supervisor", "rq worker", "test process", "runner"])
+def test_a_killed_process_costs_no_test(pool: Pool, victim: str) -> None:
+    """kill -9 of any process between the pool and a test: the run goes on and every test is reported once, passed."""
+    worker = pool.worker(2)
+    session = pool.pytest(pool.suite("steady", STEADY.format(count=20, seconds=0.3)), "-q", "--supercheck-executions=2")
+    run = running(pool)
+    victims = {
+        "supervisor": worker.supervisors,
+        "rq worker": worker.rq_workers,
+        "test process": worker.test_processes,
+        "runner": lambda: [pid for pid in children(worker.process.pid) if b"runner" in command_line(pid)],
+    }
+    for pid in victims[victim]()[:1]:
+        os.kill(pid, signal.SIGKILL)
+    output, _ = session.communicate(timeout=GUARD_S)
+    assert session.returncode == 0, output + worker.log.read_text()
+    assert counts(output) == {"passed": 20}
+    assert_each_once(pool, run, 20)
+
+
+def test_a_worker_killed_with_all_its_processes_is_taken_over(pool: Pool) -> None:
+    """A host that vanishes blames no test: another host goes on once the leases have lapsed."""
+    doomed = pool.worker(2)
+    session = pool.pytest(pool.suite("steady", STEADY.format(count=16, seconds=0.3)), "-q", "--supercheck-executions=2")
+    run = running(pool)
+    pool.worker(2)
+    for pid in [*doomed.test_processes(), *doomed.supervisors(), *doomed.rq_workers(), doomed.process.pid]:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    output, _ = session.communicate(timeout=GUARD_S)
+    assert session.returncode == 0, output
+    assert_each_once(pool, run, 16)
+
+
+def test_sigterm_finishes_the_current_tests_and_gives_the_rest_back(pool: Pool) -> None:
+    """After SIGTERM a worker ends by itself; what it had not begun runs elsewhere, without waiting for leases."""
+    first = pool.worker(2)
+    session = pool.pytest(pool.suite("steady", STEADY.format(count=16, seconds=0.3)), "-q", "--supercheck-executions=2")
+    run = running(pool)
+    first.process.send_signal(signal.SIGTERM)
+    assert first.process.wait(GUARD_S) == 0
+    assert not any(row.startswith(b"w:") for row in pool.client.zrange("sc:leases", 0, -1))
+    second = pool.worker(2)
+    output, _ = session.communicate(timeout=GUARD_S)
+    assert session.returncode == 0, output
+    assert_each_once(pool, run, 16)
+    assert b'"lapsed"' not in b"".join(row[b"e"] for _, row in pool.client.xrange(f"sc:run:{run}:state"))
+    second.stop()
+
+
+def test_a_second_sigterm_stops_at_once(pool: Pool) -> None:
+    """The second SIGTERM does not wait for the tests."""
+    worker = pool.worker(1)
+    pool.pytest(pool.suite("hang", HANG), "-q")
+    running(pool)
+    tests = worker.test_processes()
+    worker.process.send_signal(signal.SIGTERM)
+    wait_for(lambda: "once more stops at once" in worker.log.read_text(), "it has heard the first")
+    worker.process.send_signal(signal.SIGTERM)
+    assert worker.process.wait(GUARD_S) == 0
+    wait_for(lambda: not any(command_line(pid) for pid in tests), "its test processes are gone")
+
+
+def test_a_session_killed_on_a_pool_leaves_nothing_running(pool: Pool) -> None:
+    """When pytest is killed with -9 its run is abandoned, its tests are killed and its slots are free again."""
+    worker = pool.worker(1)
+    session = pool.pytest(pool.suite("hang", HANG), "-q")
+    running(pool)
+    tests = worker.test_processes()
+    session.kill()
+    wait_for(lambda: not any(command_line(pid) for pid in tests), "its test processes are gone")
+    wait_for(lambda: "running 0 of" in pool.command("queue", "--url", pool.url), "its slot is free")
+
+
+def test_an_embedded_session_killed_leaves_nothing_running(tmp_path: Path) -> None:
+    """kill -9 of a session without a pool ends its Valkey, workers and tests."""
+    (tmp_path / "test_hang.py").write_text("import time\ndef test_hang(): time.sleep(600)\n")
+    command = [sys.executable, "-m", "pytest", "--supercheck", "--supercheck-executions=2", "-p", "no:cacheprovider"]
+    session = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL)
+
+    def family(pid: int) -> list[int]:
+        return [pid, *(relative for child in children(pid) for relative in family(child))]
+
+    wait_for(lambda: len(family(session.pid)) >= 8, "the stack is up")
+    known = family(session.pid)[1:]
+    session.kill()
+    session.wait()
+    wait_for(lambda: not any(command_line(pid) for pid in known), "everything is gone")
+
+
+def test_time_limit_kills_the_run_with_its_children(pool: Pool) -> None:
+    """Past its limit a run ends with 124; the test that hung and what it started are gone; results are kept."""
+    pool.worker(1)
+    mark = "supercheck-test-sleeper"
+    hang = f"""
+        import subprocess, sys
+        def test_quick(): pass
+        def test_hang():
+            subprocess.run([sys.executable, "-c", "import time; time.sleep(600)", "{mark}"])
+    """
+    session = pool.pytest(pool.suite("hang", hang), "-q", "--supercheck-timeout=2")
+    output, _ = session.communicate(timeout=GUARD_S)
+    assert session.returncode == 124, output
+    assert "time limit" in output and counts(output) == {"passed": 1}
+    assert not [pid for pid in os.listdir("/proc") if pid.isdigit() and mark.encode() in command_line(int(pid))]
+
+
+def test_redis_lost_for_good_ends_the_session_with_70(pool: Pool) -> None:
+    """A flushed Redis knows the run no more: the session says so and does not hang."""
+    pool.worker(1)
+    session = pool.pytest(pool.suite("steady", STEADY.format(count=100, seconds=0.3)), "-q")
+    running(pool)
+    pool.client.flushall()
+    output, _ = session.communicate(timeout=GUARD_S)
+    assert session.returncode == 70, output
+    assert "does not know this run" in output and "failed" not in counts(output)
+
+
+CHAOS = """
+    import os, time, pytest
+    @pytest.mark.parametrize("i", range(2000))
+    def test_chaos(i):
+        with open({log!r}, "a") as log:
+            log.write(f"{{i}} {{os.getpid()}}\\n")
+        time.sleep(0.03)
+        if i % 100 == 7:
+            pytest.skip("seven")
+        assert i % 100 != 13
+"""
+
+
+def test_chaos_reports_every_test_exactly_once(pool: Pool) -> None:
+    """Random kill -9 of test processes, supervisors and workers each second: outcomes are plain pytest's."""
+    worker = pool.worker(6, SUPERCHECK_RUNNING_CAPACITY="6")
+    log = pool.directory / "log"
+    root = pool.suite("chaos", CHAOS.format(log=str(log)))
+    junit = pool.directory / "junit.xml"
+    session = pool.pytest(root, "-q", "--supercheck-executions=6", f"--junitxml={junit}", "--tb=no")
+    running(pool)
+    killed = kill_at_random(session, worker)
+    output, _ = session.communicate(timeout=GUARD_S)
+    assert session.returncode == 1, output[-3000:] + worker.log.read_text()[-3000:]
+    outcomes = {}
+    for case in ET.parse(junit).iter("testcase"):
+        name = case.get("name", "")
+        assert name not in outcomes, f"{name} was reported twice"
+        outcomes[name] = case[0].tag if len(case) else "passed"
+    blamed = killed_twice(log, killed)
+    expected = {f"test_chaos[{i}]": outcome(i, blamed) for i in range(2000)}
+    assert outcomes == expected
+    assert len(killed) >= 3
+
+
+def outcome(index: int, blamed: set[int]) -> str:
+    """What a chaos test reports."""
+    if index in blamed or index % 100 == 13:
+        return "failure"
+    return "skipped" if index % 100 == 7 else "passed"
+
+
+def kill_at_random(session: subprocess.Popen[str], worker: Worker) -> set[int]:
+    """Kill a process each second until the session ends; returns those that ran tests."""
+    chance = random.Random(7)
+    killed: set[int] = set()
+    while session.poll() is None and not time.sleep(1):
+        kind = chance.choice([worker.test_processes, worker.supervisors, worker.rq_workers])
+        if victims := kind():
+            victim = chance.choice(victims)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(victim, signal.SIGKILL)
+            if kind == worker.test_processes:
+                killed.add(victim)
+    return killed
+
+
+def killed_twice(log: Path, killed: set[int]) -> set[int]:
+    """The tests that ran last in two killed test processes: the dispatcher may rightly give those up."""
+    last = {int(pid): int(index) for index, pid in (row.split() for row in log.read_text().splitlines())}
+    deaths = Counter(last[pid] for pid in killed if pid in last)
+    return {index for index, count in deaths.items() if count > 1}
