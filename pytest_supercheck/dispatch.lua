@@ -398,7 +398,7 @@ local function settle_slotless(run)
   call('SREM', 'sc:runs', run.id)
   call('SREM', 'sc:hungry', run.id)
   if run.state == 'stopping' then return end_run(run, run.outcome, run.message) end
-  if run.want <= 0 then return end_run(run, 'lost', 'every execution was lost') end
+  if run.want <= 0 then return end_run(run, 'lost', 'its executions were lost again and again, without progress between') end
   set(run, 'state', 'waiting')
   call('SADD', 'sc:waiting', run.id)
   call('SADD', 'sc:waiting:' .. run.project, run.id)

@@ -7,6 +7,7 @@ process.  When the controller goes, in whatever way, the socket ends, and the pr
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import selectors
@@ -16,13 +17,18 @@ import socket
 import sys
 import threading
 import time
+import traceback
+import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from pytest_supercheck import valkey
 from pytest_supercheck.boot import CONTROL_FD, boot
 from pytest_supercheck.keeper import Lines, kill_group, send
+
+if TYPE_CHECKING:
+    from pytest_supercheck.host import Host
 
 #: Seconds that the stack has to end before it is killed.
 STOP_S: Final = 5.0
@@ -47,15 +53,37 @@ class EmbeddedStack:
         """Start it, with a runner for `spec` that begins at once."""
         self._control, theirs = socket.socketpair()
         log = os.open(self.directory / "stack.log", os.O_CREAT | os.O_WRONLY | os.O_APPEND, 0o600)
+        with theirs:
+            # A fork has imported already most of what the stack needs; nothing of the project is loaded yet.
+            start = self._spawn if sys.platform == "darwin" or threading.active_count() > 1 else self._fork
+            self._pid = start(theirs, log)
+        os.close(log)
+        start_with = {"binary": str(self._binary), "directory": str(self.directory), "run": run, "spec": spec}
+        send(self._control, {"start": {**start_with, "workers": workers}})
+
+    def _spawn(self, control: socket.socket, log: int) -> int:
         null = os.open(os.devnull, os.O_RDONLY)
-        actions = [(os.POSIX_SPAWN_DUP2, old, new) for old, new in ((null, 0), (log, 1), (log, 2), (theirs.fileno(), CONTROL_FD))]
+        fds = ((null, 0), (log, 1), (log, 2), (control.fileno(), CONTROL_FD))
+        actions = [(os.POSIX_SPAWN_DUP2, old, new) for old, new in fds]
         command = [sys.executable, *boot("pytest_supercheck.embedded")]
-        self._pid = os.posix_spawn(sys.executable, command, os.environ, file_actions=actions, setsid=True)
-        for fd in (log, null):
-            os.close(fd)
-        theirs.close()
-        start = {"binary": str(self._binary), "directory": str(self.directory), "run": run, "spec": spec, "workers": workers}
-        send(self._control, {"start": start})
+        pid = os.posix_spawn(sys.executable, command, os.environ, file_actions=actions, setsid=True)
+        os.close(null)
+        return pid
+
+    def _fork(self, control: socket.socket, log: int) -> int:
+        ours = self._control
+        pid = os.fork()
+        if pid:
+            return pid
+        try:
+            assert ours is not None
+            ours.close()
+            _detach(control.fileno(), log)
+            main(control.detach())
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(1)
 
     def configure(self, workerinput: dict[str, Any]) -> None:
         """Let the runner go on to collect."""
@@ -98,6 +126,24 @@ class EmbeddedStack:
         shutil.rmtree(self.directory, ignore_errors=True)
 
 
+def _detach(control: int, log: int) -> None:
+    """Leave a forked controller's terminal, streams, signal handlers and warning filters behind."""
+    os.setsid()
+    null = os.open(os.devnull, os.O_RDWR)
+    for fd in {int(name) for name in os.listdir("/dev/fd")} - {control, log, null}:
+        # Not closed: their numbers may be somebody's, who would close them again. Among them are the copies of stdout
+        # that pytest's capture holds: a pipe that reads our output ends with the session, not with us.
+        with contextlib.suppress(OSError):
+            os.dup2(null, fd, inheritable=fd < 3)
+    for fd in (1, 2):
+        os.dup2(log, fd)
+    sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False)  # noqa: SIM115
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_DFL)
+    warnings.resetwarnings()
+    warnings.simplefilter("ignore")
+
+
 class _Controller:
     """The stack's side of the socket to the controller."""
 
@@ -132,9 +178,13 @@ def main(fd: int) -> int:
     if start is None:
         return 0
     directory = Path(start["directory"])
+    from pytest_supercheck.host import Host
+
+    host = Host(directory, spare=False)
+    host.prepare(start["run"], start["spec"])  # first of all: it has the longest way to go
     server = valkey.start_server(Path(start["binary"]), directory)
     try:
-        _serve(controller, start, server)
+        _serve(controller, start, server, host)
     finally:
         server.stop()
         if controller.gone:  # else it reads in the log why we ended, and removes the directory itself
@@ -142,11 +192,8 @@ def main(fd: int) -> int:
     os._exit(0)  # nothing is left that a longer goodbye could do
 
 
-def _serve(controller: _Controller, start: dict[str, Any], server: valkey.Server) -> None:
-    from pytest_supercheck.host import Host, Pool
-
-    host = Host(Path(start["directory"]), spare=False)
-    host.prepare(start["run"], start["spec"])
+def _serve(controller: _Controller, start: dict[str, Any], server: valkey.Server, host: Host) -> None:
+    from pytest_supercheck.host import Pool
 
     def configure() -> None:
         workerinput = controller.receive("configure")

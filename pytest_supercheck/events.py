@@ -60,7 +60,10 @@ class Result:
     #: Number of the execution that ran it.
     n: int
     #: What to replay, in order: ``("report", data)`` as `pytest_report_to_serializable` has it, ``("warning", data)``,
-    #: and ``("text", str)`` that plugins wrote to the terminal, such as ``--setup-show``.
+    #: ``("text", str)`` that plugins wrote to the terminal, such as ``--setup-show``, and ``("junit", (where, name,
+    #: value))`` for an attribute of the ``test`` or a property of the ``suite`` in the junit file. A report's data has two keys
+    #: more: ``$longrepr``, a representation without traceback as written to a terminal, plain and coloured, and
+    #: ``$failed_subtests``, how many of the test's subtests have failed.
     calls: tuple[tuple[str, Any], ...]
 
 
@@ -191,7 +194,7 @@ def _pack_unusual(value: Any) -> Any:
     if isinstance(value, (bytes, bytearray)):
         return {_TAG: "bytes", "v": base64.b64encode(value).decode("ascii")}
     if isinstance(value, (set, frozenset)):
-        return {_TAG: "set", "v": [pack(v) for v in value]}
+        return {_TAG: "frozenset" if isinstance(value, frozenset) else "set", "v": [pack(v) for v in value]}
     for base in (bool, int, float, str):
         if isinstance(value, base):  # subclasses, such as an IntEnum or a str enum
             return pack(base(value))
@@ -216,6 +219,7 @@ _UNPACK: Final[dict[str, Any]] = {
     "float": float,
     "bytes": base64.b64decode,
     "set": lambda v: {unpack(x) for x in v},
+    "frozenset": lambda v: frozenset(unpack(x) for x in v),
 }
 
 

@@ -11,6 +11,7 @@ Lines to the supervisor: ``R index failed event`` (a finished test), ``N failed`
 from __future__ import annotations
 
 import collections
+import contextlib
 import json
 import os
 import platform
@@ -22,6 +23,8 @@ from pathlib import Path
 from typing import Any, Final
 
 import pytest
+from _pytest._io import TerminalWriter
+from _pytest.junitxml import xml_key
 
 from pytest_supercheck import events
 from pytest_supercheck.keeper import Lines, Marks, readable
@@ -166,6 +169,8 @@ class Recorder:
         )
         reporter: Any = config.pluginmanager.getplugin("terminalreporter")  # None with `-p no:terminal`
         self._sink = reporter._tw._file if reporter else None
+        self._markup = bool(reporter and reporter._tw.hasmarkup)
+        self._width = reporter._tw.fullwidth if reporter else 80
 
     def start(self, index: int, item: pytest.Item) -> None:
         """A test begins."""
@@ -195,6 +200,32 @@ class Recorder:
     def pytest_internalerror(self, excrepr: object) -> None:
         """A plugin's hook raised: pytest ends such a session, so the whole run ends."""
         self.tell({"t": "stop", "how": "internalerror", "message": str(excrepr)})
+
+    def note(self, kind: str, value: object) -> None:
+        """Keep something else that is to be replayed among the running test's reports."""
+        self._take_text()
+        self._calls.append((kind, value))
+
+    def show_disabled(self) -> None:
+        """Let what is printed with capturing disabled, as by ``capsys.disabled()``, reach the controller's terminal."""
+        capture: Any = self._config.pluginmanager.getplugin("capturemanager")
+        if capture is None:
+            return
+        disabled = capture.global_and_fixture_disabled
+
+        @contextlib.contextmanager
+        def shown() -> Generator[None, None, None]:
+            with disabled():
+                start = _end_of_output()
+                try:
+                    yield
+                finally:
+                    sys.stdout.flush()
+                    sys.stderr.flush()
+                    if text := os.pread(1, max(0, _end_of_output() - start), start):
+                        self.note("text", text.decode("utf-8", "replace"))
+
+        capture.global_and_fixture_disabled = shown
 
     def take_failed(self) -> int:
         """How many reports of the running test failed since this was last asked."""
@@ -256,7 +287,66 @@ class Recorder:
             raise TypeError(f"no plugin serialises {value!r}: pytest_report_to_serializable returned None")
         if data.get("sections"):
             data["sections"] = [(heading, events.cut(text)) for heading, text in data["sections"]]
+        data.update(self._unserialised(value, data))
         return kind, data
+
+    def _unserialised(self, report: Any, data: dict[str, Any]) -> dict[str, Any]:
+        """What a report is in its own process and pytest's serialised form of it lacks; see `events.Result`."""
+        extra: dict[str, Any] = {}
+        longrepr = report.longrepr
+        if hasattr(longrepr, "toterminal") and isinstance(data.get("longrepr"), str):
+            colours = (False, True) if self._markup else (False,)
+            extra["$longrepr"] = [self._written(longrepr, colour) for colour in colours]
+        elif longrepr is not None and not isinstance(data.get("longrepr"), (str, tuple, dict)):
+            extra["longrepr"] = str(longrepr)
+        if count := failed_subtests(self._config).get(getattr(report, "id", report.nodeid)):
+            extra["$failed_subtests"] = count
+        return extra
+
+    def _written(self, longrepr: Any, colour: bool) -> str:
+        file = StringIO()
+        writer = TerminalWriter(file)
+        writer.hasmarkup, writer.fullwidth = colour, self._width
+        longrepr.toterminal(writer)
+        return file.getvalue()
+
+
+class JunitNotes:
+    """
+    Stands for the junit file's writer, which is in the controller, where fixtures look for it.
+
+    Source: pytest's `record_xml_attribute` and `record_testsuite_property` (junitxml.py).
+    """
+
+    def __init__(self, config: pytest.Config, note: Callable[[str, object], None]) -> None:
+        self.family = config.getini("junit_family")
+        self._note = note
+
+    def node_reporter(self, test: object) -> JunitNotes:
+        """The writer of the running test."""
+        return self
+
+    def add_attribute(self, name: str, value: object) -> None:
+        """An attribute of the running test."""
+        self._note("junit", ("test", name, str(value)))
+
+    def add_global_property(self, name: str, value: object) -> None:
+        """A property of the whole suite."""
+        self._note("junit", ("suite", name, str(value)))
+
+
+def _end_of_output() -> int:
+    """The size of the file that descriptors 1 and 2 lead to while nothing is captured."""
+    return os.fstat(1).st_size
+
+
+def failed_subtests(config: pytest.Config) -> dict[Any, int]:
+    """pytest's own count of failed subtests by test, from pytest 9 on, by which it fails a test that passed otherwise."""
+    try:
+        from _pytest.subtests import failed_subtests_key
+    except ImportError:
+        return {}
+    return config.stash.get(failed_subtests_key, {})
 
 
 def describe_warning(warning: Any) -> dict[str, Any]:
@@ -266,6 +356,7 @@ def describe_warning(warning: Any) -> dict[str, Any]:
         "text": str(warning.message),
         "module": category.__module__,
         "name": category.__qualname__,
+        "bases": [(base.__module__, base.__qualname__) for base in category.__mro__[1:-1]],
         "filename": warning.filename,
         "lineno": warning.lineno,
         "line": warning.line,
@@ -297,6 +388,9 @@ class Execution:
         config, n = session.config, self._spec["n"]
         self._become_worker(config)
         recorder = Recorder(config, self.connection, n, self._marks)
+        recorder.show_disabled()
+        if config.getoption("xmlpath", None):
+            config.stash[xml_key] = JunitNotes(config, recorder.note)  # type: ignore[assignment]
         feed = Feed(self.connection, Items(session, failures, recorder.missing), recorder.take_failed)
         config.pluginmanager.register(recorder, "supercheck-recorder")
         config.pluginmanager.register(_Farewell(recorder), "supercheck-farewell")
@@ -381,13 +475,13 @@ def mute(config: pytest.Config, *, markup: bool, width: int) -> None:
     reporter: Any = manager.unregister(name="terminalreporter")
     if reporter is None:
         return
-    capture: Any = manager.getplugin("capturemanager")
+    capture: Any = getattr(manager.getplugin("capturemanager"), "_global_capturing", None)
     kind: Any = type(reporter)
     writer = reporter._tw
     stdout, buffer = writer._file, StringIO()
 
     def pytest_runtest_logreport(self: Any, report: pytest.TestReport) -> None:
-        if capture is not None and capture.is_capturing():
+        if capture is not None and capture.is_started():
             writer._file = stdout
             kind.pytest_runtest_logreport(self, report)
             writer._file = buffer

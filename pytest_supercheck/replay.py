@@ -14,14 +14,39 @@ import warnings
 from typing import Any, Final
 
 import pytest
+from _pytest._code.code import TerminalRepr
+from _pytest._io import TerminalWriter
+from _pytest.junitxml import xml_key
 
 from pytest_supercheck import events
 from pytest_supercheck.events import Crash, Missing, Passed, Result
+from pytest_supercheck.execution import failed_subtests
 
 _STANDARD_SECTIONS: Final = ("Captured stdout", "Captured stderr")
 
 #: Keys of pytest's serialised reports that it leaves behind as attributes of the reports it builds from them.
 _FORMAT_ONLY: Final = ("$report_type", "_report_type", "_subtest.context")
+
+
+class RemoteRepr(TerminalRepr):
+    """
+    What a failure looks like that is not represented by a traceback, such as a doctest's.
+
+    Args:
+        text: As written to a terminal.
+        coloured: The same for one with colours, where the session has one.
+    """
+
+    def __init__(self, text: str, coloured: str = "") -> None:
+        self._text = text
+        self._coloured = coloured
+
+    def __str__(self) -> str:
+        return self._text.strip()
+
+    def toterminal(self, tw: TerminalWriter) -> None:
+        """Called by reporters that print it."""
+        tw.write((tw.hasmarkup and self._coloured) or self._text)
 
 
 class Replay:
@@ -43,6 +68,7 @@ class Replay:
         self._in_order = in_order
         self._held: dict[int, Passed | Result | Missing | Crash] = {}
         self._due = 0
+        self._suite_properties: dict[tuple[str, str], int] = {}
         self._seen: set[int] = set()
         #: Per failing test: its id, and the number of the execution that ran it.
         self.failures: dict[str, int] = {}
@@ -112,11 +138,16 @@ class Replay:
     def _revive(self, kind: str, value: Any) -> tuple[str, Any]:
         if kind != "report":
             return kind, value
+        longrepr, subtests = value.pop("$longrepr", None), value.pop("$failed_subtests", 0)
         report = self._config.hook.pytest_report_from_serializable(config=self._config, data=value)
         if report is None:
             raise events.WireError(f"no plugin reads this report: {value!r}")
         if "_subtest.context" in value:  # pytest 9.2 takes the repr of the values, which are reprs, once more
             object.__setattr__(report.context, "kwargs", value["_subtest.context"]["kwargs"])
+        if subtests:
+            failed_subtests(self._config)[getattr(report, "id", report.nodeid)] = subtests
+        if longrepr:
+            report.longrepr = RemoteRepr(*longrepr)
         for name in _FORMAT_ONLY:
             vars(report).pop(name, None)
         return kind, report
@@ -138,8 +169,19 @@ class Replay:
                     "location": location,
                 }
             )
+        elif kind == "junit":
+            self._tell_junit(item, n, *value)
         else:
             self._write(value)
+
+    def _tell_junit(self, item: pytest.Item, n: int, where: str, name: str, value: str) -> None:
+        xml: Any = self._config.stash.get(xml_key, None)
+        if xml is None:
+            return
+        if where == "test":
+            xml.node_reporter(getattr(item, "id", item.nodeid)).add_attribute(name, value)
+        elif self._suite_properties.setdefault((name, value), n) == n:  # a session fixture says it on each execution
+            xml.add_global_property(name, value)
 
     def _print_output(self, report: pytest.TestReport) -> None:
         """With ``-s`` a report has no captured sections; their text goes to the terminal, each phase's once."""
@@ -212,30 +254,40 @@ def revive_warning(described: dict[str, Any]) -> warnings.WarningMessage:
     """
     The warning that was recorded elsewhere, as `execution.describe_warning` tells of it.
 
-    Its category is the real class where that can be imported here, else one of the same name; its text is the same.
+    Its category is the real class where that can be imported here, else one of the same name and bases; its text is the
+    same.
     """
-    category = _category(described["module"], described["name"])
-    message = category.__new__(category)
-    message.args = (described["text"],)
-    if str(message) != described["text"]:  # the class formats its text from other arguments
-        message = _with_text(category, described["text"])
+    category = _category(described["module"], described["name"], described["bases"])
     return warnings.WarningMessage(
-        message, category, described["filename"], described["lineno"], line=described["line"]
+        _message(category, described["text"]), category, described["filename"], described["lineno"], line=described["line"]
     )
 
 
-def _with_text(category: type[Warning], text: str) -> Warning:
+def _message(category: type[Warning], text: str) -> Warning:
+    """A warning of that category and text, without its constructor, which may want other arguments."""
+    message = category.__new__(category)
+    message.args = (text,)
+    try:
+        if str(message) == text:
+            return message
+    except Exception:  # its class makes the text of attributes that its constructor sets
+        pass
     shaped = type(category.__name__, (category,), {"__str__": lambda self: text, "__module__": category.__module__})
     return shaped.__new__(shaped)
 
 
-def _category(module: str, name: str) -> type[Warning]:
+def _category(module: str, name: str, bases: list[tuple[str, str]]) -> type[Warning]:
+    if found := _find_category(module, name):
+        return found
+    base = next((found for place in bases if (found := _find_category(*place))), Warning)
+    return type(name.rpartition(".")[2], (base,), {"__module__": module, "__qualname__": name})
+
+
+def _find_category(module: str, name: str) -> type[Warning] | None:
     try:
         found: Any = sys.modules.get(module) or importlib.import_module(module)
         for part in name.split("."):
             found = getattr(found, part)
-        if isinstance(found, type) and issubclass(found, Warning):
-            return found
     except Exception:  # an import can raise anything; the name is what counts
-        pass
-    return type(name.rpartition(".")[2], (Warning,), {"__module__": module})
+        return None
+    return found if isinstance(found, type) and issubclass(found, Warning) else None

@@ -28,6 +28,7 @@ from typing import Any, Final, NoReturn
 
 import pytest
 
+from pytest_supercheck import xdist_fixtures
 from pytest_supercheck.execution import Execution
 from pytest_supercheck.keeper import Child, Keeper, Lines, Marks, send
 
@@ -111,6 +112,8 @@ class Runner:
         workerinput = self.host.wait_for("configure")
         config.workerinput = self.watched.input = WatchedInput(workerinput)  # type: ignore[attr-defined]
         config.workeroutput = {}  # type: ignore[attr-defined]
+        if not config.pluginmanager.has_plugin("xdist"):
+            config.pluginmanager.register(xdist_fixtures, "supercheck-fixtures")
         return (yield)
 
     @pytest.hookimpl(tryfirst=True)

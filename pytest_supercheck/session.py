@@ -8,6 +8,7 @@ gateway, perhaps an embedded stack, and the replay; knows neither Redis nor how 
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import socket
 import sys
@@ -194,10 +195,16 @@ class LocalSession:
         count = settings.executions or os.cpu_count() or 1
         self.speaker = Speaker(count)
         if settings.url is None:
-            self._stack = EmbeddedStack(lambda line: print(line, file=sys.stderr))
+            self._stack = EmbeddedStack(self._notice)
             self._stack.start(self.run_id, self._spec(config, early=True), count)
         self._submission = Submission(self._connect, settings.wait_s)
         self._submission.start()
+
+    def _notice(self, text: str) -> None:
+        """Show a line before there is a reporter, past pytest's early capture."""
+        capture: Any = self._config.pluginmanager.getplugin("capturemanager")
+        with capture.global_and_fixture_disabled() if capture else contextlib.nullcontext():
+            print(text, file=sys.stderr)
 
     def _connect(self) -> Gateway:
         from pytest_supercheck.redis_gateway import RedisGateway

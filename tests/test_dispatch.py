@@ -362,6 +362,24 @@ def test_estimate_follows_what_runs_take(pool: Pool) -> None:
     assert caught.value.retry_after_s == 10
 
 
+def test_submission_costs_the_same_however_many_wait(pool: Pool) -> None:
+    """Ranks come from sorted sets: as many commands with 1,000 waiting runs as with ten."""
+
+    def commands() -> int:
+        return sum(row["calls"] for row in pool.client.info("commandstats").values())
+
+    pool.workers(2)
+    pool.dispatcher.limits(running=2, queued=2000)
+    costs = []
+    for n in range(1000):
+        before = commands() if n in (10, 999) else 0
+        pool.submit(f"r{n}", want=2, project=f"p{n % 3}")
+        if before:
+            costs.append(commands() - before)
+    assert costs[0] == costs[1]
+    assert costs[0] < 100
+
+
 # Promotion.
 
 

@@ -127,6 +127,7 @@ class Model:
         self.workers: dict[str, Worker] = {}
         self.runs: dict[str, Run] = {}
         self.execs: dict[str, Execution] = {}
+        self.past: list[Execution] = []
         self.ages = 0
 
     # What is there.
@@ -287,6 +288,7 @@ class Model:
     def free(self, ex: Execution) -> None:
         """A slot is free again, and its worker."""
         del self.execs[ex.job]
+        self.past.append(ex)
         worker = self.workers.get(ex.worker)
         if worker and worker.job == ex.job:
             worker.job = None
@@ -445,11 +447,11 @@ class Machine(RuleBasedStateMachine):
 
     @initialize(
         running=st.integers(2, 5),
-        queued=st.integers(0, 6),
+        queued=st.sampled_from([50, 1, 3, 0]),
         workers=st.integers(1, 6),
         want=st.integers(1, 4),
         project_running=st.sampled_from([None, 1, 2]),
-        project_queued=st.sampled_from([None, 0, 1]),
+        project_queued=st.sampled_from([1, 0, None]),
     )
     def begin_small(
         self,
@@ -668,8 +670,8 @@ class Machine(RuleBasedStateMachine):
     # Executions.
 
     @precondition(lambda self: self.model.execs)
-    @rule(pick=PICK, count=st.sampled_from([0, 0, 1, 2, 6]))
-    def work(self, pick: int, count: int) -> None:
+    @rule(pick=PICK, count=st.sampled_from([0, 0, 1, 2, 6]), again=st.booleans())
+    def work(self, pick: int, count: int, again: bool) -> None:
         """An execution does what it does next, as a supervisor would."""
         ex = choose(list(self.model.execs.values()), pick)
         if not ex.begun:
@@ -679,7 +681,25 @@ class Machine(RuleBasedStateMachine):
             if isinstance(answer, Leave) and not ex.chunk:
                 self.leave_one(ex)
         if ex.job in self.model.execs:
-            self.append_one(ex, count)
+            items = self.append_one(ex, count)
+            if again:
+                self.append_items(ex, items, 0, seq=ex.seq)
+
+    @precondition(lambda self: self.model.past)
+    @rule(pick=PICK)
+    def haunt(self, pick: int) -> None:
+        """An execution whose slot is gone does not know it yet: nothing it says is taken."""
+        ex = choose(self.model.past[::-1], pick)
+        job, worker = JobId(ex.job), ex.worker
+        assert self.call(lambda: self.dispatcher.begin(job, worker=worker)) is None
+        self.check()
+        assert not self.call(lambda: self.dispatcher.renew(job))
+        assert not self.dispatcher.back(job)
+        assert self.dispatcher.next(job, fresh=True) == Gone()
+        assert self.dispatcher.append(job, b'{"t":"result","i":0}', seq=ex.seq + 1, done=[0]) == Gone()
+        assert self.dispatcher.crash(job, seq=ex.seq + 1, idx=0).gone
+        self.dispatcher.lapse(job)
+        self.check()
 
     @precondition(lambda self: self.model.execs)
     @rule(pick=PICK)
@@ -1096,7 +1116,7 @@ def test_dispatcher_agrees_with_the_model(valkey: redis.Redis) -> None:
     run_state_machine_as_test(
         machine,
         settings=settings(
-            max_examples=60,
+            max_examples=100,
             stateful_step_count=50,
             deadline=None,
             phases=phases,

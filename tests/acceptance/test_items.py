@@ -54,7 +54,7 @@ def test_unittest(twins: Twins) -> None:
                 @classmethod
                 def setUpClass(cls): print("class up")
                 @classmethod
-                def tearDownClass(cls): print("class down")
+                def tearDownClass(cls): raise RuntimeError("class down")
                 def setUp(self): self.addCleanup(print, "cleaned up")
                 def test_pass(self): self.assertEqual(1, 1)
                 def test_fail(self): self.assertEqual({"a": 1}, {"a": 2}, "differ")
@@ -81,9 +81,9 @@ def test_unittest(twins: Twins) -> None:
                 def test_never(self): pass
         """
     )
-    counts = twins.same("-v", "-rA", "-o", "junit_logging=all").counts
-    assert counts["error"] == 1
-    assert counts["subtests failed"] == 2
+    twins.executions = 1  # else classes are set up and torn down in several processes
+    counts = twins.same("-rA", "-o", "junit_logging=all").counts
+    assert counts == {"passed": 2, "failed": 4, "error": 2, "skipped": 3, "xfailed": 1}
 
 
 def test_subtests_fixture(twins: Twins) -> None:
@@ -107,7 +107,7 @@ def test_subtests_fixture(twins: Twins) -> None:
         """
     )
     counts = twins.same("-v", "-rA", "-o", "verbosity_subtests=1").counts
-    assert counts["subtests failed"] == 1
+    assert counts == {"passed": 1, "failed": 2, "skipped": 1, "xfailed": 1, "subtests passed": 3}
 
 
 CUSTOM = """
@@ -181,19 +181,17 @@ def test_odd_ids(twins: Twins, escaped: bool) -> None:
                 print(repr(text))
                 assert text != "日本", text
 
-            @pytest.mark.parametrize("blob", [b"\xff\x00", b"plain"])
-            def test_bytes(blob): pass
-
             def test_ünïcode(): pass
         """
     )
     seen = twins.same("-o", "junit_logging=all", "-p", "no:cacheprovider", "-q")
-    assert seen.counts == {"passed": 22, "failed": 1}
+    assert seen.counts == {"passed": 20, "failed": 1}
 
 
 def test_ids_with_lone_surrogates(twins: Twins) -> None:
     """Names that are no valid Unicode, as a collector may take them from a file, do not get lost."""
     twins.files(conftest=CUSTOM.replace('read_text("utf-8")', 'read_text("utf-8", "surrogateescape")'))
+    twins.environ["PYTHONIOENCODING"] = "utf-8:backslashreplace"
     (twins.path / "odd.spec").write_bytes(b"a\xff: good\na\xfe: bad \xfd\n\xe9: skip\n")
     assert twins.same("-p", "no:cacheprovider").counts == {"passed": 1, "failed": 1, "skipped": 1}
 

@@ -19,9 +19,6 @@ from typing import Any, Final
 
 import pytest
 
-#: What a session is given to run its tests on workers.
-SUPERCHECK: Final = ("--supercheck", "--supercheck-executions=2")
-
 #: Seconds after which a session that hangs is given up.
 GUARD_S: Final = 60
 
@@ -108,7 +105,7 @@ def junit_cases(path: Path) -> dict[str, list[Any]]:
     cases: dict[str, list[Any]] = {"": [totals, *(_plain(child) for child in suite if child.tag != "testcase")]}
     for case in suite.iter("testcase"):
         cases.setdefault(f"{case.get('classname')}::{case.get('name')}", []).append(_plain(case))
-    return cases
+    return {name: sorted(found, key=repr) for name, found in cases.items()}
 
 
 def _plain(element: ET.Element) -> list[Any]:
@@ -132,6 +129,8 @@ class Twins:
         self._count = 0
         #: Options that both sessions get, before all others. Other plugins are loaded by name only: some take long.
         self.options: tuple[str, ...] = ("-p", "supercheck", "-p", "acceptance_recorder")
+        #: How many executions there are.
+        self.executions = 2
         #: Environment variables that both sessions get.
         self.environ: dict[str, str] = {}
         (self.path / "pytest.ini").write_text("[pytest]\n")
@@ -175,11 +174,11 @@ class Twins:
         for entry in self.path.iterdir():
             shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
         shutil.copytree(before, self.path, symlinks=True, dirs_exist_ok=True)
-        return plain, [self.run(*SUPERCHECK, *args) for args in sessions]
+        return plain, [self.supercheck(*args) for args in sessions]
 
     def supercheck(self, *args: str, **environ: str) -> Session:
         """One session on workers."""
-        return self.run(*SUPERCHECK, *args, **environ)
+        return self.run("--supercheck", f"--supercheck-executions={self.executions}", *args, **environ)
 
     def run(self, *args: str, **environ: str) -> Session:
         """One session."""
@@ -234,8 +233,8 @@ def _differences(one: Any, another: Any, where: str) -> Iterator[tuple[str, Any,
     if isinstance(one, dict) and isinstance(another, dict):
         for key in {**one, **another}:
             yield from _differences(one.get(key), another.get(key), f"{where}[{key!r}]")
-    elif isinstance(one, list) and isinstance(another, list) and len(one) == len(another):
-        for position, pair in enumerate(zip(one, another, strict=True)):
+    elif isinstance(one, list) and isinstance(another, list) and one and another:
+        for position, pair in enumerate(itertools.zip_longest(one, another)):
             yield from _differences(*pair, f"{where}[{position}]")
     elif isinstance(one, str) and isinstance(another, str):
         start = max(0, len(os.path.commonprefix([one, another])) - 60)
