@@ -196,7 +196,9 @@ class Replay:
 
 def passing_reports(item: pytest.Item, event: Passed) -> list[pytest.TestReport]:
     """The three reports of a passing test; what its compact event lacks, the local item has."""
-    nodeid, location, keywords = item.nodeid, item.location, dict.fromkeys(item.keywords, 1)
+    # pytest 9.2 has a structured id, which it would parse from the text each time.
+    nodeid: Any = getattr(item, "id", item.nodeid)
+    location, keywords = item.location, dict.fromkeys(item.keywords, 1)
     return [
         pytest.TestReport(
             nodeid, location, dict(keywords), "passed", None, when, (), duration, start, stop  # type: ignore[arg-type]

@@ -371,7 +371,9 @@ class LocalSession:
             for batch in batches:
                 for raw in batch.split(b"\n"):
                     self._on_event(events.decode(raw))
-            if not batches:
+            if batches:
+                gc.freeze()  # reports stay until the summary
+            else:
                 self._check_state()
             self._heed(gateway)
 
