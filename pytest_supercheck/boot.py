@@ -18,5 +18,7 @@ def boot(module: str) -> list[str]:
 
     Not ``-m``, which would put the working directory in front of `sys.path`, where a project's modules shadow others.
     """
-    code = f"import sys; sys.path[:1] == [''] and sys.path.pop(0); from {module} import main; sys.exit(main({CONTROL_FD}))"
+    code = (
+        f"import sys; sys.path[:1] == [''] and sys.path.pop(0); from {module} import main; sys.exit(main({CONTROL_FD}))"
+    )
     return ["-c", code]

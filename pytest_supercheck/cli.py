@@ -73,7 +73,8 @@ def _dispatcher(url: str | None) -> Dispatcher:
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="supercheck")
 def main() -> None:
-    """Run pytest suites on a shared pool of workers.
+    """
+    Run pytest suites on a shared pool of workers.
 
     \b
     supercheck worker --url redis://localhost:6379/0      on each machine of the pool
@@ -84,11 +85,17 @@ def main() -> None:
 
 @main.command()
 @_url_option
-@click.option("-c", "--concurrency", type=click.IntRange(1), metavar="N",
-              help="Executions at a time on this host. Default: $SUPERCHECK_MAX_CONCURRENT_TESTS, else the CPUs.")  # fmt: skip
+@click.option(
+    "-c",
+    "--concurrency",
+    type=click.IntRange(1),
+    metavar="N",
+    help="Executions at a time on this host. Default: $SUPERCHECK_MAX_CONCURRENT_TESTS, else the CPUs.",
+)
 @_reports_errors
 def worker(url: str | None, concurrency: int | None) -> None:
-    """Serve executions until told to stop.
+    """
+    Serve executions until told to stop.
 
     SIGTERM or Ctrl-C: the current tests are finished and the rest is given back. A second one: stop at once.
     """
@@ -110,9 +117,11 @@ def _serve(settings: PoolSettings, url: str, workers: int) -> None:
     place = worker.Place(url, settings.token, host.socket_path, settings.execution_timeout_s)
     pool = Pool(host, workers, functools.partial(worker.work, place), dispatcher)
 
-    def on_signal(signum: int, frame: object) -> None:
+    def on_signal(_signum: int, _frame: object) -> None:
         pool.stop()
-        os.write(1, b"supercheck worker: the current tests are finished, the rest is given back; once more stops at once\n")
+        os.write(
+            1, b"supercheck worker: the current tests are finished, the rest is given back; once more stops at once\n"
+        )
 
     signal.signal(signal.SIGTERM, on_signal)
     signal.signal(signal.SIGINT, on_signal)

@@ -1,8 +1,8 @@
 """
 The stack of a session that has no pool: Valkey, workers and a runner on this machine, for as long as the session lives.
 
-Two halves: `EmbeddedStack` in the controller, which only starts a process and talks to it over a socket, and `main`, that
-process.  When the controller goes, in whatever way, the socket ends, and the process ends everything it started.
+Two halves: `EmbeddedStack` in the controller, which only starts a process and talks to it over a socket, and `main`,
+that process.  When the controller goes, in whatever way, the socket ends, and the process ends everything it started.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ class EmbeddedStack:
             ours.close()
             _detach(control.fileno(), log)
             main(control.detach())
-        except BaseException:
+        except BaseException:  # noqa: BLE001 - whatever it is must not reach the session that was forked
             traceback.print_exc()
         finally:
             os._exit(1)

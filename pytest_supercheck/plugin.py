@@ -37,13 +37,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_load_initial_conftests(early_config: pytest.Config) -> None:
-    """Called when plugins are loaded and the command line is known, before any conftest: the earliest moment to start."""
+    """Called when plugins are loaded and the command line is known, before any conftest: as early as can be."""
     options = early_config.known_args_namespace
     if not (getattr(options, "supercheck", False) or early_config.getini("supercheck")):
         return
     if any(getattr(plugin, "is_supercheck_runner", False) for plugin in early_config.pluginmanager.get_plugins()):
         return  # the same command line, in the process that runs its tests
-    sys.meta_path.insert(0, _OwnModules)  # type: ignore[arg-type]
+    sys.meta_path.insert(0, _OwnModules)
     from pytest_supercheck import session
 
     session.begin(early_config)
@@ -53,11 +53,11 @@ class _OwnModules:
     """
     Finds this package's modules before pytest's import hook does.
 
-    pytest rewrites the asserts of every module of a distribution with a plugin (`_pytest/assertion/rewrite.py`), without
-    a cache where bytecode is not written: that would cost each session 40 ms, and these modules assert nothing for tests.
+    pytest rewrites the asserts of every module of a distribution with a plugin (`_pytest/assertion/rewrite.py`), each
+    time where bytecode is not written: that would cost a session 40 ms, and these modules assert nothing for tests.
     """
 
     @staticmethod
-    def find_spec(name: str, path: Sequence[str] | None = None, target: object = None) -> ModuleSpec | None:
+    def find_spec(name: str, path: Sequence[str] | None = None, _target: object = None) -> ModuleSpec | None:
         """As of a meta path finder."""
         return PathFinder.find_spec(name, path) if name.startswith("pytest_supercheck.") else None

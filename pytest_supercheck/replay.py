@@ -112,6 +112,9 @@ class Replay:
         item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
         finished = False
         for kind, value in self._calls(item, event):
+            if kind == "aborted":
+                finished = True
+                continue
             if kind == "warning" and not finished:  # pytest records warnings when the protocol is over
                 self._finish(item)
                 finished = True

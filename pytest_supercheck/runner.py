@@ -102,10 +102,12 @@ class Runner:
         self.watched = WatchedEnviron()
         self._threads = threads
         self._random = random.getstate()
+        self._maxfail = 0
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_cmdline_main(self, config: pytest.Config) -> Generator[None, object, object]:
         """Before anything is configured: options and workerinput as xdist's remote.py has them."""
+        self._maxfail = config.getoption("maxfail")
         for name, value in _NEUTRAL.items():
             if hasattr(config.option, name):
                 setattr(config.option, name, value)
@@ -132,6 +134,8 @@ class Runner:
     def pytest_runtestloop(self, session: pytest.Session) -> bool:
         """After collection: serve executions. Returns in a child, when its execution has run."""
         self.watched.stop()
+        gc.freeze()  # also: pages shared with the children stay shared
+        gc.enable()
         reason = self.spec["start"] == "spawn" and "asked for" or (self.spec["start"] == "auto" and self.unforkable())
         if self.spec["start"] != "fork" and reason:
             send(self.host.connection, {"ready": {"spawn": reason}})
@@ -140,6 +144,7 @@ class Runner:
         else:
             send(self.host.connection, {"ready": {}})
             self.execution = self._serve(session.config)
+        session.config.option.maxfail = self._maxfail  # what fails here alone can be enough, in the middle of a test
         return self.execution.run(session, self.failures)
 
     def _one_execution(self) -> tuple[dict[str, Any], list[int]]:
@@ -172,7 +177,6 @@ class Runner:
         keeper = Keeper(selector, lambda child: send(self.host.connection, {"exited": child.pid}))
         selector.register(self.host.connection, selectors.EVENT_READ, self.host.read)
         seeded = random.getstate()[1][:-1] != self._random[1][:-1]
-        gc.freeze()  # shared pages stay shared, and the children's collections do not walk the collected tree
         try:
             while True:
                 for key, _ in selector.select(keeper.poll_s):
@@ -367,6 +371,7 @@ def main(fd: int) -> int:
     os.environ.update(spec["environ"])
     runner = Runner(host, spec, threads)
     runner.watched.start()
+    gc.disable()  # until the items are there: it would look at them again and again, and they stay
     code = int(pytest.main(spec["args"], plugins=[runner]))
     if runner.execution:
         leave_process()

@@ -294,7 +294,7 @@ class LocalSession:
         self._replay = Replay(session, show_output=self._show_output, in_order=stepwise)
         try:
             gateway, admission = self._submission.result()
-            single = stepwise or session.config.getoption("maxfail") == 1
+            single = stepwise or bool(session.config.getoption("maxfail"))
             gateway.offer(self._submission.run_id, wire_names(session.items), single=single)
             self._announce(admission, len(session.items))
             self._follow(gateway, session)
@@ -464,13 +464,15 @@ class LocalSession:
     def _raise_stop(self, session: pytest.Session) -> NoReturn:
         stop = self._stopped
         if stop.how == "shouldfail":
-            raise session.Failed(stop.message)
+            session.shouldfail = session.shouldfail or stop.message  # with `-x` this session has counted, too
+            raise session.Failed(session.shouldfail)
         if stop.how == "exit":
             pytest.exit(stop.message, returncode=stop.code)
         if stop.how == "interrupt":
-            raise KeyboardInterrupt
+            _interrupt_at(*stop.message.rpartition(":")[::2])
         if stop.how == "internalerror":
             raise RuntimeError(f"in the test process of execution {stop.n}:\n{stop.message}")
+        session.shouldstop = stop.message
         raise session.Interrupted(stop.message)
 
     def _fail(self, error: Exception) -> NoReturn:
@@ -506,6 +508,12 @@ def _shows_colours(config: pytest.Config) -> bool:
     capture: Any = config.pluginmanager.getplugin("capturemanager")
     with capture.global_and_fixture_disabled() if capture else contextlib.nullcontext():
         return should_do_markup(sys.stdout)
+
+
+def _interrupt_at(path: str, line: str) -> NoReturn:
+    """Raise KeyboardInterrupt as if a line of another file had: pytest tells the user the place of the innermost frame."""
+    exec(compile("\n" * (int(line) - 1) + "raise KeyboardInterrupt", path, "exec"))
+    raise KeyboardInterrupt
 
 
 def _place(status: Admission | RunStatus) -> str:

@@ -21,7 +21,10 @@ OPTIONS: Final[dict[str, tuple[str, str]]] = {
     "wait": ("SECONDS", "how long to wait for admission when the queue is full (default: 0, refuse at once)"),
     "timeout": ("SECONDS", "time limit of the run from its first start (default: none embedded, else the pool's)"),
     "project": ("NAME", "the project whose limits count (default: the name of the root directory)"),
-    "start": ("auto|fork|spawn", "how test processes come to be (default: auto: fork after one collection if that is safe)"),
+    "start": (
+        "auto|fork|spawn",
+        "how test processes come to be (default: auto: fork after one collection if that is safe)",
+    ),
     "group": ("none|file|class|module", "tests that stay together on one execution (default: none)"),
 }
 

@@ -94,7 +94,7 @@ def supervise(job_id: str) -> str:
 _CURRENT: list[Mailbox] = []
 
 
-def on_signal(signum: int, frame: object) -> None:
+def on_signal(_signum: int, _frame: object) -> None:
     """SIGTERM of the worker process, passed on to its work-horse: finish the current test and give the rest back."""
     for mailbox in _CURRENT:
         mailbox.put("leave")
@@ -210,7 +210,7 @@ class Supervisor:
         self._futile = self._failed = 0
         self._wants = self._asked = False
         self._ahead: Next | None = None
-        self._ended: dict[str, Any] | None = None
+        self._ended: dict[str, Any] = {}
         self._kill_at: float | None = None
         self._renewed_at = time.monotonic()
         self._limit_s = begun.timeout_s or place.execution_timeout_s
@@ -254,9 +254,9 @@ class Supervisor:
 
     def _serve(self, process: TestProcess) -> None:
         """One test process, to its end."""
-        self._process, self._ended, self._kill_at, self._wants = process, None, None, False
+        self._process, self._ended, self._kill_at, self._wants = process, {}, None, False
         try:
-            while self._ended is None:
+            while not self._ended:
                 self._wait()
                 self._flush()
                 if self._wants and not self._leaving:
@@ -274,25 +274,31 @@ class Supervisor:
         self._seq += 1
         post_mortem = json.dumps(ended).encode("ascii")
         self._retry(
-            lambda: self._dispatcher.crash(self._begun.job, seq=self._seq, idx=ended.get("i", -1), post_mortem=post_mortem)
+            lambda: self._dispatcher.crash(
+                self._begun.job, seq=self._seq, idx=ended.get("i", -1), post_mortem=post_mortem
+            )
         )
         self._futile = 0 if self._process.useful or ended.get("i", -1) >= 0 else self._futile + 1
         if self._futile >= FUTILE:
-            self._dispatcher.fatal(self._begun.job, f"{FUTILE} test processes died before their first test: {describe(ended)}")
+            self._dispatcher.fatal(
+                self._begun.job, f"{FUTILE} test processes died before their first test: {describe(ended)}"
+            )
             self._leaving = "gone"
 
     def _wait(self) -> None:
         """Until something has come or is due."""
         now = time.monotonic()
         due = min(self._renewed_at + RENEW_S, self._deadline_at, self._kill_at or float("inf"))
-        ready, _, _ = select.select([self._process.connection, self._mail_fd, self._host_leash], [], [], max(0, due - now))
+        connection = self._process.connection
+        sources = [connection.fileno(), self._mail_fd, self._host_leash]
+        ready, _, _ = select.select(sources, [], [], max(0, due - now))
         if self._host_leash in ready:
             self._process.kill()
             os._exit(1)
         if self._mail_fd in ready:
             for word in os.read(self._mail_fd, 4096).split():
                 self._on_word(word.decode())
-        if self._process.connection in ready:
+        if connection.fileno() in ready:
             self._read()
         self._keep_time()
 
@@ -304,7 +310,7 @@ class Supervisor:
         for frame in frames:
             if frame:
                 self._frames[frame[:1]](frame[2:])
-        if not (self._wants or self._process.told) and self._ended is None and len(self._batch.lines) < 500:
+        if not (self._wants or self._process.told) and not self._ended and len(self._batch.lines) < 500:
             time.sleep(GATHER_S)  # more results come at once than are worth a call each
 
     def _keep_time(self) -> None:

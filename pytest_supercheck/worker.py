@@ -32,7 +32,7 @@ class PoolWorker(Worker):
 
     def handle_warm_shutdown_request(self) -> None:
         """The supervisor lets the current test finish and gives the rest back."""
-        super().handle_warm_shutdown_request()
+        super().handle_warm_shutdown_request()  # type: ignore[no-untyped-call]
         if self.horse_pid:
             os.kill(self.horse_pid, signal.SIGTERM)
 
@@ -71,7 +71,7 @@ def work(place: Place, name: str, leash: int) -> None:
     )
     threading.Thread(target=_end_with_host, args=(leash,), daemon=True).start()
 
-    def on_killed(job: Job, pid: int, status: int, usage: Any) -> None:
+    def on_killed(job: Job, _pid: int, _status: int, _usage: Any) -> None:
         """RQ calls this when a work-horse has died: no need to wait for its lease."""
         try:
             Dispatcher(client).lapse(JobId(job.id))

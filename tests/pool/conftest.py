@@ -116,7 +116,15 @@ class Pool:
 
     def pytest(self, root: Path, *args: str) -> subprocess.Popen[str]:
         """Start a session on this pool."""
-        command = [sys.executable, "-m", "pytest", "--supercheck", f"--supercheck-url={self.url}", "-p", "no:cacheprovider"]
+        command = [
+            sys.executable,
+            "-m",
+            "pytest",
+            "--supercheck",
+            f"--supercheck-url={self.url}",
+            "-p",
+            "no:cacheprovider",
+        ]
         process = subprocess.Popen(
             [*command, *args], cwd=root, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
         )

@@ -23,9 +23,8 @@ def most_at_once(pool: Pool) -> int:
     """The most executions that ran at one moment, from the record of events."""
     changes: list[tuple[int, int]] = []
     for run in pool.runs():
-        for event in pool.events(run):
-            if isinstance(event, (Begin, Left)):
-                changes.append((event.at_ms, 1 if isinstance(event, Begin) else -1))
+        marks = [event for event in pool.events(run) if isinstance(event, (Begin, Left))]
+        changes += [(mark.at_ms, 1 if isinstance(mark, Begin) else -1) for mark in marks]
     level = most = 0
     for _, change in sorted(changes):  # at the same millisecond an end comes first
         level += change
@@ -70,15 +69,20 @@ def test_a_projects_own_limits_hold_within_the_pools(pool: Pool) -> None:
 def test_a_small_run_starts_within_one_test_of_a_large_one(pool: Pool) -> None:
     """A run that holds all slots gives one back at its next test boundary."""
     pool.worker(4, SUPERCHECK_RUNNING_CAPACITY="4")
-    large = pool.suite("large", """
+    large = pool.suite(
+        "large",
+        """
         import time, pytest
         @pytest.mark.parametrize("i", range(60))
         def test_second(i):
             time.sleep(1)
-    """)
+    """,
+    )
     small = pool.suite("small", "def test_small(): pass")
     first = pool.pytest(large, "-q", "--supercheck-executions=8", "--supercheck-project=large")
-    wait_for(lambda: pool.runs() and len([e for e in pool.events(pool.runs()[0]) if isinstance(e, Passed)]) >= 4, "it runs")
+    wait_for(
+        lambda: pool.runs() and len([e for e in pool.events(pool.runs()[0]) if isinstance(e, Passed)]) >= 4, "it runs"
+    )
     large_run = pool.runs()[0]
     second = pool.pytest(small, "-q", "--supercheck-executions=1", "--supercheck-project=small")
     assert second.wait(GUARD_S) == 0, second.communicate()[0]

@@ -54,7 +54,7 @@ def assert_each_once(pool: Pool, run: str, count: int) -> None:
 
 @pytest.mark.parametrize("victim", ["supervisor", "rq worker", "test process", "runner"])
 def test_a_killed_process_costs_no_test(pool: Pool, victim: str) -> None:
-    """kill -9 of any process between the pool and a test: the run goes on and every test is reported once, passed."""
+    """Kill -9 of any process between the pool and a test: the run goes on and every test is reported once, passed."""
     worker = pool.worker(2)
     session = pool.pytest(pool.suite("steady", STEADY.format(count=20, seconds=0.3)), "-q", "--supercheck-executions=2")
     run = running(pool)
@@ -127,7 +127,7 @@ def test_a_session_killed_on_a_pool_leaves_nothing_running(pool: Pool) -> None:
 
 
 def test_an_embedded_session_killed_leaves_nothing_running(tmp_path: Path) -> None:
-    """kill -9 of a session without a pool ends its Valkey, workers and tests."""
+    """Kill -9 of a session without a pool ends its Valkey, workers and tests."""
     (tmp_path / "test_hang.py").write_text("import time\ndef test_hang(): time.sleep(600)\n")
     command = [sys.executable, "-m", "pytest", "--supercheck", "--supercheck-executions=2", "-p", "no:cacheprovider"]
     session = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL)
@@ -155,7 +155,8 @@ def test_time_limit_kills_the_run_with_its_children(pool: Pool) -> None:
     session = pool.pytest(pool.suite("hang", hang), "-q", "--supercheck-timeout=2")
     output, _ = session.communicate(timeout=GUARD_S)
     assert session.returncode == 124, output
-    assert "time limit" in output and counts(output) == {"passed": 1}
+    assert "time limit" in output
+    assert counts(output) == {"passed": 1}
     assert not [pid for pid in os.listdir("/proc") if pid.isdigit() and mark.encode() in command_line(int(pid))]
 
 
@@ -167,7 +168,8 @@ def test_redis_lost_for_good_ends_the_session_with_70(pool: Pool) -> None:
     pool.client.flushall()
     output, _ = session.communicate(timeout=GUARD_S)
     assert session.returncode == 70, output
-    assert "does not know this run" in output and "failed" not in counts(output)
+    assert "does not know this run" in output
+    assert "failed" not in counts(output)
 
 
 CHAOS = """
