@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import os
+import platform
 import sys
 import time
+from importlib.metadata import version
 from typing import Final
 
 from benchmarks.table import Row, Scale, arguments, end_in_order, markdown, say
@@ -36,6 +39,8 @@ def main() -> int:
     given = parser.parse_args()
     if unknown := sorted(set(given.names) - set(FIGURES)):
         parser.error(f"unknown: {', '.join(unknown)}; there are {', '.join(FIGURES)}")
+    where = _surroundings()
+    say(where)
     rows: list[Row] = []
     failed: list[str] = []
     status = 0
@@ -46,10 +51,17 @@ def main() -> int:
     except KeyboardInterrupt:
         status = 130
     if rows:
-        print(markdown(rows))
+        print(f"{markdown(rows)}\n\n{where}")
     for text in failed:
         print(f"\nFAILED {text}")
     return status or (0 if rows and not failed and all(row.reached for row in rows) else 1)
+
+
+def _surroundings() -> str:
+    """What the figures depend on; whoever else uses the processors makes them worse, and by more for one side."""
+    versions = ", ".join(f"{name} {version(name)}" for name in ("pytest", "pytest-xdist", "redis", "rq"))
+    load = os.getloadavg()[0]
+    return f"Python {platform.python_version()}, {versions}; {os.cpu_count()} CPUs, load {load:.1f} before"
 
 
 def _measure(name: str, scale: Scale, rows: list[Row], failed: list[str]) -> None:
