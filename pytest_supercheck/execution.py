@@ -28,7 +28,7 @@ from _pytest._io import TerminalWriter
 from _pytest.junitxml import xml_key
 
 from pytest_supercheck import events
-from pytest_supercheck.keeper import Lines, Marks, readable
+from pytest_supercheck.keeper import Lines, Marks, out_of_reach, readable
 
 #: What a report of a passing phase consists of, when nobody added to it (pytest 8 has ``nodeid``, 9.2 ``_id``).
 _PLAIN: Final = tuple(
@@ -385,9 +385,7 @@ class Execution:
 
     def _move_connection(self) -> None:
         """Out of the reach of tests that close the low descriptors."""
-        import fcntl
-
-        high = fcntl.fcntl(self.connection.fileno(), fcntl.F_DUPFD_CLOEXEC, 512)
+        high = out_of_reach(self.connection.fileno())
         self.connection.close()
         self.connection = socket.socket(fileno=high)
 

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from pytest_supercheck.boot import CONTROL_FD, boot
-from pytest_supercheck.keeper import Child, Keeper, Lines, kill_group, say, send, tail
+from pytest_supercheck.keeper import Child, Keeper, Lines, Marks, kill_group, say, send, tail
 
 logger = logging.getLogger(__name__)
 
@@ -85,6 +85,8 @@ class RunnerProcess:
     unforkable: str = ""
     #: Supervisors that wait.
     waiting: list[Request] = field(default_factory=list)
+    #: How many it has been asked to fork and has not yet.
+    forking: int = 0
     #: The children it forked.
     children: set[int] = field(default_factory=set)
     #: When its last execution went to it.
@@ -135,7 +137,8 @@ class Host:
         now = time.monotonic()
         for run, runner in list(self._runners.items()):
             idle_s = 0.0 if runner.over else IDLE_S
-            if runner.mode and not runner.children and not runner.waiting and now > runner.used_at + idle_s:
+            busy = runner.children or runner.waiting or runner.forking
+            if runner.mode and not busy and now > runner.used_at + idle_s:
                 self._forget(run, runner)
         if self._keep_spare and self._spare is None and now >= self._spare_at:
             self._spare = self._start(sys.executable, None)
@@ -263,16 +266,21 @@ class Host:
 
     def _pass_on(self, runner: RunnerProcess, request: Request) -> None:
         runner.used_at = time.monotonic()
+        runner.forking += 1
         self._tell(runner, {"execute": request.execute}, request.fds)
         request.close()
 
     def _become(self, runner: RunnerProcess, request: Request) -> None:
         """Let a runner that does not fork be the test process itself."""
-        self._tell(runner, {"execute": {**request.execute, "spawn": runner.unforkable}}, request.fds)
+        page, path = tempfile.mkstemp(prefix="supercheck-marks-")
+        os.unlink(path)
+        marks = Marks(page)
+        self._tell(runner, {"execute": {**request.execute, "spawn": runner.unforkable}}, [*request.fds, page])
+        os.close(page)
         connection = socket.socket(fileno=request.fds[0])
         del self._own[runner.pid]
         runner.children.add(runner.pid)
-        self._keeper.adopt(Child(runner.pid, connection, request.fds[1], None, {"process": runner.output}))
+        self._keeper.adopt(Child(runner.pid, connection, request.fds[1], marks, {"process": runner.output}))
 
     def _on_message(self, runner: RunnerProcess, lines: Lines) -> None:
         messages = lines.receive()
@@ -286,6 +294,7 @@ class Host:
                 runner.mode = "spawn" if runner.unforkable else "fork"
                 self._serve(run, runner)
             elif "forked" in message:
+                runner.forking -= 1
                 runner.children.add(message["forked"])
             elif "exited" in message:
                 runner.children.discard(message["exited"])
@@ -373,6 +382,7 @@ class Pool:
         self._count = 0
         self._beat_at = self._fork_at = self._died_at = 0.0
         self._stopping = 0
+        self._told = False
         self._leash, self._leash_held = os.pipe()
         self._wake, wake_write = os.pipe()
         os.set_blocking(wake_write, False)
@@ -406,10 +416,11 @@ class Pool:
         self._workers[pid] = name
 
     def stop(self) -> None:
-        """First: workers finish their current test and give the rest back. Second: everything ends now."""
+        """First: workers finish their current test and give the rest back. Second: all ends now. For signal handlers."""
         self._stopping += 1
-        if self._stopping > 1:
-            return
+
+    def _tell_workers(self) -> None:
+        self._told = True
         for pid, name in self._workers.items():
             self._try(lambda name=name: self._dispatcher.quit(name))  # type: ignore[misc]
             os.kill(pid, signal.SIGTERM)
@@ -435,6 +446,8 @@ class Pool:
         self._reap()
         if not self._stopping:
             self._try(self.start)
+        elif not self._told:
+            self._tell_workers()
 
     def _beat(self) -> None:
         for name in self._dispatcher.beat(list(self._workers.values())):

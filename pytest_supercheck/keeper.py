@@ -7,9 +7,11 @@ and descriptors, neither pytest nor Redis.  Stdlib only, because the runner live
 
 from __future__ import annotations
 
+import fcntl
 import json
 import mmap
 import os
+import resource
 import select
 import selectors
 import signal
@@ -33,8 +35,16 @@ class Marks:
     A page shared with a test process in which it notes what it is doing, at no cost, for the case that it dies.
     """
 
-    def __init__(self) -> None:
-        self._page = mmap.mmap(-1, _MARK.size)
+    def __init__(self, fd: int = -1) -> None:
+        """
+        Map the page.
+
+        Args:
+            fd: A file that the other side maps too; without one the page is shared with processes forked later.
+        """
+        if fd >= 0 and os.fstat(fd).st_size < _MARK.size:
+            os.ftruncate(fd, _MARK.size)
+        self._page = mmap.mmap(fd, _MARK.size)
         self.set(-1, 0)
 
     def set(self, index: int, phase: int) -> None:
@@ -83,6 +93,25 @@ def tail(fd: int, size: int = TAIL) -> str:
     """The last `size` bytes of a file, as text."""
     length = os.fstat(fd).st_size
     return os.pread(fd, size, max(0, length - size)).decode("utf-8", "replace")
+
+
+def tie(leash: int) -> None:
+    """
+    Let the kernel kill this process's group at the end of a leash, even when nobody watches it any more.
+
+    Linux only; elsewhere the keeper's watch has to do.  The descriptor must stay open.
+    """
+    if hasattr(fcntl, "F_SETSIG"):
+        fcntl.fcntl(leash, fcntl.F_SETOWN, -os.getpgrp())
+        fcntl.fcntl(leash, fcntl.F_SETSIG, signal.SIGKILL)
+        fcntl.fcntl(leash, fcntl.F_SETFL, fcntl.fcntl(leash, fcntl.F_GETFL) | os.O_ASYNC)
+
+
+def out_of_reach(fd: int) -> int:
+    """A copy of a descriptor with a high number, where tests that close the low ones do not reach it."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    lowest = 512 if soft == resource.RLIM_INFINITY else max(3, min(512, soft - 32))
+    return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, lowest)
 
 
 def kill_group(pid: int) -> None:

@@ -30,7 +30,7 @@ import pytest
 
 from pytest_supercheck import xdist_fixtures
 from pytest_supercheck.execution import Execution
-from pytest_supercheck.keeper import Child, Keeper, Lines, Marks, send
+from pytest_supercheck.keeper import Child, Keeper, Lines, Marks, out_of_reach, send, tie
 
 #: Options that choose or order tests or write what only the controller writes; the runner collects a superset, silently.
 _NEUTRAL: Final[dict[str, Any]] = {
@@ -140,7 +140,7 @@ class Runner:
         if self.spec["start"] != "fork" and reason:
             send(self.host.connection, {"ready": {"spawn": reason}})
             message, fds = self._one_execution()
-            self.execution = Execution(socket.socket(fileno=fds[0]), message["execute"], Marks(), {})
+            self.execution = Execution(socket.socket(fileno=fds[0]), message["execute"], Marks(fds[2]), {})
         else:
             send(self.host.connection, {"ready": {}})
             self.execution = self._serve(session.config)
@@ -151,7 +151,7 @@ class Runner:
         while True:
             for message, fds in self.host.take():
                 if "execute" in message:
-                    os.close(fds[1])  # the host holds the leash of a runner that does not fork
+                    tie(out_of_reach(fds[1]))  # the host watches it too, for as long as it lives
                     return message, fds
             self.host.read()
 
@@ -210,6 +210,7 @@ class Runner:
         if seeded:
             random.setstate(state)
         keeper.abandon()
+        tie(out_of_reach(leash))
         os.close(leash)
         return Execution(connection, spec, marks, outputs)
 

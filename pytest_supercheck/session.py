@@ -12,7 +12,6 @@ import gc
 import os
 import socket
 import sys
-import threading
 import time
 import uuid
 from collections.abc import Callable, Generator
@@ -21,19 +20,17 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn
 import pytest
 
 from pytest_supercheck.embedded import EmbeddedStack
-from pytest_supercheck.errors import SupercheckError
+from pytest_supercheck.errors import Fatal, Infrastructure, RunTimeout, SupercheckError
+from pytest_supercheck.operators import BadVariable, PoolSettings
 from pytest_supercheck.settings import Settings
+from pytest_supercheck.submission import Submission
 from pytest_supercheck.xdist_protocol import Silencer, Speaker
 
 if TYPE_CHECKING:
     from pytest_supercheck.events import Event
     from pytest_supercheck.gateway import Gateway
-    from pytest_supercheck.model import Admission, RunId, RunStatus
+    from pytest_supercheck.model import Admission, RunStatus
     from pytest_supercheck.replay import Replay
-
-#: Seconds between two signs of life of a run, and between two looks at its place in the queue.
-KEEP_S: Final = 5.0
-WATCH_S: Final = 1.0
 
 #: Seconds that one read of events waits.
 READ_S: Final = 1.0
@@ -57,6 +54,10 @@ def begin(config: pytest.Config) -> None:
     """
     options = config.known_args_namespace
     settings = Settings.from_pytest(config)
+    try:
+        PoolSettings.from_env()  # read by an embedded stack, which would tell less well what is wrong
+    except BadVariable as exc:
+        raise pytest.UsageError(str(exc)) from exc
     if any(getattr(options, name, None) for name in _NOTHING_TO_RUN):
         return
     local = [f"--{name}" for option, name in (("usepdb", "pdb"), ("trace", "trace")) if getattr(options, option, None)]
@@ -68,7 +69,8 @@ def begin(config: pytest.Config) -> None:
     try:
         local_session = LocalSession(config, settings)
     except SupercheckError as exc:
-        _give_up(exc)
+        manager.register(_Refusal(exc), "supercheck-refusal")
+        return
     manager.register(local_session.speaker, "supercheck-speaker")
     manager.register(local_session, "supercheck-session")
     if not manager.has_plugin("xdist"):
@@ -81,6 +83,18 @@ def _give_up(error: SupercheckError) -> NoReturn:
     pytest.exit(f"supercheck: {error}", returncode=error.exit_code)
 
 
+class _Refusal:
+    """Ends a session that cannot have a run, at the first moment at which pytest ends with an exit code of ours."""
+
+    def __init__(self, error: SupercheckError) -> None:
+        self._error = error
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_sessionstart(self) -> NoReturn:
+        """Called before anything is collected."""
+        _give_up(self._error)
+
+
 class _LocalNotice:
     """Says in the header why nothing is distributed."""
 
@@ -90,92 +104,6 @@ class _LocalNotice:
     def pytest_report_header(self) -> str:
         """Called once, before collection."""
         return self._text
-
-
-class Submission(threading.Thread):
-    """
-    A thread that connects, submits and then keeps the run alive, beside collection.
-
-    Args:
-        url: The pool, given when it accepts connections.
-        settings: The session's.
-    """
-
-    def __init__(self, connect: Callable[[], Gateway], wait_s: float) -> None:
-        super().__init__(daemon=True, name="supercheck-submission")
-        self._connect = connect
-        self._wait_s = wait_s
-        self._request: Any = None
-        self._requested = threading.Event()
-        self._answered = threading.Event()
-        self._over = threading.Event()
-        self.gateway: Gateway | None = None
-        self.admission: Admission | None = None
-        self.error: Exception | None = None
-        self.status: RunStatus | None = None
-        self.heard_at = 0.0
-
-    def submit(self, request: Callable[[], Any]) -> None:
-        """Give it what to submit."""
-        self._request = request
-        self._requested.set()
-
-    def result(self) -> tuple[Gateway, Admission]:
-        """
-        Wait for the answer.
-
-        Raises:
-            SupercheckError: The pool cannot be reached, or refused.
-        """
-        while not self._answered.wait(0.5):
-            pass  # in slices, so that Ctrl-C is heard
-        if self.error is not None:
-            raise self.error
-        assert self.gateway is not None and self.admission is not None
-        return self.gateway, self.admission
-
-    def stop(self) -> None:
-        """Let the run's lease go."""
-        self._over.set()
-        self._requested.set()
-
-    def run(self) -> None:
-        """The thread."""
-        try:
-            self.gateway = self._connect()
-            self._requested.wait()
-            if self._over.is_set():
-                return
-            self.admission = self._admit(self.gateway, self._request())
-        except Exception as exc:
-            self.error = exc
-        self._answered.set()
-        if self.admission is not None and self.gateway is not None:
-            self._keep(self.gateway)
-
-    def _admit(self, gateway: Gateway, request: Any) -> Admission:
-        from pytest_supercheck.errors import QueueFull
-
-        self.run_id: RunId = request.run_id
-        give_up_at = time.monotonic() + self._wait_s
-        while True:
-            try:
-                return gateway.submit(request)
-            except QueueFull as full:
-                left_s = give_up_at - time.monotonic()
-                if left_s <= 0 or self._over.wait(min(full.retry_after_s, left_s, 5.0)):
-                    raise
-
-    def _keep(self, gateway: Gateway) -> None:
-        self.heard_at = time.monotonic()
-        waiting = self.admission is not None and not self.admission.held
-        while not self._over.wait(WATCH_S if waiting else KEEP_S):
-            try:
-                self.status = gateway.keep(self.run_id)
-                waiting = self.status.state == "waiting"
-                self.heard_at = time.monotonic()
-            except SupercheckError:
-                continue  # the main thread notices the silence
 
 
 class LocalSession:
@@ -255,6 +183,10 @@ class LocalSession:
     @pytest.hookimpl(trylast=True)
     def pytest_sessionstart(self, session: pytest.Session) -> None:
         """All plugins are configured: now the nodes are known, and the run can be submitted."""
+        if self._stack is None and self._settings.executions is None:
+            gateway = self._submission.connected()
+            if gateway is not None:
+                self.speaker.resize(session.config, max(1, gateway.queue().figures.running_capacity))
         nodes = self.speaker.configure_nodes(session.config, self.run_id)
         if self._stack is not None:
             self._stack.configure(nodes[0])
@@ -333,7 +265,8 @@ class LocalSession:
         elif status.held:
             where = f"{min(status.held, wish)} of {wish} executions admitted"
         else:
-            where = f"queued ({_place(status)})"
+            self._place_told = _place(status)
+            where = f"queued ({self._place_told})"
             if not admission.figures.workers:
                 where += "; no worker is alive: start one with 'supercheck worker'"
         self._line(f"supercheck: run {self.run_id}, {where}" + self._origin())
@@ -355,7 +288,8 @@ class LocalSession:
             give_up_at = time.monotonic() + INTERRUPT_S
             gateway.cancel(self._submission.run_id, outcome="interrupted", how="interrupt", message="Ctrl-C")
             self._read(gateway, lambda: time.monotonic() > give_up_at)
-            self._replay.flush()
+            if self._replay is not None:
+                self._replay.flush()
             raise KeyboardInterrupt from None  # where this process happened to wait is of no interest
 
     def _read(self, gateway: Gateway, enough: Callable[[], bool]) -> None:
@@ -371,11 +305,22 @@ class LocalSession:
             for batch in batches:
                 for raw in batch.split(b"\n"):
                     self._on_event(events.decode(raw))
+            self._tell_place()
             if batches:
                 gc.freeze()  # reports stay until the summary
             else:
                 self._check_state()
             self._heed(gateway)
+
+    def _tell_place(self) -> None:
+        """While the run waits, say where, whenever that changes."""
+        status = self._submission.status
+        place = _place(status) if status is not None and status.state == "waiting" and status.position else ""
+        if place and place != self._place_told:
+            self._place_told = place
+            self._line(f"supercheck: queued ({place})")
+
+    _place_told = ""
 
     def _heed(self, gateway: Gateway) -> None:
         """A plugin of this session wants it to end: nothing is started any more, what runs is reported."""
@@ -402,8 +347,6 @@ class LocalSession:
         self._check_silence()
 
     def _lost(self, why: str) -> NoReturn:
-        from pytest_supercheck.errors import Infrastructure
-
         done = self._replay.count if self._replay else 0
         raise Infrastructure(f"{why}; {done} tests had been reported. This says nothing about the tests: start the run again.")
 
@@ -454,12 +397,13 @@ class LocalSession:
         outcome, message = self._ended.outcome, self._ended.message
         done = f"{self._replay.count} of {len(session.items)} tests were reported"
         if outcome == "timeout":
-            pytest.exit(f"supercheck: {message or 'the time limit of the run is over'}; {done}", returncode=124)
+            self._fail(RunTimeout(f"{message or 'the time limit of the run is over'}; {done}"))
         if outcome == "cancelled":
             raise session.Interrupted(f"supercheck: the run was cancelled{': ' if message else ''}{message}; {done}")
         if outcome != "finished" or self._replay.missing:
             why = message or {"lost": "the workers were lost, more often than is tried again"}.get(outcome, outcome)
-            pytest.exit(f"supercheck: the infrastructure failed: {why}; {done}", returncode=70)
+            first, _, details = why.partition("\n")
+            self._fail((Fatal if outcome == "fatal" else Infrastructure)(f"{first}; {done}"), details)
 
     def _raise_stop(self, session: pytest.Session) -> NoReturn:
         stop = self._stopped
@@ -475,7 +419,12 @@ class LocalSession:
         session.shouldstop = stop.message
         raise session.Interrupted(stop.message)
 
-    def _fail(self, error: Exception) -> NoReturn:
+    def _fail(self, error: Exception, details: str = "") -> NoReturn:
+        """End the session for a reason that is not a test; `details` go above the closing line."""
+        reporter: Any = self._config.pluginmanager.getplugin("terminalreporter")
+        if details and reporter is not None:
+            reporter.section("supercheck: what the worker said", red=True)
+            reporter.write_line(details)
         if isinstance(error, SupercheckError):
             _give_up(error)
         raise error

@@ -13,21 +13,6 @@ from typing import Any, Final, Literal
 
 import pytest
 
-#: Option name → (metavar, help).  Each is also an ini key and an environment variable of the same name.
-OPTIONS: Final[dict[str, tuple[str, str]]] = {
-    "url": ("URL", "where the pool is: redis://, rediss://, unix://; without one an embedded stack is started"),
-    "executions": ("N|auto", "most executions at a time (default: auto, the CPUs or the pool's running capacity)"),
-    "priority": ("high|normal|low", "rank among runs that wait (default: normal)"),
-    "wait": ("SECONDS", "how long to wait for admission when the queue is full (default: 0, refuse at once)"),
-    "timeout": ("SECONDS", "time limit of the run from its first start (default: none embedded, else the pool's)"),
-    "project": ("NAME", "the project whose limits count (default: the name of the root directory)"),
-    "start": (
-        "auto|fork|spawn",
-        "how test processes come to be (default: auto: fork after one collection if that is safe)",
-    ),
-    "group": ("none|file|class|module", "tests that stay together on one execution (default: none)"),
-}
-
 Start = Literal["auto", "fork", "spawn"]
 PRIORITIES: Final = ("high", "normal", "low")
 STARTS: Final = ("auto", "fork", "spawn")
@@ -50,7 +35,7 @@ class Settings:
     priority: Literal["high", "normal", "low"]
     #: Seconds to wait for admission.
     wait_s: float
-    #: Time limit of the run in seconds; 0 for none, None for the pool's.
+    #: Time limit of the run in seconds; 0 and None for the pool's, which an embedded stack has not.
     timeout_s: float | None
     #: The project whose limits count; None for the root directory's name.
     project: str | None
@@ -65,7 +50,7 @@ class Settings:
         Read the options of a session whose command line has been parsed, at least in part.
 
         Raises:
-            pytest.UsageError: A value is not of the form that `OPTIONS` describes.
+            pytest.UsageError: A value is not of the form that the option's help describes.
         """
         read = _Reader(config, os.environ if environ is None else environ)
         executions, from_xdist = read.executions()
@@ -85,11 +70,6 @@ class Settings:
         )
 
 
-def is_on(config: pytest.Config, environ: Mapping[str, str] | None = None) -> bool:
-    """Whether this session is to run through supercheck."""
-    return _Reader(config, os.environ if environ is None else environ).on()
-
-
 class _Reader:
     """Command line before environment before ini file."""
 
@@ -98,9 +78,6 @@ class _Reader:
         # Before conftests are loaded `config.option` is not filled yet.
         self._options: Any = getattr(config, "known_args_namespace", None) or config.option
         self.environ = environ
-
-    def on(self) -> bool:
-        return bool(getattr(self._options, "supercheck", False) or self._config.getini("supercheck"))
 
     def text(self, name: str) -> str | None:
         key = f"supercheck_{name}"
@@ -126,8 +103,9 @@ class _Reader:
 
     def executions(self) -> tuple[int | None, bool]:
         """The number asked for (None: auto), and whether it was xdist's `-n` that asked."""
-        value = self.text("executions")
         xdist = getattr(self._options, "numprocesses", None)
+        given = getattr(self._options, "supercheck_executions", None)
+        value = given or (None if xdist else self.text("executions"))
         if value is None and xdist:
             return (xdist, True) if isinstance(xdist, int) else (None, True)
         if value is None or value == "auto":

@@ -87,6 +87,10 @@ class Speaker:
         config.option.numprocesses = self.count
         config.option.dist = "load"
 
+    def resize(self, config: pytest.Config, count: int) -> None:
+        """Wish for another number of executions, before the nodes are configured."""
+        config.option.numprocesses = self.count = count
+
     def configure_nodes(self, config: pytest.Config, run_id: str) -> list[dict[str, Any]]:
         """Let plugins prepare each node; returns what the executions get as ``config.workerinput``."""
         self.nodes = [Node(config, f"gw{k}", self.count, run_id) for k in range(self.count)]
