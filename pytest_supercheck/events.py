@@ -205,7 +205,7 @@ def _pack_unusual(value: Any) -> Any:
         return pack(list(value) if isinstance(value, list) else tuple(value))
     try:
         return repr(value)
-    except Exception as exc:  # a broken __repr__ must not cost the report
+    except Exception as exc:  # noqa: BLE001 - a broken __repr__ must not cost the report
         return f"<{kind_name(value)}: repr() raised {type(exc).__name__}>"
 
 

@@ -20,7 +20,7 @@ from _pytest.junitxml import xml_key
 
 from pytest_supercheck import events
 from pytest_supercheck.events import Crash, Missing, Passed, Result
-from pytest_supercheck.execution import failed_subtests
+from pytest_supercheck.recorder import failed_subtests
 
 _STANDARD_SECTIONS: Final = ("Captured stdout", "Captured stderr")
 
@@ -204,7 +204,16 @@ def passing_reports(item: pytest.Item, event: Passed) -> list[pytest.TestReport]
     location, keywords = item.location, dict.fromkeys(item.keywords, 1)
     return [
         pytest.TestReport(
-            nodeid, location, dict(keywords), "passed", None, when, (), duration, start, stop  # type: ignore[arg-type]
+            nodeid,
+            location,
+            dict(keywords),
+            "passed",
+            None,
+            when,
+            (),
+            duration,
+            start,
+            stop,  # type: ignore[arg-type]
         )
         for when, (start, stop), duration in zip(events.PHASES, event.spans, event.durations, strict=True)
     ]
@@ -257,15 +266,15 @@ def manner(known: dict[str, Any]) -> str:
 
 def revive_warning(described: dict[str, Any]) -> warnings.WarningMessage:
     """
-    The warning that was recorded elsewhere, as `execution.describe_warning` tells of it.
+    The warning that was recorded elsewhere, as `recorder.describe_warning` tells of it.
 
     Its category is the real class where that can be imported here, else one of the same name and bases; its text is the
     same.
     """
     category = _category(described["module"], described["name"], described["bases"])
-    return warnings.WarningMessage(
-        _message(category, described["text"]), category, described["filename"], described["lineno"], line=described["line"]
-    )
+    message = _message(category, described["text"])
+    filename, lineno, line = described["filename"], described["lineno"], described["line"]
+    return warnings.WarningMessage(message, category, filename, lineno, line=line)
 
 
 def _message(category: type[Warning], text: str) -> Warning:
@@ -275,9 +284,9 @@ def _message(category: type[Warning], text: str) -> Warning:
     try:
         if str(message) == text:
             return message
-    except Exception:  # its class makes the text of attributes that its constructor sets
+    except Exception:  # noqa: BLE001 - its class makes the text of attributes that its constructor sets
         pass
-    shaped = type(category.__name__, (category,), {"__str__": lambda self: text, "__module__": category.__module__})
+    shaped = type(category.__name__, (category,), {"__str__": lambda _: text, "__module__": category.__module__})
     return shaped.__new__(shaped)
 
 
@@ -293,6 +302,6 @@ def _find_category(module: str, name: str) -> type[Warning] | None:
         found: Any = sys.modules.get(module) or importlib.import_module(module)
         for part in name.split("."):
             found = getattr(found, part)
-    except Exception:  # an import can raise anything; the name is what counts
+    except Exception:  # noqa: BLE001 - an import can raise anything; the name is what counts
         return None
     return found if isinstance(found, type) and issubclass(found, Warning) else None

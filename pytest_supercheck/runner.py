@@ -121,7 +121,7 @@ class Runner:
     @pytest.hookimpl(tryfirst=True)
     def pytest_sessionstart(self, session: pytest.Session) -> None:
         """The reporter plugins expect stays there, mute: what is printed is the controller's business."""
-        from pytest_supercheck.execution import mute
+        from pytest_supercheck.recorder import mute
 
         mute(session.config, markup=self.spec["markup"], width=self.spec["width"])
 

@@ -448,7 +448,7 @@ class LocalSession:
 
 
 def _shows_colours(config: pytest.Config) -> bool:
-    """Whether the terminal reporter, which is not there yet, will write colours: in test processes parts of reports depend on it."""
+    """Whether the terminal reporter, which is not there yet, will write colours: parts of reports depend on it."""
     color = getattr(config.known_args_namespace, "color", "auto")
     if color != "auto":
         return bool(color == "yes")
@@ -460,7 +460,7 @@ def _shows_colours(config: pytest.Config) -> bool:
 
 
 def _interrupt_at(path: str, line: str) -> NoReturn:
-    """Raise KeyboardInterrupt as if a line of another file had: pytest tells the user the place of the innermost frame."""
+    """Raise KeyboardInterrupt as if a line of another file had: pytest tells the place of the innermost frame."""
     exec(compile("\n" * (int(line) - 1) + "raise KeyboardInterrupt", path, "exec"))
     raise KeyboardInterrupt
 

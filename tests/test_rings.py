@@ -27,18 +27,28 @@ RINGS: Final = (
     frozenset({"dispatch", "redis_gateway", "valkey"}),
     frozenset(
         {
-            *("plugin", "session", "replay", "xdist_protocol", "xdist_fixtures"),
-            *("embedded", "cli", "host", "worker", "supervisor", "runner", "execution"),
+            *("plugin", "session", "submission", "replay", "xdist_protocol", "xdist_fixtures"),
+            *("embedded", "cli", "host", "worker", "supervisor", "runner", "execution", "recorder"),
         }
     ),
 )
 
 #: What runs inside the user's environment: it imports the standard library, pytest and itself.
-IN_USERS_ENVIRONMENT: Final = frozenset({"runner", "execution", "keeper", "events", "xdist_fixtures"})
+IN_USERS_ENVIRONMENT: Final = frozenset({"runner", "execution", "recorder", "keeper", "events", "xdist_fixtures"})
 
 #: Who may import a distribution when it is imported itself; everybody else, not at all.
 IMPORTERS: Final = {
-    "pytest": {"plugin", "settings", "session", "replay", "xdist_protocol", "xdist_fixtures", "runner", "execution"},
+    "pytest": {
+        "plugin",
+        "settings",
+        "session",
+        "replay",
+        "xdist_protocol",
+        "xdist_fixtures",
+        "runner",
+        "execution",
+        "recorder",
+    },  # fmt: skip
     "redis": {"dispatch", "redis_gateway"},
     "rq": {"worker"},
     "click": {"cli"},

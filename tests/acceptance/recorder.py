@@ -50,7 +50,7 @@ class Recorder:
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """A phase has ended."""
         status: Any = self.config.hook.pytest_report_teststatus(report=report, config=self.config)
-        own = {name: value for name, value in vars(report).items() if name not in ("start", "stop", "duration", "longrepr")}
+        own = {name: value for name, value in vars(report).items() if name not in ("start", "stop", "duration")}
         own["keywords"] = sorted(own["keywords"])
         own["longrepr"] = report.longreprtext
         _append(self.path, "report", report.nodeid, type(report).__name__, list(status), sorted(own.items()))

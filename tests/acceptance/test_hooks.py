@@ -119,12 +119,14 @@ NODES = """
 
 @pytest.mark.parametrize("xdist", [True, False])
 def test_node_hooks(twins: Twins, xdist: bool) -> None:
-    """xdist's node hooks carry what plugins send to the executions and back, with and without xdist."""
+    """The node hooks of xdist carry what plugins send to the executions and back, with and without xdist."""
     if xdist:
         twins.options += ("-p", "xdist")
     hooks = NODES if xdist else NODES.replace("assert config.option.numprocesses", "assert True or config")
     hooks = hooks if xdist else hooks.replace("assert config.option.dist", "assert True or config")
-    optional = hooks if xdist else hooks.replace("    def pytest_", "    @pytest.hookimpl(optionalhook=True)\n    def pytest_")
+    optional = (
+        hooks if xdist else hooks.replace("    def pytest_", "    @pytest.hookimpl(optionalhook=True)\n    def pytest_")
+    )
     twins.files(
         conftest=LOG + optional,
         test_one="""

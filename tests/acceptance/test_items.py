@@ -42,7 +42,7 @@ def test_doctests(twins: Twins) -> None:
 
 
 def test_unittest(twins: Twins) -> None:
-    """unittest's classes: set-up at all levels, skips, expected failures, subtests, errors, clean-ups."""
+    """Classes of unittest: set-up at all levels, skips, expected failures, subtests, errors, clean-ups."""
     twins.files(
         test_cases="""
             import unittest
@@ -166,7 +166,7 @@ def test_items_with_the_same_id(twins: Twins) -> None:
 
 @pytest.mark.parametrize("escaped", [True, False])
 def test_odd_ids(twins: Twins, escaped: bool) -> None:
-    """Ids with any characters: other alphabets, NUL, newlines, brackets, quotes, very long ones; escaped and as they are."""
+    """Ids may have any characters: other alphabets, NUL, newlines, brackets, quotes, very many; escaped and raw."""
     if not escaped:
         twins.ini("disable_test_id_escaping_and_forfeit_all_rights_to_community_support = true\n")
     twins.files(

@@ -45,7 +45,7 @@ def test_bad_values(twins: Twins, option: str) -> None:
     """A bad value of an option is a usage error that names the option."""
     seen = twins.supercheck(f"--supercheck-{option}")
     assert seen.code == pytest.ExitCode.USAGE_ERROR
-    assert f"--supercheck-{option.split('=')[0]}" in seen.errors
+    assert f"--supercheck-{option.split('=', maxsplit=1)[0]}" in seen.errors
 
 
 @pytest.mark.parametrize("value", ["1", "3", "auto"])
@@ -96,7 +96,10 @@ def test_start(twins: Twins, start: str, fork: bool) -> None:
 @pytest.mark.parametrize(
     ("source", "reason"),
     [
-        ("import threading; threading.Thread(target=threading.Event().wait, daemon=True, name='poller').start()", "poller"),
+        (
+            "import threading; threading.Thread(target=threading.Event().wait, daemon=True, name='poller').start()",
+            "poller",
+        ),
         ("import socket; server = socket.create_server(('127.0.0.1', 0))", "network connections"),
         ("import os; worker = os.environ.get('PYTEST_XDIST_WORKER')", "worker's id"),
     ],

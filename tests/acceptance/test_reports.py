@@ -88,7 +88,8 @@ def test_properties_and_own_attributes(twins: Twins) -> None:
             def pytest_terminal_summary(terminalreporter):
                 for report in terminalreporter.stats["splendid"]:
                     owner = report.owner
-                    terminalreporter.write_line(json.dumps([report.level == 3, owner["team"], owner[1][0], report.raw[1]]))
+                    seen = [report.level == 3, owner["team"], owner[1][0], report.raw[1]]
+                    terminalreporter.write_line(json.dumps(seen))
         """,
         test_own="def test_pass(): pass\ndef test_fail(): assert 0",
     )
@@ -203,7 +204,7 @@ WARNINGS = """
 """
 
 
-@pytest.mark.parametrize("args", [(), ("-W", "ignore::DeprecationWarning"), ("-W", "error::FutureWarning", "-v")], ids=str)
+@pytest.mark.parametrize("args", [(), ("-W", "ignore::DeprecationWarning"), ("-W", "error::FutureWarning")], ids=str)
 def test_warnings(twins: Twins, args: tuple[str, ...]) -> None:
     """Warnings are shown once each, with category, place and text; those of collection once, not once per process."""
     twins.files(test_warnings=WARNINGS, conftest="import warnings; warnings.warn('conftest')")
@@ -213,7 +214,7 @@ def test_warnings(twins: Twins, args: tuple[str, ...]) -> None:
 
 def test_warnings_as_errors(twins: Twins) -> None:
     """`-W error` fails the tests that warn, and collection where that warns."""
-    twins.files(test_warnings=WARNINGS.replace("warnings.warn(\"while", "0 and warnings.warn(\"while"))
+    twins.files(test_warnings=WARNINGS.replace('warnings.warn("while', '0 and warnings.warn("while'))
     assert twins.same("-W", "error").counts["failed"] >= 4
     twins.files(test_warnings=WARNINGS)
     assert twins.same("-W", "error").code == pytest.ExitCode.INTERRUPTED

@@ -7,7 +7,6 @@ from __future__ import annotations
 import collections
 import itertools
 import json
-import os
 import re
 import shutil
 import sys
@@ -191,7 +190,8 @@ class Twins:
             for name, value in {**own, **self.environ, **environ}.items():
                 patch.setenv(name, value)
             result = self.pytester.run(*command, timeout=GUARD_S)
-        output, errors = (("\n".join(lines) + "\n").replace(str(junit), "JUNIT") for lines in (result.outlines, result.errlines))
+        texts = ("\n".join(lines) + "\n" for lines in (result.outlines, result.errlines))
+        output, errors = (text.replace(str(junit), "JUNIT") for text in texts)
         return Session(
             code=int(result.ret),
             output=output,
@@ -221,11 +221,12 @@ def assert_same(plain: Session, other: Session, *, local: bool = False) -> None:
 
 
 def _difference(one: Any, another: Any) -> str:
-    if one and all(isinstance(value, list) and all(isinstance(line, str) for line in value) for value in (one, another)):
+    if isinstance(one, list):
         left, right = (collections.Counter(lines) for lines in (one, another))
-        return "\n".join([*(f"  plain: {line}" for line in left - right), *(f"  other: {line}" for line in right - left)])
-    found = itertools.islice(_differences(one, another, ""), 8)
-    return "\n".join(f"{where}\n  plain: {left!r}\n  other: {right!r}" for where, left, right in found)
+        found = [*(f"  plain: {line}" for line in left - right), *(f"  other: {line}" for line in right - left)]
+        return "\n".join(found)
+    parts = itertools.islice(_differences(one, another, ""), 8)
+    return "\n".join(f"{where}\n  plain: {left!r}\n  other: {right!r}" for where, left, right in parts)
 
 
 def _differences(one: Any, another: Any, where: str) -> Iterator[tuple[str, Any, Any]]:
@@ -237,8 +238,9 @@ def _differences(one: Any, another: Any, where: str) -> Iterator[tuple[str, Any,
         for position, pair in enumerate(itertools.zip_longest(one, another)):
             yield from _differences(*pair, f"{where}[{position}]")
     elif isinstance(one, str) and isinstance(another, str):
-        start = max(0, len(os.path.commonprefix([one, another])) - 60)
         if one != another:
+            same = next((n for n, pair in enumerate(zip(one, another, strict=False)) if pair[0] != pair[1]), 0)
+            start = max(0, same - 60)
             yield f"{where}[{start}:]", one[start : start + 200], another[start : start + 200]
     elif one != another:
         yield where, one, another
