@@ -164,7 +164,8 @@ class Execution:
         recorder = Recorder(config, self.connection, n, self._marks)
         recorder.show_disabled()
         if config.getoption("xmlpath", None):
-            config.stash[xml_key] = JunitNotes(config, recorder.note)  # type: ignore[assignment]
+            notes: Any = JunitNotes(config, recorder.note)
+            config.stash[xml_key] = notes
         feed = Feed(self.connection, Items(session, failures, recorder.missing), recorder.take_failed)
         config.pluginmanager.register(recorder, "supercheck-recorder")
         config.pluginmanager.register(_Farewell(recorder), "supercheck-farewell")

@@ -209,7 +209,7 @@ class Host:
             self._spare, runner = runner, self._start(spec["interpreter"], run)
         else:
             self._own[runner.pid] = (run, runner)
-            self._spare_at = time.monotonic() + 1  # not beside the collection that begins now
+            self._spare_at = time.monotonic() + BEAT_S  # or when it has collected: not beside that
         self._give_spec(runner, spec, n, start)
         self._tell(runner, {"configure": node_input(spec, n)})
         return runner
@@ -292,6 +292,7 @@ class Host:
             if "ready" in message:
                 runner.unforkable = runner.unforkable or message["ready"].get("spawn", "")
                 runner.mode = "spawn" if runner.unforkable else "fork"
+                self._spare_at = 0.0
                 self._serve(run, runner)
             elif "forked" in message:
                 runner.forking -= 1

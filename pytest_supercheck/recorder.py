@@ -64,7 +64,7 @@ class Recorder:
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """For each report of the running test."""
         self._take_text()
-        self._marks.set(self._index, min(_PHASE.get(report.when or "", 1) + 1, 2))
+        self._marks.set(self._index, min(_PHASE.get(report.when, 1) + 1, 2))
         self._failed += report.failed and not hasattr(report, "wasxfail")
         self._calls.append(("report", report))
 

@@ -190,7 +190,7 @@ class Replay:
         """With ``-s`` a report has no captured sections; their text goes to the terminal, each phase's once."""
         texts = [(heading, text) for heading, text in report.sections if heading.startswith(_STANDARD_SECTIONS)]
         report.sections = [section for section in report.sections if section not in texts]
-        self._write("".join(text for heading, text in texts if heading.endswith(report.when or "")))
+        self._write("".join(text for heading, text in texts if heading.endswith(report.when)))
 
     def _write(self, text: str) -> None:
         if text and self._config.pluginmanager.has_plugin("terminalreporter"):
@@ -202,33 +202,24 @@ def passing_reports(item: pytest.Item, event: Passed) -> list[pytest.TestReport]
     # pytest 9.2 has a structured id, which it would parse from the text each time.
     nodeid: Any = getattr(item, "id", item.nodeid)
     location, keywords = item.location, dict.fromkeys(item.keywords, 1)
+    report: Any = pytest.TestReport
     return [
-        pytest.TestReport(
-            nodeid,
-            location,
-            dict(keywords),
-            "passed",
-            None,
-            when,
-            (),
-            duration,
-            start,
-            stop,  # type: ignore[arg-type]
-        )
+        report(nodeid, location, dict(keywords), "passed", None, when, (), duration, start, stop)
         for when, (start, stop), duration in zip(events.PHASES, event.spans, event.durations, strict=True)
     ]
 
 
 def failing_reports(item: pytest.Item, phase: str, text: str) -> list[pytest.TestReport]:
     """Reports of a test that could not tell itself: failed in `phase`, the others passed."""
+    report: Any = pytest.TestReport
     return [
-        pytest.TestReport(
+        report(
             nodeid=item.nodeid,
             location=item.location,
-            keywords=dict.fromkeys(item.keywords, 1),  # type: ignore[arg-type]
+            keywords=dict.fromkeys(item.keywords, 1),
             outcome="failed" if when == phase else "passed",
             longrepr=text if when == phase else None,
-            when=when,  # type: ignore[arg-type]
+            when=when,
         )
         for when in events.PHASES
         if not (phase == "setup" and when == "call")
@@ -286,7 +277,8 @@ def _message(category: type[Warning], text: str) -> Warning:
             return message
     except Exception:  # noqa: BLE001 - its class makes the text of attributes that its constructor sets
         pass
-    shaped = type(category.__name__, (category,), {"__str__": lambda _: text, "__module__": category.__module__})
+    members = {"__str__": lambda _: text, "__module__": category.__module__}
+    shaped: type[Warning] = type(category.__name__, (category,), members)
     return shaped.__new__(shaped)
 
 

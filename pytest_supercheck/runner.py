@@ -104,6 +104,12 @@ class Runner:
         self._random = random.getstate()
         self._maxfail = 0
 
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_load_initial_conftests(self, early_config: pytest.Config) -> None:
+        """All plugins are loaded, and no conftest yet, which may use what xdist has: supply it where it is absent."""
+        if not early_config.pluginmanager.has_plugin("xdist"):
+            early_config.pluginmanager.register(xdist_fixtures, "supercheck-fixtures")
+
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_cmdline_main(self, config: pytest.Config) -> Generator[None, object, object]:
         """Before anything is configured: options and workerinput as xdist's remote.py has them."""
@@ -114,8 +120,6 @@ class Runner:
         workerinput = self.host.wait_for("configure")
         config.workerinput = self.watched.input = WatchedInput(workerinput)  # type: ignore[attr-defined]
         config.workeroutput = {}  # type: ignore[attr-defined]
-        if not config.pluginmanager.has_plugin("xdist"):
-            config.pluginmanager.register(xdist_fixtures, "supercheck-fixtures")
         return (yield)
 
     @pytest.hookimpl(tryfirst=True)

@@ -1,10 +1,32 @@
 """
-xdist's two fixtures, for sessions where xdist is not installed (pytest-xdist 3.8, plugin.py).
+What other plugins find where xdist is installed, for sessions where it is not: two fixtures and its hooks.
+
+A plugin of the local session and of test processes alike; stdlib and pytest only.  As in pytest-xdist 3.8.
 """
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
+
+
+class Hookspecs:
+    """The hooks of xdist's newhooks.py that concern executions; `node` is a `xdist_protocol.Node`."""
+
+    def pytest_configure_node(self, node: Any) -> None:
+        """Before a node is instantiated: the place to put something into ``node.workerinput``."""
+
+    def pytest_testnodeready(self, node: Any) -> None:
+        """A node's test process is there."""
+
+    def pytest_testnodedown(self, node: Any, error: object | None) -> None:
+        """A node has ended; ``node.workeroutput`` holds what its plugins left there."""
+
+
+def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
+    """Called at registration, which is before conftest files are loaded."""
+    pluginmanager.add_hookspecs(Hookspecs)
 
 
 @pytest.fixture(scope="session")

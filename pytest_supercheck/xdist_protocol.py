@@ -40,19 +40,6 @@ class Node:
         return f"<Node {self.gateway.id}>"
 
 
-class Hookspecs:
-    """The hooks of xdist's newhooks.py that concern executions; registered where xdist is absent."""
-
-    def pytest_configure_node(self, node: Node) -> None:
-        """Before a node is instantiated: the place to put something into ``node.workerinput``."""
-
-    def pytest_testnodeready(self, node: Node) -> None:
-        """A node's test process is there."""
-
-    def pytest_testnodedown(self, node: Node, error: object | None) -> None:
-        """A node has ended; ``node.workeroutput`` holds what its plugins left there."""
-
-
 class Silencer:
     """Before xdist looks at its options: it is not to distribute anything itself."""
 
@@ -75,11 +62,6 @@ class Speaker:
     def __init__(self, count: int) -> None:
         self.count = count
         self.nodes: list[Node] = []
-
-    def pytest_addhooks(self, pluginmanager: pytest.PytestPluginManager) -> None:
-        """Called at registration."""
-        if not hasattr(pluginmanager.hook, "pytest_testnodedown"):
-            pluginmanager.add_hookspecs(Hookspecs)
 
     @pytest.hookimpl
     def pytest_cmdline_main(self, config: pytest.Config) -> None:

@@ -48,7 +48,7 @@ IMPORTERS: Final = {
         "runner",
         "execution",
         "recorder",
-    },  # fmt: skip
+    },
     "redis": {"dispatch", "redis_gateway"},
     "rq": {"worker"},
     "click": {"cli"},

@@ -175,11 +175,20 @@ def test_usage_errors(twins: Twins, args: tuple[str, ...], ini: str) -> None:
     assert seen.code != 0
 
 
-@pytest.mark.parametrize("source", ["raise RuntimeError('no conftest')", "import pytest; raise pytest.UsageError('not so')",
-                                    "def pytest_sessionstart(): raise OSError('no session')",
-                                    "def pytest_configure(): raise OSError('no configuration')",
-                                    "def pytest_collection_modifyitems(): raise OSError('no items')",
-                                    "def pytest_sessionfinish(session): raise OSError('no end') if not hasattr(session.config, 'workerinput') else 0"])  # fmt: skip
+LOCAL_ONLY = "    if not hasattr(session.config, 'workerinput'): "
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "raise RuntimeError('no conftest')",
+        "import pytest; raise pytest.UsageError('not so')",
+        "def pytest_sessionstart(): raise OSError('no session')",
+        "def pytest_configure(): raise OSError('no configuration')",
+        "def pytest_collection_modifyitems(): raise OSError('no items')",
+        f"def pytest_sessionfinish(session):\n{LOCAL_ONLY} raise OSError('no end')",
+    ],
+)
 def test_broken_conftest(twins: Twins, source: str) -> None:
     """A conftest that fails in the local session fails it as in plain pytest."""
     twins.files(conftest=source, test_good="def test_good(): pass")
