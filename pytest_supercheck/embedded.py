@@ -137,7 +137,7 @@ def _detach(control: int, log: int) -> None:
             os.dup2(null, fd, inheritable=fd < 3)
     for fd in (1, 2):
         os.dup2(log, fd)
-    sys.stdout, sys.stderr = (open(fd, "w", buffering=1, closefd=False) for fd in (1, 2))
+    sys.stdout, sys.stderr = (os.fdopen(fd, "w", buffering=1, closefd=False) for fd in (1, 2))
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_DFL)
     warnings.resetwarnings()

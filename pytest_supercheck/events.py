@@ -8,9 +8,9 @@ One event is one line of JSON.  A passing test without output is a bare array, b
 
     [index, n, started_us, setup_end, call_start, call_end, teardown_start, teardown_end, setup, call, teardown]
 
-``index`` is the test's place in the run's list of items, ``n`` the execution's number, ``started_us`` microseconds since
-the epoch; the five that follow are microseconds after it, the last three the measured durations in microseconds.  All
-other events are objects whose ``t`` names their kind; see `decode`.
+``index`` is the test's place in the run's list of items, ``n`` the execution's number, ``started_us`` microseconds
+since the epoch; the five that follow are microseconds after it, the last three the measured durations in microseconds.
+All other events are objects whose ``t`` names their kind; see `decode`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import base64
 import json
 import math
 from dataclasses import dataclass, field
-from typing import Any, Final, Union
+from typing import Any, Final, TypeAlias
 
 VERSION: Final = 1
 
@@ -88,7 +88,8 @@ class Crash:
     index: int
     #: Number of the execution it was running on last.
     n: int
-    #: What is known: ``reason``, ``signal``, ``exit_code``, ``phase``, ``output``, ``host``, ``max_rss_kb``; each may be absent.
+    #: What is known: ``reason``, ``signal``, ``exit_code``, ``phase``, ``output``, ``host``, ``max_rss_kb``, ``oom``;
+    #: each may be absent.
     post_mortem: dict[str, Any]
 
 
@@ -158,13 +159,14 @@ class Left:
 class End:
     """The run is over; nothing follows."""
 
-    #: ``finished``, ``maxfail``, ``cancelled``, ``interrupted``, ``timeout``, ``lost``, ``fatal``, ``abandoned``, ``withdrawn``.
+    #: ``finished``, ``maxfail``, ``stopped``, ``cancelled``, ``interrupted``, ``timeout``, ``lost``, ``fatal``,
+    #: ``abandoned`` or ``withdrawn``.
     outcome: str
     #: More words about it, or empty.
     message: str = field(default="")
 
 
-Event = Union[Passed, Result, Missing, Crash, Begin, Ready, Output, Stop, Left, End]
+Event: TypeAlias = "Passed | Result | Missing | Crash | Begin | Ready | Output | Stop | Left | End"
 
 
 def pack(value: Any) -> Any:
@@ -290,7 +292,7 @@ def decode(raw: bytes) -> Event:
         raise WireError(f"unreadable event ({exc}): {raw[:200]!r}") from exc
 
 
-def _decode_object(value: dict[str, Any]) -> Event:
+def _decode_object(value: dict[str, Any]) -> Event:  # noqa: PLR0911 - one for each kind
     match value["t"]:
         case "result":
             calls = tuple((name, unpack(data)) for name, data in value["c"])

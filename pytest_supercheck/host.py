@@ -417,7 +417,7 @@ class Pool:
         self._workers[pid] = name
 
     def stop(self) -> None:
-        """First: workers finish their current test and give the rest back. Second: all ends now. For signal handlers."""
+        """First: workers finish their current test and give the rest back. Second: all ends now. Safe in a handler."""
         self._stopping += 1
 
     def _tell_workers(self) -> None:

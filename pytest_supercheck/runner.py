@@ -1,12 +1,12 @@
 """
 The process that imports user code: collects once, then forks one child per execution.
 
-Fourth step of the flow.  Started by a host (`python -m pytest_supercheck.runner FD`) and spoken to over the socket FD in
+Fourth step of the flow.  Started by a host (`boot`) and spoken to over a socket in
 JSON lines; gets descriptors, never an address or a credential.  Runs inside the user's environment: stdlib, pytest and
 this package's wire format only.
 
-Messages from the host: ``spec`` (what to collect, and xdist's variables), ``configure`` (xdist's workerinput), ``execute`` (an execution, with
-its connection and its leash).  To the host: ``ready``, ``forked``.
+Messages from the host: ``spec`` (what to collect, and xdist's variables), ``configure`` (xdist's workerinput),
+``execute`` (an execution, with its connection and its leash).  To the host: ``ready``, ``forked``, ``exited``.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from pytest_supercheck import xdist_fixtures
 from pytest_supercheck.execution import Execution
 from pytest_supercheck.keeper import Child, Keeper, Lines, Marks, out_of_reach, send, tie
 
-#: Options that choose or order tests or write what only the controller writes; the runner collects a superset, silently.
+#: Options that choose or order tests, or write what only the controller writes; the runner collects a superset.
 _NEUTRAL: Final[dict[str, Any]] = {
     "keyword": "",
     "markexpr": "",
@@ -140,8 +140,9 @@ class Runner:
         self.watched.stop()
         gc.freeze()  # also: pages shared with the children stay shared
         gc.enable()
-        reason = self.spec["start"] == "spawn" and "asked for" or (self.spec["start"] == "auto" and self.unforkable())
-        if self.spec["start"] != "fork" and reason:
+        start = self.spec["start"]
+        reason = "asked for" if start == "spawn" else self.unforkable() if start == "auto" else ""
+        if reason:
             send(self.host.connection, {"ready": {"spawn": reason}})
             message, fds = self._one_execution()
             self.execution = Execution(socket.socket(fileno=fds[0]), message["execute"], Marks(fds[2]), {})
@@ -243,7 +244,7 @@ class WatchedInput(dict[str, Any]):
 
     def get(self, key: str, default: Any = None) -> Any:
         """As of a dict."""
-        return self[key] if key in self else default
+        return self[key] if key in self else default  # noqa: SIM401 - by way of `__getitem__`
 
 
 class _EnvironData(dict[Any, Any]):
@@ -280,7 +281,7 @@ class WatchedEnviron:
 
     def stop(self) -> None:
         """Put the plain mapping back; what has been noted stays."""
-        if self._data is not None and getattr(os.environ, "_data", None) is self._data:
+        if getattr(os.environ, "_data", None) is self._data and self._data is not None:
             self._put(dict(self._data))
 
     @staticmethod
@@ -395,4 +396,3 @@ def leave_process() -> NoReturn:
         with contextlib.suppress(Exception):
             stream.flush()
     os._exit(0)
-

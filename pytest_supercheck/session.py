@@ -42,7 +42,10 @@ INTERRUPT_S: Final = 10.0
 SILENCE_S: Final = 20.0
 
 #: Options with which there is nothing to run.
-_NOTHING_TO_RUN: Final = ("collectonly", "help", "version", "showfixtures", "show_fixtures_per_test", "markers", "cacheshow")
+_NOTHING_TO_RUN: Final = (
+    *("collectonly", "help", "version"),
+    *("showfixtures", "show_fixtures_per_test", "markers", "cacheshow"),
+)
 
 
 def begin(config: pytest.Config) -> None:
@@ -132,7 +135,7 @@ class LocalSession:
         """Show a line before there is a reporter, past pytest's early capture."""
         capture: Any = self._config.pluginmanager.getplugin("capturemanager")
         with capture.global_and_fixture_disabled() if capture else contextlib.nullcontext():
-            print(text, file=sys.stderr)
+            sys.stderr.write(f"{text}\n")
 
     def _connect(self) -> Gateway:
         from pytest_supercheck.redis_gateway import RedisGateway
@@ -229,14 +232,14 @@ class LocalSession:
             single = stepwise or bool(session.config.getoption("maxfail"))
             gateway.offer(self._submission.run_id, wire_names(session.items), single=single)
             self._announce(admission, len(session.items))
-            self._follow(gateway, session)
+            self._follow(gateway)
         except SupercheckError as exc:
             self._fail(exc)
         self._conclude(session)
         return True
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
-    def pytest_sessionfinish(self, session: pytest.Session) -> Generator[None, object, object]:
+    def pytest_sessionfinish(self) -> Generator[None, object, object]:
         """Whatever the reason for the session's end, no run is left behind."""
         self._withdraw()
         return (yield)
@@ -280,7 +283,7 @@ class LocalSession:
             reporter.ensure_newline()
             reporter.write_line(text)
 
-    def _follow(self, gateway: Gateway, session: pytest.Session) -> None:
+    def _follow(self, gateway: Gateway) -> None:
         """Replay events until the run has ended."""
         try:
             self._read(gateway, lambda: False)
@@ -348,7 +351,9 @@ class LocalSession:
 
     def _lost(self, why: str) -> NoReturn:
         done = self._replay.count if self._replay else 0
-        raise Infrastructure(f"{why}; {done} tests had been reported. This says nothing about the tests: start the run again.")
+        raise Infrastructure(
+            f"{why}; {done} tests had been reported. This says nothing about them: start the run again."
+        )
 
     def _on_event(self, event: Event) -> None:
         from pytest_supercheck import events

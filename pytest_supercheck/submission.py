@@ -62,7 +62,8 @@ class Submission(threading.Thread):
             pass  # in slices, so that Ctrl-C is heard
         if self.error is not None:
             raise self.error
-        assert self.gateway is not None and self.admission is not None
+        assert self.gateway is not None
+        assert self.admission is not None
         return self.gateway, self.admission
 
     def connected(self) -> Gateway | None:

@@ -2,8 +2,8 @@
 xdist's side of the talk with other plugins, spoken by the controller, with and without xdist installed.
 
 Many plugins support parallel runs by looking for what pytest-xdist 3.8 does: hooks that are called with a node,
-``config.option.dist`` and ``numprocesses``, two fixtures.  This module is the only one that knows that protocol, and the
-only one that changes ``config.option``.
+``config.option.dist`` and ``numprocesses``, two fixtures.  This module is the only one that knows that protocol, and
+the only one that changes ``config.option``.
 """
 
 from __future__ import annotations

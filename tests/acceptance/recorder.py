@@ -53,7 +53,9 @@ class Recorder:
         own = {name: value for name, value in vars(report).items() if name not in ("start", "stop", "duration")}
         own["keywords"] = sorted(own["keywords"])
         own["longrepr"] = report.longreprtext
-        _append(self.path, "report", report.nodeid, type(report).__name__, list(status), sorted(own.items()))
+        _append(
+            self.path, "report", report.nodeid, type(report).__name__, list(status or ("", "", "")), sorted(own.items())
+        )
 
     def pytest_collectreport(self, report: pytest.CollectReport) -> None:
         """Something was collected."""

@@ -216,6 +216,7 @@ def test_odd_output(twins: Twins) -> None:
 
 def test_outcomes(twins: Twins) -> None:
     """Every way to skip, to fail as expected, and to raise something unusual."""
+    twins.options += ("-p", "xdist")  # whose fixtures are among those that are listed when one is missing
     twins.files(
         test_ways="""
             import pytest

@@ -13,6 +13,7 @@ import sys
 import time
 import xml.etree.ElementTree as ET
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -58,7 +59,7 @@ def test_a_killed_process_costs_no_test(pool: Pool, victim: str) -> None:
     worker = pool.worker(2)
     session = pool.pytest(pool.suite("steady", STEADY.format(count=20, seconds=0.3)), "-q", "--supercheck-executions=2")
     run = running(pool)
-    victims = {
+    victims: dict[str, Callable[[], list[int]]] = {
         "supervisor": worker.supervisors,
         "rq worker": worker.rq_workers,
         "test process": worker.test_processes,
@@ -218,7 +219,8 @@ def kill_at_random(session: subprocess.Popen[str], worker: Worker) -> set[int]:
     """Kill a process each second until the session ends; returns those that ran tests."""
     chance = random.Random(7)
     killed: set[int] = set()
-    while session.poll() is None and not time.sleep(1):
+    while session.poll() is None:
+        time.sleep(1)
         kind = chance.choice([worker.test_processes, worker.supervisors, worker.rq_workers])
         if victims := kind():
             victim = chance.choice(victims)
