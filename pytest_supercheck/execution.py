@@ -68,15 +68,22 @@ class Feed:
             self._receive()  # told to leave in the middle of a chunk
         while not self._left and not self._chunk:
             self._connection.sendall(b"N %d\n" % self._failed())
-            self._receive()
+            while not self._receive():
+                pass  # a long answer comes in parts
         return None if self._left else self._chunk.popleft()
 
-    def _receive(self) -> None:
-        for message, _ in self._lines.receive() or [({"leave": "the supervisor has gone"}, [])]:
+    def _receive(self) -> bool:
+        """Read what has come; returns whether that was an answer, or the end."""
+        messages = self._lines.receive()
+        if messages is None:  # the supervisor has gone
+            self._left = True
+            return True
+        for message, _ in messages:
             if "leave" in message:
                 self._left = True
             else:
                 self._chunk.extend(found for row in message["items"] if (found := self._items.find(*row)))
+        return bool(messages)
 
 
 class Items:

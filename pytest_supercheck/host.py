@@ -231,10 +231,10 @@ class Host:
         connection.settimeout(5)
         lines = Lines(connection)
         with connection:
-            messages = lines.receive() or []
+            messages = lines.receive()
             while messages == []:
-                messages = lines.receive() or [({}, [])]
-        for message, fds in messages:
+                messages = lines.receive()
+        for message, fds in messages or []:
             if "execute" in message:
                 self._on_request(message["execute"], fds)
             elif "over" in message:
