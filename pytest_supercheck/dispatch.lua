@@ -942,7 +942,8 @@ end
 function ops.keep()
   local run = load_run(args.run)
   if run and run.state ~= 'ended' then
-    if run.detached == '0' then lease('c:' .. run.id) end
+    -- One that has lapsed stays so: the run has been abandoned, and only ends.
+    if call('ZSCORE', 'sc:leases', 'c:' .. run.id) then lease('c:' .. run.id) end
     touch(run.id)
   end
   return status_of(args.run)

@@ -57,7 +57,7 @@ def test_a_projects_own_limits_hold_within_the_pools(pool: Pool) -> None:
     gate = pool.directory / "gate"
     root = pool.suite("gated", GATED.format(gate=str(gate)))
     sessions = [pool.pytest(root, "-q", "--supercheck-executions=1", "--supercheck-project=small") for _ in range(9)]
-    wait_for(lambda: sum(s.poll() == 75 for s in sessions) == 3, "3 refusals")
+    wait_for(lambda: sum(s.poll() == 75 for s in sessions) == 3, "3 refusals", 2 * GUARD_S)
     other = pool.pytest(root, "-q", "--supercheck-executions=1", "--supercheck-project=other")
     wait_for(lambda: len(pool.runs()) >= 3, "another project starts beside it")
     gate.touch()
