@@ -9,16 +9,19 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
+from benchmarks import reaper
 from benchmarks.bench import Bench, BenchError, Running
 from pytest_supercheck import valkey
 
 _WORKER: Final = "from pytest_supercheck.cli import main; main()"
+_RUNNER: Final = "pytest_supercheck.runner"
 
 #: Seconds without change after which processes are taken to be idle: a pool gets ready for its next run a while after
 #: the last one, and that must not fall into the next measurement.
@@ -96,15 +99,14 @@ def work_horse(running: Running, limit_s: float = 20.0) -> int:
     Raises:
         BenchError: There is none.
     """
-    from benchmarks.reaper import parents
-
     give_up_at = time.monotonic() + limit_s
     while time.monotonic() < give_up_at:
-        above = parents()
+        above = reaper.parents()
         for pid in running.processes():
-            # Forks all the way: the host, its RQ worker, the work-horse. A runner is another program.
-            line = [_command_line(one) for one in (pid, above.get(pid, 0), above.get(above.get(pid, 0), 0))]
-            if _WORKER in line[0] and line[0] == line[1] == line[2]:
+            # Forks all the way: the host, its RQ worker, the work-horse. The host's other children are runners.
+            worker = above.get(pid, 0)
+            host = _command_line(above.get(worker, 0))
+            if _WORKER in host and reaper.__file__ not in host and _RUNNER not in _command_line(worker):
                 return pid
         time.sleep(0.02)
     raise BenchError("no work-horse to be found")
@@ -115,6 +117,4 @@ def _command_line(pid: int) -> str:
         return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode("utf-8", "replace")
     except OSError:
         pass
-    import subprocess
-
     return subprocess.run(["ps", "-o", "command=", "-p", str(pid)], capture_output=True, text=True).stdout.strip()

@@ -70,7 +70,7 @@ class Row:
 
 def number(value: float) -> str:
     """A number with as many decimals as mean something."""
-    return f"{value:.0f}" if abs(value) >= 100 else f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
+    return f"{value:.0f}" if abs(value) >= 100 else f"{value:.1f}" if abs(value) >= 10 else f"{value:.3f}"
 
 
 def seconds(value: float) -> str:
