@@ -1,13 +1,14 @@
 -- The dispatcher: who runs, who waits, who is refused, and what happens when somebody dies.
 --
 -- One script holds every change of state, so no two callers ever see half of one. A call reaps what has lapsed, does
--- its operation, promotes, replies, and marks yields. dispatch.py is its only caller; it knows no RQ, pytest or HTTP.
+-- its operation, promotes, replies, and marks yields. dispatch.py is its only caller; it knows no pytest or HTTP, and of
+-- RQ only that a queue is a list of job ids: one that is promoted is on its worker's queue in the same instant.
 --
 --   ARGV[1]   name of the operation (the table `ops` below)
 --   ARGV[2]   clock in ms since 1970, "0" = the server's own (tests pass an explicit one)
 --   ARGV[3]   arguments, a JSON object
 --   ARGV[4]   raw payload, where the operation has one
---   returns   a JSON object; `promoted` [[job, worker], ...] is what the caller puts on RQ; `error` is a caller's fault
+--   returns   a JSON object; `promoted` [[job, worker], ...] is for its log; `error` is a caller's fault
 --
 -- Keys                    type    TTL     meaning
 --   sc:pool               hash    none    seq (age of the last run), ewma_ms (how long runs take), paused: settings
@@ -46,6 +47,7 @@
 --   sc:run:RUN:later      set     7 days  its members of sc:later
 --   sc:run:RUN:results    stream  7 days  events to replay and record, never trimmed; field e
 --   sc:run:RUN:state      stream  24 h    who runs what, the last 1,000; field e
+--   rq:queue:supercheck:WORKER  list  none  RQ's: the job that WORKER is to begin
 --
 -- index: what is live, without a TTL: a member goes with what it stands for, which has a lease or a run's TTL, and
 -- Redis deletes a collection with its last member. A run's TTL starts again whenever somebody keeps or serves it.
@@ -95,6 +97,7 @@ end
 
 local function exec_key(job) return 'sc:exec:' .. job end
 local function worker_key(worker) return 'sc:worker:' .. worker end
+local function queue_key(worker) return 'rq:queue:supercheck:' .. worker end
 local function lane_key(lane) return 'sc:lane:' .. lane end
 
 -- Fields of a hash as a table; absent ones are nil, those named in `numbers` are numbers.
@@ -441,13 +444,15 @@ local function free_slot(exec, state)
   call('SREM', run_key(exec.run, 'held'), exec.job)
   call('SREM', 'sc:leaving', exec.job)
   call('ZREM', 'sc:leases', 'e:' .. exec.job)
+  if exec.state == 'promoted' then call('LREM', queue_key(exec.worker), 1, exec.job) end
   exec.state = state
   call('HSET', exec_key(exec.job), 'state', state)
   call('PEXPIRE', exec_key(exec.job), LEFT_TTL_MS)
   free_worker(exec.worker, exec.job)
 end
 
--- Take a slot back from an execution that has not begun: it has nothing to finish, and its `begin` will find it gone.
+-- Take a slot back from an execution that has not begun: it has nothing to finish. Had RQ taken its job already, then its
+-- `begin` finds it gone.
 local function take_back(run, exec)
   free_slot(exec, 'lapsed')
   add_state(run.id, 't', 'left', 'at', NOW, 'job', exec.job)
@@ -705,6 +710,7 @@ local function promote(run, worker)
   call('SREM', 'sc:idle', worker.id)
   call('HSET', worker_key(worker.id), 'job', job)
   add_state(run.id, 't', 'promoted', 'at', NOW, 'n', n, 'job', job, 'worker', worker.id, 'host', worker.host)
+  call('RPUSH', queue_key(worker.id), job)
   promoted[#promoted + 1] = {job, worker.id}
   settle(run)
 end
@@ -896,17 +902,9 @@ local function insert_run()
   settle(run)
 end
 
--- A client that lost the answer asks again: what was promoted for it may not have reached RQ.
-local function announce_again(run_id)
-  for _, job in ipairs(held_jobs(run_id)) do
-    local exec = load_exec(job)
-    if exec.state == 'promoted' then promoted[#promoted + 1] = {job, exec.worker} end
-  end
-end
-
 function ops.submit()
-  local known = load_run(args.run)
-  if known then announce_again(args.run) else insert_run() end
+  local known = load_run(args.run)  -- by a client that lost the answer
+  if not known then insert_run() end
   return function()
     local run = load_run(args.run)
     local reply = admission(run)

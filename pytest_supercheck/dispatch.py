@@ -1,5 +1,5 @@
 """
-The dispatcher's Python face: one method per operation of `dispatch.lua`, and the promoted jobs put on RQ.
+The dispatcher's Python face: one method per operation of `dispatch.lua`.
 
 Sits between gateways, workers and Redis. Must not know pytest, bundles or what a spec says.
 """
@@ -7,6 +7,7 @@ Sits between gateways, workers and Redis. Must not know pytest, bundles or what 
 from __future__ import annotations
 
 import json
+import logging
 import secrets
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -46,11 +47,10 @@ from pytest_supercheck.model import (
     RunRequest,
     RunStatus,
     Wait,
-    queue_name,
 )
 
-#: What an RQ job of ours calls, with the job's id.
-SUPERVISE: Final = "pytest_supercheck.supervisor.supervise"
+logger = logging.getLogger(__name__)
+
 #: Nodeids sent in one command.
 OFFER_BATCH: Final = 5000
 #: Seconds that an offer may take from its first batch to its last.
@@ -468,31 +468,14 @@ class Dispatcher:
         with redis_errors():
             raw: Any = self._script(args=[op, now_ms, arguments, payload])
             reply: Reply = json.loads(raw)
-            promoted = reply.pop("promoted", None)
-            if promoted:
-                self._enqueue(promoted)
+        self._note(reply.pop("promoted", ()))
         if "error" in reply:
             raise OutOfOrder(reply["error"])
         return reply
 
-    def _enqueue(self, promoted: Iterable[tuple[str, str]]) -> None:
-        # Most processes never promote: they are spared the import.
-        from rq import Queue
-        from rq.serializers import JSONSerializer
-
-        with self._redis.pipeline() as pipe:
-            for job_id, worker in promoted:
-                queue = Queue(queue_name(worker), connection=self._redis, serializer=JSONSerializer)
-                queue.enqueue_call(
-                    func=SUPERVISE,
-                    args=(job_id,),
-                    job_id=job_id,
-                    timeout=-1,
-                    result_ttl=3600,
-                    failure_ttl=86400,
-                    pipeline=pipe,
-                )
-            pipe.execute()
+    def _note(self, promoted: Iterable[tuple[str, str]]) -> None:
+        for job_id, worker in promoted:
+            logger.debug("promoted", extra={"job_id": job_id, "worker": worker})
 
 
 def _script_text() -> str:

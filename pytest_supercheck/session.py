@@ -128,6 +128,9 @@ class LocalSession:
         if settings.url is None:
             self._stack = EmbeddedStack(self._notice)
             self._stack.start(self.run_id, self._spec(config, early=True), count)
+        # Here, not in the thread: its imports make loggers, over which pytest may be iterating (_pytest/logging.py).
+        from pytest_supercheck import redis_gateway  # noqa: F401
+
         self._submission = Submission(self._connect, settings.wait_s)
         self._submission.start()
 

@@ -2,7 +2,7 @@
 An RQ worker process of the pool.
 
 Third step of the flow: takes promoted executions from its own queue and forks a work-horse for each, which is the
-supervisor.  Nothing of RQ's is changed but what signals mean.
+supervisor.  Of RQ's ways only two are changed: what signals mean, and that a job is made where it is taken.
 """
 
 from __future__ import annotations
@@ -12,10 +12,12 @@ import os
 import signal
 import threading
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar, Final
 
+from redis import Redis
 from rq import Queue, Worker
-from rq.job import Job
+from rq.exceptions import NoSuchJobError
+from rq.job import Job, JobStatus
 from rq.serializers import JSONSerializer
 
 from pytest_supercheck import supervisor
@@ -25,6 +27,46 @@ from pytest_supercheck.model import JobId, queue_name
 from pytest_supercheck.redis_gateway import connect_redis
 
 logger = logging.getLogger(__name__)
+
+
+#: What an RQ job of ours calls, with the job's id.
+SUPERVISE: Final = "pytest_supercheck.supervisor.supervise"
+#: Seconds for which RQ keeps the record of a job that has ended well, or not.
+RESULT_TTL_S: Final = 3600
+FAILURE_TTL_S: Final = 86400
+
+
+class PoolJob(Job):
+    """
+    RQ's job, made from its id alone by the worker that takes it from its queue.
+
+    A promotion is then one push in the dispatcher's script: nothing can come between it and the queue, and clients,
+    who promote when they submit, need no RQ.
+    """
+
+    #: The queue of this worker process.
+    home: ClassVar[str] = ""
+
+    @classmethod
+    def fetch(cls, id: str, connection: Redis | None = None, serializer: Any = None) -> Job:  # noqa: A002 - RQ's name
+        """As RQ's, but an unknown job is a promoted execution."""
+        try:
+            return super().fetch(id, connection=connection, serializer=serializer)
+        except NoSuchJobError:
+            job = cls.create(
+                SUPERVISE,
+                args=[id],
+                id=id,
+                timeout=-1,  # our deadline rules
+                result_ttl=RESULT_TTL_S,
+                failure_ttl=FAILURE_TTL_S,
+                status=JobStatus.QUEUED,
+                origin=cls.home,
+                connection=connection,
+                serializer=serializer,
+            )
+            job.save()
+            return job
 
 
 class PoolWorker(Worker):
@@ -78,9 +120,15 @@ def work(place: Place, name: str, leash: int) -> None:
         except SupercheckError:
             logger.warning("lapse not told", extra={"job_id": job.id})
 
-    queue = Queue(queue_name(name), connection=client, serializer=JSONSerializer)
+    PoolJob.home = queue_name(name)
+    queue = Queue(PoolJob.home, connection=client, serializer=JSONSerializer, job_class=PoolJob)
     worker = PoolWorker(
-        [queue], name=name, connection=client, serializer=JSONSerializer, work_horse_killed_handler=on_killed
+        [queue],
+        name=name,
+        connection=client,
+        serializer=JSONSerializer,
+        job_class=PoolJob,
+        work_horse_killed_handler=on_killed,
     )
     worker.log_job_description = False
     worker.work(logging_level="WARNING")

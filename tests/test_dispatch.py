@@ -15,10 +15,11 @@ import pytest
 import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
+from rq import Queue
 from rq.job import Job
 from rq.serializers import JSONSerializer
 
-from pytest_supercheck.dispatch import OFFER_BATCH, SUPERVISE, Dispatcher
+from pytest_supercheck.dispatch import OFFER_BATCH, Dispatcher
 from pytest_supercheck.errors import Infrastructure, OutOfOrder, QueueFull, SupercheckError, Unreachable
 from pytest_supercheck.model import (
     Begun,
@@ -34,6 +35,7 @@ from pytest_supercheck.model import (
     Wait,
     queue_name,
 )
+from pytest_supercheck.worker import SUPERVISE, PoolJob
 from tests.conftest import Valkey
 
 LEASE_MS = 15_000
@@ -235,10 +237,9 @@ def test_greedy_run_takes_one_place_in_the_queue(pool: Pool) -> None:
 
 
 def test_repeated_submission_is_the_same_run(pool: Pool) -> None:
-    """A client that lost the answer asks again: same answer, no second slot; what was promoted is enqueued again."""
+    """A client that lost the answer asks again: same answer, no second slot, no second job."""
     pool.workers(2)
     first = pool.dispatcher.submit(RunRequest(run_id=RunId("a")))
-    pool.client.delete("rq:queue:supercheck:h-1", "rq:job:a-1-1")
     assert pool.dispatcher.submit(RunRequest(run_id=RunId("a"))) == first
     assert pool.client.lrange("rq:queue:supercheck:h-1", 0, -1) == [b"a-1-1"]
     pool.dispatcher.limits(running=1, queued=0)
@@ -467,14 +468,27 @@ def test_new_run_goes_to_the_idlest_host(pool: Pool) -> None:
 
 
 def test_promoted_job_is_on_the_workers_own_rq_queue(pool: Pool) -> None:
-    """It is JSON, has no timeout of RQ's, and names nothing but the job."""
+    """RQ's worker makes of the id alone a job that is JSON, has no timeout of RQ's, and names nothing but itself."""
     pool.workers(1)
     pool.submit("a")
     name = queue_name("h-1")
     assert pool.client.lrange(f"rq:queue:{name}", 0, -1) == [b"a-1-1"]
+    queue = Queue(name, connection=pool.client, serializer=JSONSerializer, job_class=PoolJob)
+    taken = Queue.dequeue_any([queue], None, pool.client, job_class=PoolJob, serializer=JSONSerializer)
+    assert taken is not None
     job = Job.fetch("a-1-1", connection=pool.client, serializer=JSONSerializer)
-    assert (job.func_name, list(job.args), job.kwargs, job.timeout) == (SUPERVISE, ["a-1-1"], {}, -1)
-    assert (job.origin, job.result_ttl, job.failure_ttl) == (name, 3600, 86400)
+    for made in (taken[0], job):
+        assert (made.func_name, list(made.args), made.kwargs, made.timeout) == (SUPERVISE, ["a-1-1"], {}, -1)
+        assert (made.result_ttl, made.failure_ttl) == (3600, 86400)
+    assert PoolJob.fetch("a-1-1", connection=pool.client, serializer=JSONSerializer).created_at == job.created_at
+
+
+def test_job_that_is_taken_back_leaves_the_queue(pool: Pool) -> None:
+    """No worker wastes a fork on an execution that was cancelled, or that lapsed, before it began."""
+    pool.workers(1)
+    pool.submit("a")
+    pool.dispatcher.cancel(RunId("a"), outcome="cancelled", how="kill")
+    assert pool.client.exists("rq:queue:supercheck:h-1") == 0
 
 
 # Begin.

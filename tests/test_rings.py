@@ -49,13 +49,13 @@ IMPORTERS: Final = {
         "execution",
         "recorder",
     },
-    "redis": {"dispatch", "redis_gateway"},
+    "redis": {"dispatch", "redis_gateway", "worker"},
     "rq": {"worker"},
     "click": {"cli"},
 }
 
 #: Who may import a distribution inside of a function.
-LAZY_IMPORTERS: Final = {"rq": {"dispatch", "supervisor"}}
+LAZY_IMPORTERS: Final = {"rq": {"supervisor"}}
 
 #: What a session without --supercheck must not pay for.
 EXPENSIVE: Final = ("redis", "rq", "httpx", "click", f"{PACKAGE}.session", f"{PACKAGE}.settings")
