@@ -14,11 +14,14 @@ from __future__ import annotations
 import atexit
 import contextlib
 import gc
+import importlib
 import os
+import platform
 import random
 import selectors
 import signal
 import socket
+import stat
 import sys
 import tempfile
 import threading
@@ -26,6 +29,7 @@ import warnings
 from collections.abc import Generator
 from typing import Any, Final, NoReturn
 
+import _pytest.config
 import pytest
 
 from pytest_supercheck import xdist_fixtures
@@ -305,23 +309,16 @@ def _is_idle_pool(extra: int) -> bool:
 
 
 def _inet_sockets() -> bool:
+    return any(_has_port(int(name)) for name in os.listdir("/dev/fd"))
+
+
+def _has_port(fd: int) -> bool:
+    """Whether a descriptor is a TCP or UDP socket in use."""
     try:
-        inodes = {os.readlink(f"/proc/self/fd/{fd}") for fd in os.listdir("/proc/self/fd") if _is_socket(int(fd))}
-        for table in ("tcp", "tcp6", "udp", "udp6"):
-            with open(f"/proc/self/net/{table}", encoding="ascii") as rows:
-                next(rows)
-                if any(f"socket:[{row.split()[9]}]" in inodes for row in rows):
-                    return True
-    except OSError:
-        pass
-    return False
-
-
-def _is_socket(fd: int) -> bool:
-    import stat
-
-    try:
-        return stat.S_ISSOCK(os.fstat(fd).st_mode)
+        if not stat.S_ISSOCK(os.fstat(fd).st_mode):
+            return False
+        with socket.socket(fileno=os.dup(fd)) as connection:
+            return connection.family in (socket.AF_INET, socket.AF_INET6) and connection.getsockname()[1] != 0
     except OSError:  # the directory's own descriptor, closed by now
         return False
 
@@ -370,6 +367,7 @@ def main(fd: int) -> int:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     host = Host(socket.socket(fileno=fd))
     threads = threading.active_count()
+    _prepare()
     spec = host.wait_for("spec")
     sys.path[:] = spec["path"] or sys.path
     sys.argv[:] = spec["argv"]
@@ -382,6 +380,13 @@ def main(fd: int) -> int:
     if runner.execution:
         leave_process()
     return code or 1
+
+
+def _prepare() -> None:
+    """What takes a while and no run can change: a spare runner does it before it is needed."""
+    for name in _pytest.config.default_plugins:
+        importlib.import_module(f"_pytest.{name}")
+    platform.platform()  # kept by that module: every test process tells it
 
 
 def leave_process() -> NoReturn:

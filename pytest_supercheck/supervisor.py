@@ -36,7 +36,7 @@ logger = logging.getLogger(__name__)
 RENEW_S: Final = 5.0
 LEASE_S: Final = 15.0
 
-#: Seconds in which what tests report is gathered before it crosses to Redis.
+#: Seconds in which what tests report is gathered before it crosses to Redis, where tests are shorter than that.
 GATHER_S: Final = 0.01
 
 #: Seconds that a test process has to exit once its session is over, and after an interrupt.
@@ -213,6 +213,7 @@ class Supervisor:
         self._ended: dict[str, Any] = {}
         self._kill_at: float | None = None
         self._renewed_at = time.monotonic()
+        self._read_at = 0.0
         self._limit_s = begun.timeout_s or place.execution_timeout_s
         taken_s = (begun.now_ms - begun.started_ms) / 1000
         self._deadline_at = time.monotonic() + self._limit_s - taken_s if self._limit_s else float("inf")
@@ -310,8 +311,14 @@ class Supervisor:
         for frame in frames:
             if frame:
                 self._frames[frame[:1]](frame[2:])
-        if not (self._wants or self._process.told) and not self._ended and len(self._batch.lines) < 500:
-            time.sleep(GATHER_S)  # more results come at once than are worth a call each
+        if not self._urgent() and time.monotonic() < self._read_at + GATHER_S:
+            time.sleep(GATHER_S)  # results come faster than is worth a call each
+        self._read_at = time.monotonic()
+
+    def _urgent(self) -> bool:
+        """Whether somebody waits for what has come."""
+        process = self._process
+        return bool(self._wants or process.told or process.over or self._ended or len(self._batch.lines) >= 500)
 
     def _keep_time(self) -> None:
         now = time.monotonic()
