@@ -1,11 +1,20 @@
 """
-How a process of this package starts another one: the interpreter's arguments, and the socket between the two.
+How a process of this package starts another one: by fork or by a new interpreter, with a socket between the two.
 
 Stdlib only: processes that have imported nothing yet begin here.
 """
 
 from __future__ import annotations
 
+import contextlib
+import importlib
+import os
+import signal
+import socket
+import sys
+import threading
+import traceback
+import warnings
 from typing import Final
 
 #: The descriptor at which a started process finds the socket to the one that started it.
@@ -22,3 +31,56 @@ def boot(module: str) -> list[str]:
         f"import sys; sys.path[:1] == [''] and sys.path.pop(0); from {module} import main; sys.exit(main({CONTROL_FD}))"
     )
     return ["-c", code]
+
+
+def start(module: str, control: socket.socket, log: int) -> int:
+    """
+    Start a process that calls ``main(fd)`` of a module, in a session of its own.
+
+    A fork, where that is safe, has imported already most of what it needs.
+
+    Args:
+        module: Dotted name.
+        control: The end of a socket that the process gets; still the caller's to close.
+        log: Where it prints.
+
+    Returns:
+        Its process id; it is the caller's to reap.
+    """
+    if sys.platform == "darwin" or threading.active_count() > 1:
+        null = os.open(os.devnull, os.O_RDONLY)
+        fds = ((null, 0), (log, 1), (log, 2), (control.fileno(), CONTROL_FD))
+        actions = [(os.POSIX_SPAWN_DUP2, old, new) for old, new in fds]
+        pid = os.posix_spawn(
+            sys.executable, [sys.executable, *boot(module)], os.environ, file_actions=actions, setsid=True
+        )
+        os.close(null)
+        return pid
+    pid = os.fork()
+    if pid:
+        return pid
+    try:
+        _detach(control.fileno(), log)
+        importlib.import_module(module).main(control.detach())
+    except BaseException:  # noqa: BLE001 - whatever it is must not reach the session that was forked
+        traceback.print_exc()
+    finally:
+        os._exit(1)
+
+
+def _detach(control: int, log: int) -> None:
+    """Leave the forked process's terminal, streams, signal handlers and warning filters behind."""
+    os.setsid()
+    null = os.open(os.devnull, os.O_RDWR)
+    for fd in {int(name) for name in os.listdir("/dev/fd")} - {control, log, null}:
+        # Not closed: their numbers may be somebody's, who would close them again. Among them are the copies of stdout
+        # that pytest's capture holds: a pipe that reads our output ends with the session, not with us.
+        with contextlib.suppress(OSError):
+            os.dup2(null, fd, inheritable=fd < 3)
+    for fd in (1, 2):
+        os.dup2(log, fd)
+    sys.stdout, sys.stderr = (os.fdopen(fd, "w", buffering=1, closefd=False) for fd in (1, 2))
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_DFL)
+    warnings.resetwarnings()
+    warnings.simplefilter("ignore")

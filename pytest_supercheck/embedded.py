@@ -7,24 +7,19 @@ that process.  When the controller goes, in whatever way, the socket ends, and t
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import os
 import selectors
 import shutil
 import signal
 import socket
-import sys
 import threading
 import time
-import traceback
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from pytest_supercheck import valkey
-from pytest_supercheck.boot import CONTROL_FD, boot
+from pytest_supercheck import boot, connector, valkey
 from pytest_supercheck.keeper import Lines, kill_group, send
 
 if TYPE_CHECKING:
@@ -54,36 +49,16 @@ class EmbeddedStack:
         self._control, theirs = socket.socketpair()
         log = os.open(self.directory / "stack.log", os.O_CREAT | os.O_WRONLY | os.O_APPEND, 0o600)
         with theirs:
-            # A fork has imported already most of what the stack needs; nothing of the project is loaded yet.
-            start = self._spawn if sys.platform == "darwin" or threading.active_count() > 1 else self._fork
-            self._pid = start(theirs, log)
+            self._pid = boot.start("pytest_supercheck.embedded", theirs, log)
         os.close(log)
         start_with = {"binary": str(self._binary), "directory": str(self.directory), "run": run, "spec": spec}
         send(self._control, {"start": {**start_with, "workers": workers}})
 
-    def _spawn(self, control: socket.socket, log: int) -> int:
-        null = os.open(os.devnull, os.O_RDONLY)
-        fds = ((null, 0), (log, 1), (log, 2), (control.fileno(), CONTROL_FD))
-        actions = [(os.POSIX_SPAWN_DUP2, old, new) for old, new in fds]
-        command = [sys.executable, *boot("pytest_supercheck.embedded")]
-        pid = os.posix_spawn(sys.executable, command, os.environ, file_actions=actions, setsid=True)
-        os.close(null)
-        return pid
-
-    def _fork(self, control: socket.socket, log: int) -> int:
-        ours = self._control
-        pid = os.fork()
-        if pid:
-            return pid
-        try:
-            assert ours is not None
-            ours.close()
-            _detach(control.fileno(), log)
-            main(control.detach())
-        except BaseException:  # noqa: BLE001 - whatever it is must not reach the session that was forked
-            traceback.print_exc()
-        finally:
-            os._exit(1)
+    def connect(self, connector: socket.socket) -> int:
+        """Let it fork a connector, which is nobody's else to wait for, on a socket."""
+        assert self._control is not None
+        send(self._control, {"connector": {}}, [connector.fileno()])
+        return 0
 
     def configure(self, workerinput: dict[str, Any]) -> None:
         """Let the runner go on to collect."""
@@ -126,55 +101,37 @@ class EmbeddedStack:
         shutil.rmtree(self.directory, ignore_errors=True)
 
 
-def _detach(control: int, log: int) -> None:
-    """Leave a forked controller's terminal, streams, signal handlers and warning filters behind."""
-    os.setsid()
-    null = os.open(os.devnull, os.O_RDWR)
-    for fd in {int(name) for name in os.listdir("/dev/fd")} - {control, log, null}:
-        # Not closed: their numbers may be somebody's, who would close them again. Among them are the copies of stdout
-        # that pytest's capture holds: a pipe that reads our output ends with the session, not with us.
-        with contextlib.suppress(OSError):
-            os.dup2(null, fd, inheritable=fd < 3)
-    for fd in (1, 2):
-        os.dup2(log, fd)
-    sys.stdout, sys.stderr = (os.fdopen(fd, "w", buffering=1, closefd=False) for fd in (1, 2))
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_DFL)
-    warnings.resetwarnings()
-    warnings.simplefilter("ignore")
-
-
 class _Controller:
     """The stack's side of the socket to the controller."""
 
     def __init__(self, connection: socket.socket) -> None:
         self.connection = connection
         self._lines = Lines(connection)
-        self._pending: list[dict[str, Any]] = []
+        self._pending: list[tuple[dict[str, Any], list[int]]] = []
         self.gone = False
 
-    def receive(self, name: str) -> Any:
-        """Block until a message of that name has come; None when the controller has gone."""
+    def receive(self, name: str) -> tuple[Any, list[int]]:
+        """Block until a message of that name has come, with its descriptors; None when the controller has gone."""
         while not self.gone:
-            for message in self._pending:
+            for position, (message, fds) in enumerate(self._pending):
                 if name in message:
-                    self._pending.remove(message)
-                    return message[name]
+                    del self._pending[position]
+                    return message[name], fds
             self.read()
-        return None
+        return None, []
 
     def read(self) -> None:
         """Read what has come."""
         messages = self._lines.receive()
         self.gone = messages is None
-        self._pending += [message for message, _ in messages or []]
+        self._pending += messages or []
 
 
 def main(fd: int) -> int:
     """Be the stack of the controller at socket `fd` until it goes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     controller = _Controller(socket.socket(fileno=fd))
-    start = controller.receive("start")
+    start, _ = controller.receive("start")
     if start is None:
         return 0
     directory = Path(start["directory"])
@@ -196,7 +153,7 @@ def _serve(controller: _Controller, start: dict[str, Any], server: valkey.Server
     from pytest_supercheck.host import Pool
 
     def configure() -> None:
-        workerinput = controller.receive("configure")
+        workerinput, _ = controller.receive("configure")
         if workerinput is not None:
             host.configure(start["run"], workerinput)
 
@@ -214,8 +171,9 @@ def _serve(controller: _Controller, start: dict[str, Any], server: valkey.Server
     # No limit of ours unless asked for: plain pytest has none either.
     limit_s = PoolSettings.from_env().execution_timeout_s if "SUPERCHECK_TEST_EXECUTION_TIMEOUT_MS" in os.environ else 0
     place = worker.Place(server.url, None, host.socket_path, limit_s)
-    pool = Pool(host, start["workers"], functools.partial(worker.work, place), gateway.dispatcher)
     forward.join()  # no fork beside a thread
+    _fork_connector(controller)
+    pool = Pool(host, start["workers"], functools.partial(worker.work, place), gateway.dispatcher)
     try:
         pool.start()
         host.selector.register(controller.connection, selectors.EVENT_READ, controller.read)
@@ -224,3 +182,15 @@ def _serve(controller: _Controller, start: dict[str, Any], server: valkey.Server
     finally:
         host.close()
         pool.kill()
+
+
+def _fork_connector(controller: _Controller) -> None:
+    """The controller's connector: all that it needs is imported here already."""
+    _, fds = controller.receive("connector")
+    if fds and os.fork() == 0:
+        try:
+            connector.main(fds[0])
+        finally:
+            os._exit(1)
+    for fd in fds:
+        os.close(fd)

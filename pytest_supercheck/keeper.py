@@ -263,8 +263,8 @@ def send(connection: socket.socket, message: dict[str, Any], fds: list[int] | No
         connection.sendall(data)
 
 
-def readable(fd: int) -> bool:
-    """Whether a read would not block now."""
+def readable(fd: int, within_s: float = 0.0) -> bool:
+    """Whether a read would not block, now or soon."""
     poller = select.poll()
     poller.register(fd, select.POLLIN)
-    return bool(poller.poll(0))
+    return bool(poller.poll(within_s * 1000))

@@ -7,7 +7,7 @@ Pure data. Must not know Redis, RQ, pytest or a clock.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final, Literal, NewType, TypeAlias
+from typing import Any, Final, Literal, NewType, TypeAlias
 
 RunId = NewType("RunId", str)
 JobId = NewType("JobId", str)
@@ -104,6 +104,12 @@ class Figures:
     paused: bool
     #: The same for the run's project, if it has limits.
     project: ProjectFigures | None
+
+    @classmethod
+    def from_json(cls, row: dict[str, Any]) -> Figures:
+        """The figures that `dataclasses.asdict` took apart."""
+        project = row["project"]
+        return cls(**{**row, "project": ProjectFigures(**project) if project else None})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

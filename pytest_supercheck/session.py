@@ -1,17 +1,19 @@
 """
 The local session of a run: starts it, follows it, and ends as pytest would.
 
-The controller's side of the whole flow, from `begin`, which pytest's first hook calls, to the exit status.  Joins a
-gateway, perhaps an embedded stack, and the replay; knows neither Redis nor how workers work.
+The controller's side of the whole flow, from `begin`, which pytest's first hook calls, to the exit status.  Joins the
+submission, perhaps an embedded stack, and the replay; knows neither Redis nor how workers work.
 """
 
 from __future__ import annotations
 
 import contextlib
 import gc
+import json
 import os
 import socket
 import sys
+import tempfile
 import time
 import uuid
 from collections.abc import Callable, Generator
@@ -19,8 +21,11 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import pytest
 
+from pytest_supercheck import boot, events
 from pytest_supercheck.embedded import EmbeddedStack
 from pytest_supercheck.errors import Fatal, Infrastructure, RunTimeout, SupercheckError
+from pytest_supercheck.keeper import tail
+from pytest_supercheck.model import RunId, RunRequest
 from pytest_supercheck.operators import BadVariable, PoolSettings
 from pytest_supercheck.settings import Settings
 from pytest_supercheck.submission import Submission
@@ -28,7 +33,6 @@ from pytest_supercheck.xdist_protocol import Silencer, Speaker
 
 if TYPE_CHECKING:
     from pytest_supercheck.events import Event
-    from pytest_supercheck.gateway import Gateway
     from pytest_supercheck.model import Admission, RunStatus
     from pytest_supercheck.replay import Replay
 
@@ -128,30 +132,15 @@ class LocalSession:
         if settings.url is None:
             self._stack = EmbeddedStack(self._notice)
             self._stack.start(self.run_id, self._spec(config, early=True), count)
-        # Here, not in the thread: its imports make loggers, over which pytest may be iterating (_pytest/logging.py).
-        from pytest_supercheck import redis_gateway  # noqa: F401
-
-        self._submission = Submission(self._connect, settings.wait_s)
-        self._submission.start()
+            self._submission = Submission(self._stack.connect, self._stack.url, None, self._stack.fault)
+        else:
+            self._submission = connect(settings.url, settings.token)
 
     def _notice(self, text: str) -> None:
         """Show a line before there is a reporter, past pytest's early capture."""
         capture: Any = self._config.pluginmanager.getplugin("capturemanager")
         with capture.global_and_fixture_disabled() if capture else contextlib.nullcontext():
             sys.stderr.write(f"{text}\n")
-
-    def _connect(self) -> Gateway:
-        from pytest_supercheck.redis_gateway import RedisGateway
-
-        if self._stack is None:
-            assert self._settings.url is not None
-            return RedisGateway.connect(self._settings.url, password=self._settings.token)
-        from pathlib import Path
-
-        from pytest_supercheck import valkey
-
-        valkey.wait_ready(Path(self._stack.directory, "valkey.sock"), 20)
-        return RedisGateway.connect(self._stack.url)
 
     def _spec(self, config: pytest.Config, *, early: bool) -> dict[str, Any]:
         """What workers need to know of this session; `early`, before configuration, without the nodes."""
@@ -190,32 +179,28 @@ class LocalSession:
     def pytest_sessionstart(self, session: pytest.Session) -> None:
         """All plugins are configured: now the nodes are known, and the run can be submitted."""
         if self._stack is None and self._settings.executions is None:
-            gateway = self._submission.connected()
-            if gateway is not None:
-                self.speaker.resize(session.config, max(1, gateway.queue().figures.running_capacity))
+            try:
+                self.speaker.resize(session.config, max(1, self._submission.capacity()))
+            except SupercheckError as exc:
+                self._fail(exc)
         nodes = self.speaker.configure_nodes(session.config, self.run_id)
         if self._stack is not None:
             self._stack.configure(nodes[0])
         spec = {**self._spec(session.config, early=False), "nodes": nodes}
-        self._submission.submit(lambda: self._request(spec, session.config.getoption("maxfail") or 0))
-
-    def _request(self, spec: dict[str, Any], maxfail: int) -> Any:
-        import json
-
-        from pytest_supercheck.model import RunId, RunRequest
-
-        return RunRequest(
+        request = RunRequest(
             run_id=RunId(self.run_id),
             project=self._settings.project or os.path.basename(spec["rootdir"]) or "default",
             priority=self._settings.priority,
             want=self.speaker.count,
             spec=json.dumps(spec, default=repr),
             timeout_s=self._settings.timeout_s or 0,
-            maxfail=maxfail,
+            maxfail=session.config.getoption("maxfail") or 0,
         )
+        self._submission.submit(request, self._settings.wait_s)
 
     def pytest_collectreport(self) -> None:
         """A refusal is told at once, not when everything is collected."""
+        self._submission.poll()
         if self._submission.error is not None:
             self._fail(self._submission.error)
 
@@ -231,11 +216,11 @@ class LocalSession:
         stepwise = bool(session.config.getoption("stepwise", False))
         self._replay = Replay(session, show_output=self._show_output, in_order=stepwise)
         try:
-            gateway, admission = self._submission.result()
+            admission = self._submission.result()
             single = stepwise or bool(session.config.getoption("maxfail"))
-            gateway.offer(self._submission.run_id, wire_names(session.items), single=single)
+            self._submission.offer(wire_names(session.items), single=single)
             self._announce(admission, len(session.items))
-            self._follow(gateway)
+            self._follow()
         except SupercheckError as exc:
             self._fail(exc)
         self._conclude(session)
@@ -286,37 +271,29 @@ class LocalSession:
             reporter.ensure_newline()
             reporter.write_line(text)
 
-    def _follow(self, gateway: Gateway) -> None:
+    def _follow(self) -> None:
         """Replay events until the run has ended."""
         try:
-            self._read(gateway, lambda: False)
+            self._read(lambda: False)
         except KeyboardInterrupt:
             give_up_at = time.monotonic() + INTERRUPT_S
-            gateway.cancel(self._submission.run_id, outcome="interrupted", how="interrupt", message="Ctrl-C")
-            self._read(gateway, lambda: time.monotonic() > give_up_at)
+            self._submission.cancel(outcome="interrupted", how="interrupt", message="Ctrl-C")
+            self._read(lambda: time.monotonic() > give_up_at)
             if self._replay is not None:
                 self._replay.flush()
             raise KeyboardInterrupt from None  # where this process happened to wait is of no interest
 
-    def _read(self, gateway: Gateway, enough: Callable[[], bool]) -> None:
-        from pytest_supercheck import events
-
+    def _read(self, enough: Callable[[], bool]) -> None:
         while self._ended is None and not enough():
-            try:
-                batches, self._cursor = gateway.events(self._submission.run_id, after=self._cursor, wait_s=READ_S)
-            except SupercheckError:
-                batches = []
-                self._check_silence()
-                time.sleep(0.2)
-            for batch in batches:
-                for raw in batch.split(b"\n"):
-                    self._on_event(events.decode(raw))
+            lines = self._submission.events(READ_S)
+            for line in lines:
+                self._on_event(events.decode(line))
             self._tell_place()
-            if batches:
+            if lines:
                 gc.freeze()  # reports stay until the summary
             else:
                 self._check_state()
-            self._heed(gateway)
+            self._heed()
 
     def _tell_place(self) -> None:
         """While the run waits, say where, whenever that changes."""
@@ -328,17 +305,15 @@ class LocalSession:
 
     _place_told = ""
 
-    def _heed(self, gateway: Gateway) -> None:
+    def _heed(self) -> None:
         """A plugin of this session wants it to end: nothing is started any more, what runs is reported."""
         assert self._replay is not None
         why = self._replay.stopped
         if why and not self._heeded and self._ended is None:
             self._heeded = True
-            gateway.cancel(self._submission.run_id, outcome="stopped", how="leave", message=why)
+            self._submission.cancel(outcome="stopped", how="leave", message=why)
 
     _heeded = False
-
-    _cursor = "0"
 
     def _check_silence(self) -> None:
         if self._stack is not None and (fault := self._stack.fault()):
@@ -347,6 +322,8 @@ class LocalSession:
             self._lost(f"the pool has not answered for {SILENCE_S:.0f} s")
 
     def _check_state(self) -> None:
+        if self._submission.error is not None:
+            raise self._submission.error
         status = self._submission.status
         if status is not None and status.state == "gone":
             self._lost("the pool does not know this run any more (was Redis restarted or flushed?)")
@@ -359,8 +336,6 @@ class LocalSession:
         )
 
     def _on_event(self, event: Event) -> None:
-        from pytest_supercheck import events
-
         assert self._replay is not None
         match event:
             case events.Passed() | events.Result() | events.Missing() | events.Crash():
@@ -382,6 +357,7 @@ class LocalSession:
                 self._stopped = event
             case events.End():
                 self._ended = event
+                self._submission.ended()
                 if self._stack is not None:
                     self._stack.release()
             case events.Left():
@@ -439,20 +415,7 @@ class LocalSession:
 
     def _withdraw(self) -> None:
         """Let go of the run; one that has not ended leaves nothing behind, or what it has done so far."""
-        submission = self._submission
-        submission.stop()
-        if self._ended is not None or self._stack is not None:
-            return
-        if submission.gateway is None or submission.admission is None:
-            return
-        from pytest_supercheck.events import End
-
-        outcome = "cancelled" if self._replay is not None and self._replay.count else "withdrawn"
-        self._ended = End(outcome)
-        try:
-            submission.gateway.cancel(submission.run_id, outcome=outcome, how="kill")
-        except SupercheckError:
-            pass  # its lease lapses
+        self._submission.close()
 
 
 def _shows_colours(config: pytest.Config) -> bool:
@@ -465,6 +428,15 @@ def _shows_colours(config: pytest.Config) -> bool:
     capture: Any = config.pluginmanager.getplugin("capturemanager")
     with capture.global_and_fixture_disabled() if capture else contextlib.nullcontext():
         return should_do_markup(sys.stdout)
+
+
+def connect(url: str, token: str | None) -> Submission:
+    """Start a connector for the pool at a URL."""
+    log, path = tempfile.mkstemp(prefix="supercheck-connector-")
+    os.unlink(path)
+    return Submission(
+        lambda control: boot.start("pytest_supercheck.connector", control, log), url, token, lambda: tail(log).strip()
+    )
 
 
 def _interrupt_at(path: str, line: str) -> NoReturn:
@@ -480,7 +452,6 @@ def _place(status: Admission | RunStatus) -> str:
 
 def wire_names(items: list[pytest.Item]) -> list[str]:
     """The items' names on the wire: JSON of the nodeid, with a number where several items share one."""
-    import json
     from collections import Counter
 
     seen: Counter[str] = Counter()

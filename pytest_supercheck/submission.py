@@ -1,117 +1,178 @@
 """
-The thread that connects a session with its pool, submits its run and keeps it alive.
+A session's run at the pool, as the session sees it: submit, offer, follow, cancel.
 
-Between the local session and a gateway; knows neither pytest nor what kind of gateway it is.
+The session's end of the connector's two sockets; no thread, no client of the pool.  Knows no pytest.
 """
 
 from __future__ import annotations
 
-import threading
+import dataclasses
+import os
+import select
+import socket
 import time
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Callable, Sequence
+from typing import Any, Final
 
-from pytest_supercheck.errors import SupercheckError
+from pytest_supercheck import errors
+from pytest_supercheck.errors import Infrastructure, QueueFull, SupercheckError
+from pytest_supercheck.keeper import Lines, kill_group, send
+from pytest_supercheck.model import Admission, Figures, How, RunRequest, RunStatus
 
-if TYPE_CHECKING:
-    from pytest_supercheck.gateway import Gateway
-    from pytest_supercheck.model import Admission, RunId, RunStatus
+#: Names in one message, and bytes in one read of events.
+OFFER_BATCH: Final = 2000
+READ_BYTES: Final = 1 << 20
 
-#: Seconds between two signs of life of a run, and between two looks at its place in the queue.
-KEEP_S: Final = 5.0
-WATCH_S: Final = 1.0
+#: Seconds that the connector has to let go of the run and end before it is killed.
+CLOSE_S: Final = 5.0
 
 
-class Submission(threading.Thread):
+class Submission:
     """
-    A thread that connects, submits and then keeps the run alive, beside collection.
+    The connection.
 
     Args:
-        connect: Makes the gateway; may wait until there is somebody to connect to.
-        wait_s: Seconds to wait for admission when the queue is full.
+        start: Starts a connector on the socket given.  Returns its process id, 0 when somebody else waits for it.
+        url: The pool, a Redis URL.
+        token: Its password, where the URL has none.
+        why: Says why the connector has ended, an empty string when nobody knows.
     """
 
-    def __init__(self, connect: Callable[[], Gateway], wait_s: float) -> None:
-        super().__init__(daemon=True, name="supercheck-submission")
-        self._connect = connect
-        self._wait_s = wait_s
-        self._request: Any = None
-        self._requested = threading.Event()
-        self._connected = threading.Event()
-        self._answered = threading.Event()
-        self._over = threading.Event()
-        self.gateway: Gateway | None = None
+    def __init__(
+        self, start: Callable[[socket.socket], int], url: str, token: str | None, why: Callable[[], str]
+    ) -> None:
         self.admission: Admission | None = None
-        self.error: Exception | None = None
+        #: What the pool last said of the run.
         self.status: RunStatus | None = None
+        #: What went wrong before somebody asked.
+        self.error: SupercheckError | None = None
+        #: When the pool was last heard of.
         self.heard_at = time.monotonic()
+        self._why = why
+        self._answers: dict[str, Any] = {}
+        self._rest = b""
+        self._control, theirs = socket.socketpair()
+        with theirs:
+            self._pid = start(theirs)
+        self._events, events = socket.socketpair()
+        with events:
+            send(self._control, {"connect": {"url": url, "token": token}}, [events.fileno()])
+        self._lines = Lines(self._control)
 
-    def submit(self, request: Callable[[], Any]) -> None:
-        """Give it what to submit."""
-        self._request = request
-        self._requested.set()
+    def capacity(self) -> int:
+        """How many executions the pool runs at a time."""
+        self._tell({"queue": {}})
+        return int(self._wait_for("capacity"))
 
-    def result(self) -> tuple[Gateway, Admission]:
+    def submit(self, request: RunRequest, wait_s: float) -> None:
+        """
+        Ask for the run; `result` has the answer.
+
+        Args:
+            request: The run.
+            wait_s: Seconds to wait for admission while the queue is full.
+        """
+        self._tell({"submit": dataclasses.asdict(request), "wait_s": wait_s})
+
+    def result(self) -> Admission:
         """
         Wait for the answer.
 
         Raises:
             SupercheckError: The pool cannot be reached, or refused.
         """
-        while not self._answered.wait(0.5):
-            pass  # in slices, so that Ctrl-C is heard
-        if self.error is not None:
-            raise self.error
-        assert self.gateway is not None
-        assert self.admission is not None
-        return self.gateway, self.admission
+        if self.admission is None:
+            row = self._wait_for("admission")
+            self.admission = Admission(**{**row, "figures": Figures.from_json(row["figures"])})
+            self.heard_at = time.monotonic()
+        return self.admission
 
-    def connected(self) -> Gateway | None:
-        """Wait for the connection; None when there is none to be had, of which `result` tells."""
-        while not (self._connected.wait(0.5) or self._answered.is_set()):
-            pass
-        return self.gateway
+    def offer(self, names: Sequence[str], *, single: bool) -> None:
+        """Hand over the run's items, as `Gateway.offer`."""
+        for start in range(0, len(names), OFFER_BATCH):
+            self._tell({"items": names[start : start + OFFER_BATCH]})
+        self._tell({"offer": {"single": single}})
+        self._wait_for("offered")
 
-    def stop(self) -> None:
-        """Let the run's lease go."""
-        self._over.set()
-        self._requested.set()
+    def events(self, wait_s: float) -> list[bytes]:
+        """
+        The next events.
 
-    def run(self) -> None:
-        """The thread."""
+        Args:
+            wait_s: Seconds to wait for a first one.
+
+        Returns:
+            NDJSON lines, in order.
+        """
+        ready, _, _ = select.select([self._events, self._control], [], [], wait_s)
+        if self._control in ready:
+            self.poll()
+        if self._events not in ready:
+            return []
+        *lines, self._rest = (self._rest + self._events.recv(READ_BYTES)).split(b"\n")
+        return lines
+
+    def cancel(self, *, outcome: str, how: How, message: str = "") -> None:
+        """Stop the run, as `Gateway.cancel`."""
+        self._tell({"cancel": {"outcome": outcome, "how": how, "message": message}})
+        self._wait_for("cancelled")
+
+    def ended(self) -> None:
+        """The run has ended: nothing is to be let go of."""
+        self._tell({"ended": {}})
+
+    def poll(self) -> None:
+        """Take note of what the connector says unasked."""
+        while self.error is None and select.select([self._control], [], [], 0)[0]:
+            self._receive()
+
+    def close(self) -> None:
+        """Let go of the run; safe to repeat."""
+        self._control.close()
+        self._events.close()
+        deadline = time.monotonic() + CLOSE_S
+        while self._pid and os.waitpid(self._pid, os.WNOHANG)[0] == 0:
+            if time.monotonic() > deadline:
+                kill_group(self._pid)
+            time.sleep(0.001)
+        self._pid = 0
+
+    def _tell(self, message: dict[str, Any]) -> None:
         try:
-            self.gateway = self._connect()
-            self._connected.set()
-            self._requested.wait()
-            if self._over.is_set():
-                return
-            self.admission = self._admit(self.gateway, self._request())
-        except Exception as exc:  # noqa: BLE001 - whatever it is, the main thread raises it
-            self.error = exc
-        self._answered.set()
-        if self.admission is not None and self.gateway is not None:
-            self._keep(self.gateway)
+            send(self._control, message)
+        except OSError:
+            self.poll()  # its last words are there to be read
 
-    def _admit(self, gateway: Gateway, request: Any) -> Admission:
-        from pytest_supercheck.errors import QueueFull
+    def _wait_for(self, name: str) -> Any:
+        while name not in self._answers:
+            if self.error is not None:
+                error, self.error = self.error, None
+                raise error
+            self._receive()
+        return self._answers.pop(name)
 
-        self.run_id: RunId = request.run_id
-        give_up_at = time.monotonic() + self._wait_s
-        while True:
-            try:
-                return gateway.submit(request)
-            except QueueFull as full:
-                left_s = give_up_at - time.monotonic()
-                if left_s <= 0 or self._over.wait(min(full.retry_after_s, left_s, 5.0)):
-                    raise
-
-    def _keep(self, gateway: Gateway) -> None:
-        self.heard_at = time.monotonic()
-        waiting = self.admission is not None and not self.admission.held
-        while not self._over.wait(WATCH_S if waiting else KEEP_S):
-            try:
-                self.status = gateway.keep(self.run_id)
-                waiting = self.status.state == "waiting"
+    def _receive(self) -> None:
+        """Read once, blocking."""
+        messages = self._lines.receive()
+        if messages is None:
+            why = self._why()
+            self.error = Infrastructure(f"the connection to the pool ended{': ' if why else ''}{why}")
+            return
+        for message, _ in messages:
+            if "error" in message:
+                self.error = from_json(message["error"])
+            elif "status" in message:
+                row = message["status"]
+                self.status = RunStatus(**{**row, "figures": Figures.from_json(row["figures"])})
                 self.heard_at = time.monotonic()
-            except SupercheckError:
-                continue  # the main thread notices the silence
+            else:
+                self._answers.update(message)
+
+
+def from_json(row: dict[str, Any]) -> SupercheckError:
+    """The error that `connector.to_json` wrote."""
+    if row["kind"] == "QueueFull":
+        figures = Figures.from_json(row["figures"])
+        return QueueFull(row["message"], figures=figures, retry_after_s=row["retry_after_s"])
+    kind: type[SupercheckError] = getattr(errors, row["kind"])
+    return kind(row["message"])

@@ -27,7 +27,7 @@ RINGS: Final = (
     frozenset({"dispatch", "redis_gateway", "valkey"}),
     frozenset(
         {
-            *("plugin", "session", "submission", "replay", "xdist_protocol", "xdist_fixtures"),
+            *("plugin", "session", "submission", "connector", "replay", "xdist_protocol", "xdist_fixtures"),
             *("embedded", "cli", "host", "worker", "supervisor", "runner", "execution", "recorder"),
         }
     ),

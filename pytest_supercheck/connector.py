@@ -1,0 +1,169 @@
+"""
+The process between a session and its pool, so that the session need not load a client: it has the gateway.
+
+Second step of the flow.  Started by a session as early as possible, or by its embedded stack, it imports and connects
+beside the session's own start, keeps the run alive whatever the session does, and lets go of it when the session has
+gone, `kill -9` included.  Knows no pytest; does not decode events.
+
+Messages from the session (JSON lines): ``connect`` (with the socket on which events are sent, as they come from the
+pool), ``queue``, ``submit``, ``items``, ``offer``, ``cancel``, ``ended``.  To it: ``connected``, ``capacity``,
+``admission``, ``offered``, ``cancelled``, ``error``, and ``status`` unasked.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import signal
+import socket
+import threading
+import time
+from typing import TYPE_CHECKING, Any, Final
+
+from pytest_supercheck.errors import QueueFull, SupercheckError
+from pytest_supercheck.keeper import Lines, readable, send
+from pytest_supercheck.model import Admission, RunId, RunRequest
+
+if TYPE_CHECKING:
+    from pytest_supercheck.gateway import Gateway
+
+#: Seconds between two signs of life of a run that runs, and of one that waits.
+KEEP_S: Final = 5.0
+WATCH_S: Final = 1.0
+
+#: Seconds that one read of events waits, and until the next one after a failure.
+READ_S: Final = 10.0
+AGAIN_S: Final = 0.2
+
+#: Longest pause between two submissions to a queue that is full, in seconds.
+FULL_S: Final = 5.0
+
+
+class Connector:
+    """
+    One session's connection with its pool.
+
+    Args:
+        session: The socket to the session.
+    """
+
+    def __init__(self, session: socket.socket) -> None:
+        self._session = session
+        self._lines = Lines(session)
+        self._sending = threading.Lock()
+        self._gateway: Gateway
+        self._events: socket.socket
+        self._run: RunId | None = None
+        self._ended = False
+        self._names: list[str] = []
+
+    def serve(self) -> None:
+        """Do what the session asks, until it goes."""
+        while (messages := self._lines.receive()) is not None:
+            for message, fds in messages:
+                try:
+                    self._answer(message, fds)
+                except SupercheckError as exc:
+                    self._tell({"error": to_json(exc)})
+        if self._run is not None and not self._ended:
+            self._withdraw(self._run)
+
+    def _answer(self, message: dict[str, Any], fds: list[int]) -> None:
+        match message:
+            case {"connect": where}:
+                from pytest_supercheck.redis_gateway import RedisGateway
+
+                self._events = socket.socket(fileno=fds[0])
+                self._gateway = RedisGateway.connect(where["url"], password=where["token"])
+                self._tell({"connected": True})
+            case {"queue": _}:
+                self._tell({"capacity": self._gateway.queue().figures.running_capacity})
+            case {"submit": request, "wait_s": wait_s}:
+                self._submit(RunRequest(**request), wait_s)
+            case {"items": names}:
+                self._names += names
+            case {"offer": {"single": single}} if self._run is not None:
+                names, self._names = self._names, []
+                self._tell({"offered": self._gateway.offer(self._run, names, single=single)})
+            case {"cancel": words} if self._run is not None:
+                self._tell({"cancelled": self._gateway.cancel(self._run, **words).state})
+            case {"ended": _}:
+                self._ended = True
+
+    def _tell(self, message: dict[str, Any]) -> None:
+        with self._sending:
+            send(self._session, message)
+
+    def _submit(self, request: RunRequest, wait_s: float) -> None:
+        admission = self._admit(request, wait_s)
+        self._run = request.run_id
+        self._tell({"admission": dataclasses.asdict(admission)})
+        waits = not admission.held
+        threading.Thread(target=self._keep, args=(request.run_id, waits), daemon=True).start()
+        threading.Thread(target=self._read, args=(request.run_id,), daemon=True).start()
+
+    def _admit(self, request: RunRequest, wait_s: float) -> Admission:
+        """Submit until there is room, for `wait_s` seconds at most, or until the session goes."""
+        give_up_at = time.monotonic() + wait_s
+        while True:
+            try:
+                return self._gateway.submit(request)
+            except QueueFull as full:
+                left_s = give_up_at - time.monotonic()
+                if left_s <= 0 or readable(self._session.fileno(), min(full.retry_after_s, left_s, FULL_S)):
+                    raise
+
+    def _keep(self, run: RunId, waits: bool) -> None:
+        """A thread: the run's signs of life. The session notices when the pool does not answer for long."""
+        while True:
+            time.sleep(WATCH_S if waits else KEEP_S)
+            try:
+                status = self._gateway.keep(run)
+                self._tell({"status": dataclasses.asdict(status)})
+            except SupercheckError:
+                continue
+            except OSError:
+                return
+            waits = status.state == "waiting"
+
+    def _read(self, run: RunId) -> None:
+        """A thread: events on their way to the session, ahead of what it has replayed."""
+        after = "0"
+        while True:
+            try:
+                batches, after = self._gateway.events(run, after=after, wait_s=READ_S)
+            except SupercheckError:
+                time.sleep(AGAIN_S)
+                continue
+            try:
+                self._events.sendall(b"".join(batch + b"\n" for batch in batches))
+            except OSError:
+                return
+
+    def _withdraw(self, run: RunId) -> None:
+        """The session has gone: the run leaves nothing behind, or what it has done so far."""
+        try:
+            status = self._gateway.keep(run)
+            if status.state not in ("ended", "gone"):
+                outcome = "cancelled" if status.done else "withdrawn"
+                self._gateway.cancel(run, outcome=outcome, how="kill", message="its session has gone")
+        except SupercheckError:
+            pass  # its lease lapses
+
+
+def to_json(error: SupercheckError) -> dict[str, Any]:
+    """What `submission` needs to raise the same error."""
+    row: dict[str, Any] = {"kind": type(error).__name__, "message": str(error)}
+    if isinstance(error, QueueFull):
+        row |= {"figures": dataclasses.asdict(error.figures), "retry_after_s": error.retry_after_s}
+    return row
+
+
+def main(fd: int) -> int:
+    """Be the connector of the session at socket `fd` until it goes."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        Connector(socket.socket(fileno=fd)).serve()
+    except BrokenPipeError:
+        pass  # the session has gone in the middle of an answer
+    os._exit(0)
