@@ -106,7 +106,8 @@ def worker(url: str | None, concurrency: int | None) -> None:
 def _serve(settings: PoolSettings, url: str, workers: int) -> None:
     from pytest_supercheck import valkey, worker
     from pytest_supercheck.dispatch import Dispatcher
-    from pytest_supercheck.host import Host, Pool
+    from pytest_supercheck.host import Host
+    from pytest_supercheck.pool import Pool
     from pytest_supercheck.redis_gateway import connect_redis, masked
 
     dispatcher = Dispatcher(connect_redis(url, password=settings.token))

@@ -150,7 +150,7 @@ def main(fd: int) -> int:
 
 
 def _serve(controller: _Controller, start: dict[str, Any], server: valkey.Server, host: Host) -> None:
-    from pytest_supercheck.host import Pool
+    from pytest_supercheck.pool import Pool
 
     def configure() -> None:
         workerinput, _ = controller.receive("configure")

@@ -1,8 +1,8 @@
 """
-One machine's part in the pool: RQ worker processes, and the runners that their supervisors get test processes from.
+The runners of one machine, from which its supervisors get test processes.
 
 Between a supervisor and a runner it only passes descriptors on.  Owned by `supercheck worker`, or by an embedded
-session.  Single-threaded, because it forks.
+session, which have RQ workers beside it (`pool`).
 """
 
 from __future__ import annotations
@@ -10,12 +10,11 @@ from __future__ import annotations
 import logging
 import os
 import selectors
-import signal
 import socket
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -25,8 +24,8 @@ from pytest_supercheck.keeper import Child, Keeper, Lines, Marks, kill_group, sa
 
 logger = logging.getLogger(__name__)
 
-#: Seconds between two signs of life of the workers.
-BEAT_S: Final = 5.0
+#: Seconds after the last one went to a run, or died, until a new spare runner is started.
+SPARE_S: Final = 5.0
 
 #: Seconds for which a runner without children waits for more executions of its run.
 IDLE_S: Final = 30.0
@@ -209,7 +208,7 @@ class Host:
             self._spare, runner = runner, self._start(spec["interpreter"], run)
         else:
             self._own[runner.pid] = (run, runner)
-            self._spare_at = time.monotonic() + BEAT_S  # or when it has collected: not beside that
+            self._spare_at = time.monotonic() + SPARE_S  # or when it has collected: not beside that
         self._give_spec(runner, spec, n, start)
         self._tell(runner, {"configure": node_input(spec, n)})
         return runner
@@ -319,7 +318,7 @@ class Host:
         os.close(runner.output)
         self._forget(run, runner)
         if runner is self._spare:
-            self._spare, self._spare_at = None, time.monotonic() + BEAT_S
+            self._spare, self._spare_at = None, time.monotonic() + SPARE_S
         message = (
             f"the tests could not be collected on the worker:\n{printed}" if not runner.mode else "the runner died"
         )
@@ -327,9 +326,9 @@ class Host:
             request.fail(message)
         return True
 
-    def watched(self, pid: int) -> bool:
-        """Whether the keeper reaps that process."""
-        return pid in self._keeper.children
+    def unwatched(self) -> list[int]:
+        """The runners that the keeper does not reap."""
+        return [pid for pid in self._own if pid not in self._keeper.children]
 
     def _on_exit(self, child: Child) -> None:
         for _run, runner in list(self._runners.items()):
@@ -361,119 +360,3 @@ def worker_id(n: int) -> str:
 def basetemp(spec: dict[str, Any], n: int) -> str:
     """Where execution `n` has its temporary directories, as xdist names them; empty for wherever pytest would."""
     return f"{spec['basetemp']}/popen-{worker_id(n)}" if spec.get("basetemp") else ""
-
-
-class Pool:
-    """
-    A host together with its RQ workers.
-
-    Args:
-        host: The runners.
-        size: Number of RQ worker processes.
-        work: What a worker process does: called in it with its name and the descriptor that ends with this process.
-        dispatcher: Where workers are made known; `pytest_supercheck.dispatch.Dispatcher`.
-    """
-
-    def __init__(self, host: Host, size: int, work: Callable[[str, int], None], dispatcher: Any) -> None:
-        self._host = host
-        self._size = size
-        self._work = work
-        self._dispatcher = dispatcher
-        self._workers: dict[int, str] = {}
-        self._count = 0
-        self._beat_at = self._fork_at = self._died_at = 0.0
-        self._stopping = 0
-        self._told = False
-        self._leash, self._leash_held = os.pipe()
-        self._wake, wake_write = os.pipe()
-        os.set_blocking(wake_write, False)
-        os.set_blocking(self._wake, False)
-        signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
-        signal.signal(signal.SIGCHLD, lambda _signum, _frame: None)
-        host.selector.register(self._wake, selectors.EVENT_READ, lambda: os.read(self._wake, 512))
-
-    def start(self) -> None:
-        """Start the workers."""
-        while len(self._workers) < self._size and time.monotonic() >= self._fork_at:
-            self._fork()
-
-    def _fork(self) -> None:
-        self._count += 1
-        name = f"{socket.gethostname()}-{os.getpid()}-{self._count}"
-        self._dispatcher.join(name, host=socket.gethostname(), pid=os.getpid())
-        pid = os.fork()
-        if pid == 0:
-            try:
-                os.setpgid(0, 0)
-                signal.set_wakeup_fd(-1)
-                signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-                os.close(self._leash_held)
-                self._host.selector.close()
-                self._work(name, self._leash)
-            except BaseException:
-                logger.exception("worker failed", extra={"worker": name})
-            finally:
-                os._exit(0)
-        self._workers[pid] = name
-
-    def stop(self) -> None:
-        """First: workers finish their current test and give the rest back. Second: all ends now. Safe in a handler."""
-        self._stopping += 1
-
-    def _tell_workers(self) -> None:
-        self._told = True
-        for pid, name in self._workers.items():
-            self._try(lambda name=name: self._dispatcher.quit(name))  # type: ignore[misc]
-            os.kill(pid, signal.SIGTERM)
-
-    def kill(self) -> None:
-        """End every worker and its work-horse, at once: the leash that they watch ends."""
-        os.close(self._leash_held)
-        for pid in self._workers:
-            kill_group(pid)
-
-    def run(self) -> None:
-        """Until stopped."""
-        while self._stopping < 2 and (self._workers or not self._stopping):
-            self.step()
-
-    def step(self) -> None:
-        """Wait for something to do and do it."""
-        now = time.monotonic()
-        if now >= self._beat_at:
-            self._beat_at = now + BEAT_S
-            self._try(self._beat)
-        self._host.step(max(0.0, min(1.0, self._beat_at - now)))
-        self._reap()
-        if not self._stopping:
-            self._try(self.start)
-        elif not self._told:
-            self._tell_workers()
-
-    def _beat(self) -> None:
-        for name in self._dispatcher.beat(list(self._workers.values())):
-            self._dispatcher.join(name, host=socket.gethostname(), pid=os.getpid())
-
-    def _try(self, call: Callable[[], object]) -> None:
-        from pytest_supercheck.errors import SupercheckError
-
-        try:
-            call()
-        except SupercheckError as exc:
-            logger.warning("dispatcher does not answer", extra={"error": str(exc)})
-
-    def _reap(self) -> None:
-        for pid in [*self._workers, *self._host._own]:
-            if self._host.watched(pid):
-                continue
-            ended, _ = os.waitpid(pid, os.WNOHANG)
-            if ended and not self._host.reap(pid):
-                name = self._workers.pop(pid)
-                # One that dies is replaced at once, the next ones a second later.
-                self._fork_at = (
-                    max(self._fork_at, time.monotonic())
-                    if time.monotonic() > self._died_at + 1
-                    else time.monotonic() + 1
-                )
-                self._died_at = time.monotonic()
-                self._try(lambda name=name: self._dispatcher.quit(name))  # type: ignore[misc]

@@ -28,7 +28,7 @@ RINGS: Final = (
     frozenset(
         {
             *("plugin", "session", "submission", "connector", "replay", "xdist_protocol", "xdist_fixtures"),
-            *("embedded", "cli", "host", "worker", "supervisor", "runner", "execution", "recorder"),
+            *("embedded", "cli", "host", "pool", "worker", "supervisor", "runner", "execution", "recorder"),
         }
     ),
 )
