@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_supercheck.events import Passed
+from pytest_supercheck.events import End, Passed
 
 from .conftest import GUARD_S, Pool, Worker, children, command_line, counts, wait_for
 
@@ -116,15 +116,35 @@ def test_a_second_sigterm_stops_at_once(pool: Pool) -> None:
     wait_for(lambda: not any(command_line(pid) for pid in tests), "its test processes are gone")
 
 
-def test_a_session_killed_on_a_pool_leaves_nothing_running(pool: Pool) -> None:
-    """When pytest is killed with -9 its run is abandoned, its tests are killed and its slots are free again."""
+@pytest.mark.parametrize("connector", [False, True])
+def test_a_session_killed_on_a_pool_leaves_nothing_running(pool: Pool, connector: bool) -> None:
+    """When pytest is killed with -9 its connector ends the run; when that is killed too, its lease lapses."""
     worker = pool.worker(1)
     session = pool.pytest(pool.suite("hang", HANG), "-q")
-    running(pool)
+    run = running(pool)
     tests = worker.test_processes()
-    session.kill()
+    victims = [session.pid, *(children(session.pid) if connector else ())]
+    assert len(victims) == 1 + connector
+    for victim in victims:
+        os.kill(victim, signal.SIGKILL)
+    wait_for(lambda: any(isinstance(event, End) for event in pool.events(run)), "the run has ended")
+    (outcome,) = (event.outcome for event in pool.events(run) if isinstance(event, End))
+    assert outcome == ("abandoned" if connector else "cancelled")
     wait_for(lambda: not any(command_line(pid) for pid in tests), "its test processes are gone")
     wait_for(lambda: "running 0 of" in pool.command("queue", "--url", pool.url), "its slot is free")
+
+
+def test_a_connector_killed_ends_the_session_with_70(pool: Pool) -> None:
+    """Trouble in the machinery is told as such; what has been reported stays."""
+    pool.worker(1)
+    session = pool.pytest(pool.suite("hang", HANG), "-q")
+    running(pool)
+    (connector,) = children(session.pid)
+    os.kill(connector, signal.SIGKILL)
+    output, _ = session.communicate(timeout=GUARD_S)
+    assert session.returncode == 70, output
+    assert "the connection to the pool ended" in output
+    assert counts(output) == {"passed": 2}
 
 
 def test_an_embedded_session_killed_leaves_nothing_running(tmp_path: Path) -> None:
