@@ -13,9 +13,13 @@ import signal
 import socket
 import sys
 import threading
+import time
 import traceback
 import warnings
-from typing import Final
+from collections.abc import Callable
+from typing import Final, NoReturn
+
+from pytest_supercheck.keeper import kill_group
 
 #: The descriptor at which a started process finds the socket to the one that started it.
 CONTROL_FD: Final = 3
@@ -57,15 +61,38 @@ def start(module: str, control: socket.socket, log: int) -> int:
         os.close(null)
         return pid
     pid = os.fork()
-    if pid:
-        return pid
+    if pid == 0:
+        become(lambda: _detach(control.fileno(), log), lambda: importlib.import_module(module).main(control.detach()))
+    return pid
+
+
+def become(*steps: Callable[[], object]) -> NoReturn:
+    """Be another process after a fork: nothing that goes wrong must reach what was forked."""
     try:
-        _detach(control.fileno(), log)
-        importlib.import_module(module).main(control.detach())
-    except BaseException:  # noqa: BLE001 - whatever it is must not reach the session that was forked
+        for step in steps:
+            step()
+        os._exit(0)
+    except BaseException:  # noqa: BLE001
         traceback.print_exc()
     finally:
         os._exit(1)
+
+
+def reaped(pid: int) -> bool:
+    """Whether a child has ended, also when somebody else has waited for it; does not wait."""
+    try:
+        return os.waitpid(pid, os.WNOHANG)[0] != 0
+    except ChildProcessError:
+        return True
+
+
+def end(pid: int, within_s: float) -> None:
+    """Wait for a child that has been told to end, and kill it with its group when it has not in so many seconds."""
+    deadline = time.monotonic() + within_s
+    while not reaped(pid):
+        if time.monotonic() > deadline:
+            kill_group(pid)
+        time.sleep(0.001)
 
 
 def _detach(control: int, log: int) -> None:

@@ -14,13 +14,12 @@ import shutil
 import signal
 import socket
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from pytest_supercheck import boot, connector, valkey
-from pytest_supercheck.keeper import Lines, kill_group, send
+from pytest_supercheck.keeper import Lines, send
 
 if TYPE_CHECKING:
     from pytest_supercheck.host import Host
@@ -70,7 +69,7 @@ class EmbeddedStack:
 
     def fault(self) -> str:
         """Why it has died, an empty string while it lives."""
-        if not self._pid or os.waitpid(self._pid, os.WNOHANG)[0] == 0:
+        if not self._pid or not boot.reaped(self._pid):
             return ""
         self._pid = 0
         try:
@@ -88,16 +87,9 @@ class EmbeddedStack:
     def stop(self) -> None:
         """End it and all that it started; safe to repeat."""
         self.release()
-        deadline = time.monotonic() + STOP_S
-        while self._pid and time.monotonic() < deadline:
-            if os.waitpid(self._pid, os.WNOHANG)[0]:
-                self._pid = 0
-            else:
-                time.sleep(0.001)
         if self._pid:
-            kill_group(self._pid)
-            os.waitpid(self._pid, 0)
-            self._pid = 0
+            boot.end(self._pid, STOP_S)
+        self._pid = 0
         shutil.rmtree(self.directory, ignore_errors=True)
 
 
@@ -188,9 +180,6 @@ def _fork_connector(controller: _Controller) -> None:
     """The controller's connector: all that it needs is imported here already."""
     _, fds = controller.receive("connector")
     if fds and os.fork() == 0:
-        try:
-            connector.main(fds[0])
-        finally:
-            os._exit(1)
+        boot.become(lambda: connector.main(fds[0]))
     for fd in fds:
         os.close(fd)

@@ -7,16 +7,15 @@ The session's end of the connector's two sockets; no thread, no client of the po
 from __future__ import annotations
 
 import dataclasses
-import os
 import select
 import socket
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
-from pytest_supercheck import errors
+from pytest_supercheck import boot, errors
 from pytest_supercheck.errors import Infrastructure, QueueFull, SupercheckError
-from pytest_supercheck.keeper import Lines, kill_group, send
+from pytest_supercheck.keeper import Lines, send
 from pytest_supercheck.model import Admission, Figures, How, RunRequest, RunStatus
 
 #: Names in one message, and bytes in one read of events.
@@ -130,11 +129,8 @@ class Submission:
         """Let go of the run; safe to repeat."""
         self._control.close()
         self._events.close()
-        deadline = time.monotonic() + CLOSE_S
-        while self._pid and os.waitpid(self._pid, os.WNOHANG)[0] == 0:
-            if time.monotonic() > deadline:
-                kill_group(self._pid)
-            time.sleep(0.001)
+        if self._pid:
+            boot.end(self._pid, CLOSE_S)
         self._pid = 0
 
     def _tell(self, message: dict[str, Any]) -> None:
