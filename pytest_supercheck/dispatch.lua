@@ -66,6 +66,7 @@ local QUEUED_CAPACITY = 50
 local LOSSES = 3           -- how often a lost slot is wished for again without progress between
 local ITEM_LOSSES = 3      -- an item that was running at so many losses is reported as failed
 local ITEM_CRASHES = 2     -- and at so many crashes of its own process
+local CHUNK = 1000         -- most items handed out at once: an answer stays small, and so does what a loss gives back
 local PRIORITY_SCORE = 1e12
 local EWMA_WEIGHT = 0.2
 local RETRY_AFTER_S = 30   -- while nothing is known about how long runs take
@@ -1125,7 +1126,8 @@ end
 
 local function chunk_size(run)
   if run.single == '1' then return 1 end
-  return math.max(1, math.ceil(pending_count(run.id) / (2 * math.max(held_count(run.id), run.want))))
+  local share = math.ceil(pending_count(run.id) / (2 * math.max(held_count(run.id), run.want)))
+  return math.max(1, math.min(CHUNK, share))
 end
 
 -- `owed`: the one item the execution has not done yet, in front of the new ones.

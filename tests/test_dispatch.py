@@ -615,6 +615,14 @@ def test_chunks_shrink_to_single_items(pool: Pool) -> None:
     assert sizes == [5, 4, 3, 2, 2, 1, 1, 1, 1]
 
 
+def test_chunk_has_a_thousand_items_at_most(pool: Pool) -> None:
+    """However many there are: an answer stays small, and others get their turn."""
+    pool.workers(2)
+    first, second = pool.started("a", 10_000, want=2)
+    assert pool.take(first) == list(range(1000))
+    assert pool.take(second) == list(range(1000, 2000))
+
+
 def test_single_hands_out_one_at_a_time(pool: Pool) -> None:
     """As -x needs."""
     pool.workers(1)

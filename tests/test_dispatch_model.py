@@ -47,6 +47,7 @@ from pytest_supercheck.model import (
 
 LEASE_MS = 15_000
 LOSSES = 3
+CHUNK = 1000
 PROJECTS = ("p", "q")
 LABELS: tuple[tuple[str, ...], ...] = ((), (), ("gpu",))
 
@@ -338,7 +339,7 @@ class Model:
         """The most that may be handed out at once."""
         if run.single:
             return 1
-        return max(1, math.ceil(len(run.pending) / (2 * max(len(self.held(run)), run.want))))
+        return min(CHUNK, max(1, math.ceil(len(run.pending) / (2 * max(len(self.held(run)), run.want)))))
 
 
 class Recorder(Dispatcher):
