@@ -2,7 +2,8 @@
 --
 -- One script holds every change of state, so no two callers ever see half of one. A call reaps what has lapsed, does
 -- its operation, promotes, replies, and marks yields. dispatch.py is its only caller; it knows no pytest or HTTP, and of
--- RQ only that a queue is a list of job ids: one that is promoted is on its worker's queue in the same instant.
+-- RQ only that a queue is a list of job ids: one that is promoted is on its worker's queue in the same instant. And it
+-- knows which keys RQ would leave behind of a worker process that was killed.
 --
 --   ARGV[1]   name of the operation (the table `ops` below)
 --   ARGV[2]   clock in ms since 1970, "0" = the server's own (tests pass an explicit one)
@@ -424,11 +425,20 @@ end
 
 -- Slots and workers ---------------------------------------------------------------------------------------------------
 
+-- What RQ notes of a worker process and its queue, and would keep for ever if that was killed.
+local function forget_in_rq(worker)
+  call('DEL', queue_key(worker), queue_key(worker) .. ':intermediate', 'rq:wip:supercheck:' .. worker,
+       'rq:workers:supercheck:' .. worker)
+  call('SREM', 'rq:queues', queue_key(worker))
+  call('SREM', 'rq:workers', 'rq:worker:' .. worker)
+end
+
 local function forget_worker(worker)
   call('SREM', 'sc:workers', worker)
   call('SREM', 'sc:idle', worker)
   call('ZREM', 'sc:leases', 'w:' .. worker)
   call('DEL', worker_key(worker))
+  forget_in_rq(worker)
 end
 
 local function free_worker(worker, job)
@@ -539,6 +549,7 @@ local function lapse(exec)
   local charged = charge_loss(run, exec)
   give_back(exec, charged)
   mail(exec.job, 'kill')
+  call('PEXPIRE', 'rq:job:' .. exec.job, LEFT_TTL_MS)  -- RQ would have done so at its end
   free_slot(exec, 'lapsed')
   add_state(run.id, 't', 'lapsed', 'at', NOW, 'job', exec.job, 'worker', exec.worker)
   if run.state ~= 'stopping' and run.state ~= 'ended' then wish_later(run, exec.job) end

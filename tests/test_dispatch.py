@@ -15,7 +15,7 @@ import pytest
 import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
-from rq import Queue
+from rq import Queue, Worker
 from rq.job import Job
 from rq.serializers import JSONSerializer
 
@@ -1005,6 +1005,25 @@ def test_dead_worker_is_forgotten_with_what_it_had_not_begun(pool: Pool) -> None
     assert pool.jobs("a") == [first]
     assert pool.dispatcher.begin(second, worker="h-2") is None
     assert pool.dispatcher.beat(["h-1", "h-2"]) == ("h-1", "h-2")
+
+
+def test_dead_worker_leaves_nothing_in_rq(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither its queue, nor what it was at, nor that it was there; only what expires by itself."""
+    (name,) = pool.workers(1)
+    monkeypatch.setattr(PoolJob, "home", queue_name(name))
+    queue = Queue(PoolJob.home, connection=pool.client, serializer=JSONSerializer, job_class=PoolJob)
+    worker: Any = Worker([queue], name=name, connection=pool.client, serializer=JSONSerializer, job_class=PoolJob)
+    worker.register_birth()
+    (job,) = pool.started("a")
+    taken = worker.dequeue_job_and_maintain_ttl(timeout=None)
+    worker.prepare_execution(taken[0])
+    assert pool.client.exists(f"rq:wip:{queue.name}", f"rq:workers:{queue.name}", f"rq:job:{job}") == 3
+    pool.client.rpush(f"rq:queue:{queue.name}", "of a run that is gone")
+    pool.forward(LEASE_MS / 1000, alive=False)
+    assert pool.dispatcher.queue().figures.workers == 0
+    assert pool.client.smembers("rq:workers") == pool.client.smembers("rq:queues") == set()
+    keys = [key.decode() for key in pool.client.scan_iter("rq:*")]
+    assert [key for key in keys if pool.client.pttl(key) < 0] == []
 
 
 def test_run_that_lost_its_last_slot_keeps_its_age_and_is_never_refused(pool: Pool) -> None:
