@@ -27,7 +27,7 @@ from pytest_supercheck.operators import BadVariable, PoolSettings
 
 if TYPE_CHECKING:
     from pytest_supercheck.dispatch import Dispatcher
-    from pytest_supercheck.model import Figures, QueuedRun
+    from pytest_supercheck.model import Figures, ProjectFigures, QueuedRun
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
@@ -166,6 +166,16 @@ def _figures_text(figures: Figures) -> str:
     return text + (", PAUSED" if figures.paused else "")
 
 
+def _project_text(name: str, figures: ProjectFigures | None) -> str:
+    if figures is None:
+        return f"project {name}: no limits of its own"
+    running, queued = (
+        f"{count}" if most is None else f"{count} of {most}"
+        for count, most in ((figures.running, figures.running_capacity), (figures.queued, figures.queued_capacity))
+    )
+    return f"project {name}: running {running}, queued {queued}"
+
+
 def _run_text(run: QueuedRun, now_ms: float) -> str:
     total = "?" if run.total is None else run.total
     if run.position:
@@ -235,7 +245,10 @@ def _known(state: str, run: str) -> None:
 @_reports_errors
 def limits(url: str | None, running: int | None, queued: int | None, project: str | None) -> None:
     """Show the limits, or set them at once, while everything runs."""
-    click.echo(_figures_text(_dispatcher(url).limits(running=running, queued=queued, project=project)))
+    figures = _dispatcher(url).limits(running=running, queued=queued, project=project)
+    click.echo(_figures_text(figures))
+    if project is not None:
+        click.echo(_project_text(project, figures.project))
 
 
 if __name__ == "__main__":

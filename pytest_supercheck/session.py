@@ -68,10 +68,12 @@ def begin(config: pytest.Config) -> None:
     if any(getattr(options, name, None) for name in _NOTHING_TO_RUN):
         return
     local = [f"--{name}" for option, name in (("usepdb", "pdb"), ("trace", "trace")) if getattr(options, option, None)]
+    local += ["-n 0"] * (settings.executions == 0)
     manager = config.pluginmanager
     manager.register(Silencer(), "supercheck-silencer")
     if local:
-        manager.register(_LocalNotice(f"supercheck: {' and '.join(local)} run every test here, in this process"))
+        verb = "runs" if len(local) == 1 else "run"
+        manager.register(_LocalNotice(f"supercheck: {' and '.join(local)} {verb} every test here, in this process"))
         return
     try:
         local_session = LocalSession(config, settings)

@@ -29,7 +29,7 @@ class Settings:
     url: str | None = field(repr=False)
     #: Password of the pool, from SUPERCHECK_TOKEN.
     token: str | None = field(repr=False)
-    #: Most executions at a time; None for what CPUs or capacity allow.
+    #: Most executions at a time; None for what CPUs or capacity allow, 0 for none: everything runs in the session itself.
     executions: int | None
     #: ``high``, ``normal`` or ``low``.
     priority: Literal["high", "normal", "low"]
@@ -104,10 +104,9 @@ class _Reader:
     def executions(self) -> tuple[int | None, bool]:
         """The number asked for (None: auto), and whether it was xdist's `-n` that asked."""
         xdist = getattr(self._options, "numprocesses", None)
-        given = getattr(self._options, "supercheck_executions", None)
-        value = given or (None if xdist else self.text("executions"))
-        if value is None and xdist:
+        if xdist is not None and not getattr(self._options, "supercheck_executions", None):
             return (xdist, True) if isinstance(xdist, int) else (None, True)
+        value = self.text("executions")
         if value is None or value == "auto":
             return None, False
         if not (value.isascii() and value.isdigit()) or int(value) < 1:

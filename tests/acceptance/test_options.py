@@ -67,15 +67,29 @@ def test_switched_on_by_ini_and_environment(twins: Twins) -> None:
     assert twins.run("--supercheck-executions=2", SUPERCHECK_EXECUTIONS="xyz").counts == {"passed": 6}
 
 
-@pytest.mark.parametrize("number", ["2", "auto", "logical", "0"])
+@pytest.mark.parametrize("number", ["2", "auto", "logical"])
 def test_xdists_number_means_executions(twins: Twins, number: str) -> None:
     """`-n` in addopts sets the executions; xdist itself distributes nothing, and the header says so."""
     twins.options += ("-p", "xdist")
     twins.ini(f"addopts = -n {number} --dist loadscope")
     seen = twins.run("--supercheck")
     assert seen.counts == {"passed": 6}
-    assert ("-n sets the executions, xdist does not distribute" in seen.output) == (number != "0")
+    assert "-n sets the executions, xdist does not distribute" in seen.output
     assert "bringing up nodes" not in seen.output
+    assert len({pid for _, pid in seen.where}) > 1
+
+
+def test_xdists_zero_means_locally(twins: Twins) -> None:
+    """`-n 0` distributes nothing, as without `--supercheck`, and the header says so; our own option wins."""
+    twins.options += ("-p", "xdist")
+    twins.ini("supercheck_executions = 3\naddopts = --supercheck")
+    here = "supercheck: -n 0 runs every test here, in this process"
+    local, remote = twins.run("-n0"), twins.run("-n0", "--supercheck-executions=2")
+    assert local.counts == remote.counts == {"passed": 6}
+    assert len({pid for _, pid in local.where}) == 1
+    assert len({pid for _, pid in remote.where}) > 1
+    assert here in local.output
+    assert here not in remote.output
 
 
 def test_xdist_alone_still_distributes(twins: Twins) -> None:
@@ -124,7 +138,7 @@ def test_debuggers_run_locally(twins: Twins, option: str) -> None:
     seen = twins.supercheck(option)
     assert seen.counts == {"passed": 6}
     assert len({pid for _, pid in seen.where}) == 1
-    assert f"supercheck: {option} run every test here, in this process" in seen.output.replace("runs", "run")
+    assert f"supercheck: {option} runs every test here, in this process" in seen.output
 
 
 def test_without_capture(twins: Twins) -> None:

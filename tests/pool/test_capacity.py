@@ -66,6 +66,21 @@ def test_a_projects_own_limits_hold_within_the_pools(pool: Pool) -> None:
     assert most_at_once(pool) == 3
 
 
+def test_limits_of_a_project_are_shown_with_its_figures(pool: Pool) -> None:
+    """`supercheck queue limits --project` tells what the project holds of what it may, after what the pool does."""
+
+    def shown(*args: str) -> str:
+        pools, *own = pool.command("queue", "--url", pool.url, "limits", *args).splitlines()
+        assert pools == "running 0 of 5, queued 0 of 50, workers 0 (0 idle)"
+        return "\n".join(own)
+
+    assert shown() == ""
+    assert shown("--project=small") == "project small: no limits of its own"
+    assert shown("--project=small", "--queued=4") == "project small: running 0, queued 0 of 4"
+    assert shown("--project=small", "--running=2") == "project small: running 0 of 2, queued 0 of 4"
+    assert shown("--project=other") == "project other: no limits of its own"
+
+
 def test_a_small_run_starts_within_one_test_of_a_large_one(pool: Pool) -> None:
     """A run that holds all slots gives one back at its next test boundary."""
     pool.worker(4, SUPERCHECK_RUNNING_CAPACITY="4")
