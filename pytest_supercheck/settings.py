@@ -29,7 +29,7 @@ class Settings:
     url: str | None = field(repr=False)
     #: Password of the pool, from SUPERCHECK_TOKEN.
     token: str | None = field(repr=False)
-    #: Most executions at a time; None for what CPUs or capacity allow, 0 for none: everything runs in the session itself.
+    #: Most executions at a time; None for what CPUs or capacity allow, 0 to run everything in the session itself.
     executions: int | None
     #: ``high``, ``normal`` or ``low``.
     priority: Literal["high", "normal", "low"]
