@@ -32,16 +32,19 @@
 --   sc:idle               set     index   those of them that have none
 --   sc:worker:WORKER      hash    1 day   host, pid, labels, job, quit, suspect (its last job lapsed)
 --   sc:exec:JOB           hash    7 days  run, project, n, attempt, worker, host, state (promoted|begun|left|lapsed),
---                                         chunk "a-b,c-d", alone (item), seq (last append), asked and answer (last
---                                         `next`), leaving, leaving_for (the run that gets the slot); 1 h once it left
---   sc:control:JOB        list    1 day   mailbox: leave, interrupt, kill, items; newest first
+--                                         chunk "a-b,c-d", alone (item), bound "a-b,c-d" (what follows of a group
+--                                         that it has begun), seq (last append), asked and answer (last `next`),
+--                                         leaving, leaving_for (the run that gets the slot); 1 h once it left
+--   sc:control:JOB        list    1 day   mailbox: leave, yield, interrupt, kill, items; newest first
 --   sc:run:RUN            hash    7 days  project, lane, labels, priority, seq, want, state, outcome, message, spec,
 --                                         total, single, timeout_ms, maxfail, failed, losses, detached, attempt:N,
 --                                         submitted_ms, started_ms, deadline_ms, ended_ms
 --   sc:run:RUN:offer      list    7 days  nodeids while they are being sent; 1 h until then
 --   sc:run:RUN:items      list    7 days  nodeids in collection order
+--   sc:run:RUN:joined     string  7 days  bitmap of the items that are of the same group as the item before them
 --   sc:run:RUN:pending    list    7 days  ranges "a-b" of items that nobody has
---   sc:run:RUN:alone      list    7 days  items that crashed once, to be tried alone
+--   sc:run:RUN:alone      list    7 days  items that crashed once, to be tried alone: "a", or with what follows of its
+--                                         group "a,b-c,d-e"
 --   sc:run:RUN:done       string  7 days  bitmap of the items that are reported
 --   sc:run:RUN:trouble    hash    7 days  crash:ITEM, lost:ITEM -> how often
 --   sc:run:RUN:held       set     7 days  jobs of the run that hold a slot
@@ -72,7 +75,7 @@ local PRIORITY_SCORE = 1e12
 local EWMA_WEIGHT = 0.2
 local RETRY_AFTER_S = 30   -- while nothing is known about how long runs take
 local RETRY_AFTER_MAX_S = 600
-local PARTS = {'offer', 'items', 'pending', 'alone', 'done', 'trouble', 'held', 'later', 'results'}
+local PARTS = {'offer', 'items', 'joined', 'pending', 'alone', 'done', 'trouble', 'held', 'later', 'results'}
 
 local call = redis.call
 
@@ -129,14 +132,14 @@ local function set(run, name, value)
   call('HSET', run_key(run.id), name, value)
 end
 
-local EXEC_FIELDS = {'run', 'project', 'n', 'attempt', 'worker', 'host', 'state', 'chunk', 'alone', 'seq', 'asked',
-                     'answer', 'leaving', 'leaving_for'}
+local EXEC_FIELDS = {'run', 'project', 'n', 'attempt', 'worker', 'host', 'state', 'chunk', 'alone', 'bound', 'seq',
+                     'asked', 'answer', 'leaving', 'leaving_for'}
 local EXEC_NUMBERS = {n = true, attempt = true, alone = true, seq = true}
 
 local function load_exec(job)
   local exec = read(exec_key(job), EXEC_FIELDS, EXEC_NUMBERS)
   if not exec.state then return nil end
-  exec.job = job
+  exec.job, exec.bound = job, exec.bound or ''
   return exec
 end
 
@@ -274,23 +277,37 @@ local function undone_between(run_id, first, last, found)
   end
 end
 
--- What an execution still owes: its undone items, in order.
-local function undone(exec)
+-- Ranges of items are text: "a-b", or several with commas between; none is ''.
+local function range(first, last) return int(first) .. '-' .. int(last) end
+
+-- A range and those after it.
+local function with_rest(head, rest) return rest == '' and head or head .. ',' .. rest end
+
+-- The first of some ranges, and the rest; nil when there is none.
+local function first_range(ranges)
+  local first, last, rest = string.match(ranges or '', '^(%d+)-(%d+),?(.*)$')
+  return tonumber(first), tonumber(last), rest
+end
+
+local function undone_in(run_id, ranges)
   local found = {}
-  for first, last in string.gmatch(exec.chunk or '', '(%d+)-(%d+)') do
-    undone_between(exec.run, tonumber(first), tonumber(last), found)
+  for first, last in string.gmatch(ranges, '(%d+)-(%d+)') do
+    undone_between(run_id, tonumber(first), tonumber(last), found)
   end
   return found
 end
 
+-- What an execution still owes of what it was given, in order.
+local function undone(exec) return undone_in(exec.run, exec.chunk or '') end
+
 local function push_front(run_id, first, last)
   local key = run_key(run_id, 'pending')
-  local front = call('LINDEX', key, 0)
-  if front and tonumber(string.match(front, '^%d+')) == last + 1 then
+  local front, back = first_range(call('LINDEX', key, 0))
+  if front == last + 1 then
     call('LPOP', key)
-    last = tonumber(string.match(front, '%d+$'))
+    last = back
   end
-  call('LPUSH', key, int(first) .. '-' .. int(last))
+  call('LPUSH', key, range(first, last))
 end
 
 -- Give items back to the front of the pending ones, as few ranges as possible, in order.
@@ -305,21 +322,59 @@ local function push_back_items(run_id, items)
   if #items > 0 then call('PEXPIRE', run_key(run_id, 'pending'), RUN_TTL_MS) end
 end
 
+-- Take from the front of the pending items those between `first` and `final`, as ranges.
+local function take_pending(run_id, first, final)
+  local key, taken = run_key(run_id, 'pending'), {}
+  while true do
+    local front, back = first_range(call('LINDEX', key, 0))
+    if not front or front < first or front > final then break end
+    call('LPOP', key)
+    if back > final then call('LPUSH', key, range(final + 1, back)) end
+    taken[#taken + 1] = range(front, math.min(back, final))
+  end
+  call('PEXPIRE', key, RUN_TTL_MS)
+  return table.concat(taken, ',')
+end
+
+-- Groups. What is undone of one is in one place: pending at a stretch, with one execution, or with its item that is to
+-- be tried alone. So it is never run by two at a time, and in order.
+
+local function is_joined(run_id, item) return call('GETBIT', run_key(run_id, 'joined'), item) == 1 end
+
+-- The last item of the group that an item is in.
+local function group_end(run_id, item)
+  while is_joined(run_id, item + 1) do
+    item = item + 1
+    if item % 8 == 7 then return math.max(item, call('BITPOS', run_key(run_id, 'joined'), 0, (item + 1) / 8) - 1) end
+  end
+  return item
+end
+
+-- The last item from `first` to `last` with which a group ends; nil when they are of one group that goes on.
+local function last_border(run_id, first, last)
+  for item = last, first, -1 do
+    if not is_joined(run_id, item + 1) then return item end
+  end
+  return nil
+end
+
+-- An item that crashed, and has just been left out when its chunk was given back: what follows of its group waits for it.
 local function try_alone(run_id, item)
-  call('LPUSH', run_key(run_id, 'alone'), item)
+  local rest = take_pending(run_id, item + 1, group_end(run_id, item))
+  call('LPUSH', run_key(run_id, 'alone'), with_rest(int(item), rest))
   call('PEXPIRE', run_key(run_id, 'alone'), RUN_TTL_MS)
 end
 
 -- Take from an execution all it has not done, but for one item that is accounted for otherwise.
 local function give_back(exec, except)
   local back = {}
-  for _, item in ipairs(undone(exec)) do
+  for _, item in ipairs(undone_in(exec.run, with_rest(exec.chunk or '', exec.bound))) do
     if item ~= except then back[#back + 1] = item end
   end
   push_back_items(exec.run, back)
   if exec.alone and exec.alone ~= except and not is_done(exec.run, exec.alone) then try_alone(exec.run, exec.alone) end
-  call('HDEL', exec_key(exec.job), 'chunk', 'alone', 'asked', 'answer')
-  exec.chunk, exec.alone = nil, nil
+  call('HDEL', exec_key(exec.job), 'chunk', 'alone', 'bound', 'asked', 'answer')
+  exec.chunk, exec.alone, exec.bound = nil, nil, ''
 end
 
 local function pending_count(run_id)
@@ -827,7 +882,7 @@ local function tell_to_yield(giver, exec, waiter)
   giver.staying = giver.staying - 1
   call('HSET', exec_key(exec.job), 'leaving', 'yield', 'leaving_for', waiter.id)
   call('SADD', 'sc:leaving', exec.job)
-  mail(exec.job, 'leave')
+  mail(exec.job, 'yield')
   add_state(giver.id, 't', 'yield', 'at', NOW, 'job', exec.job, 'for', waiter.id)
 end
 
@@ -937,12 +992,14 @@ function ops.offer()
   if call('LLEN', sent) ~= args.count then return {again = 1} end
   if args.count > 0 then
     call('RENAME', sent, run_key(run.id, 'items'))
-    call('RPUSH', run_key(run.id, 'pending'), '0-' .. int(args.count - 1))
+    call('RPUSH', run_key(run.id, 'pending'), range(0, args.count - 1))
+    if payload ~= '' then call('SET', run_key(run.id, 'joined'), payload) end
     touch(run.id)
   end
+  local groups = args.count - call('BITCOUNT', run_key(run.id, 'joined'))
   set(run, 'total', args.count)
   set(run, 'single', args.single)
-  set(run, 'want', math.max(1, math.min(run.want, args.count)))
+  set(run, 'want', math.max(1, math.min(run.want, groups)))
   for _, job in ipairs(held_jobs(run.id)) do mail(job, 'items') end
   settle(run)
   if args.count == 0 then stop_run(run, 'finished', 'leave') end
@@ -1129,29 +1186,33 @@ local function items_reply(run, first, last, alone)
 end
 
 local function hand_out_alone(run, exec)
-  local item = tonumber(call('LPOP', run_key(run.id, 'alone')))
-  call('HSET', exec_key(exec.job), 'alone', item, 'chunk', '', 'answer', int(item) .. '-' .. int(item))
+  local item, rest = string.match(call('LPOP', run_key(run.id, 'alone')), '^(%d+),?(.*)$')
+  item = tonumber(item)
+  call('HSET', exec_key(exec.job), 'alone', item, 'chunk', '', 'bound', rest, 'answer', range(item, item))
   add_state(run.id, 't', 'chunk', 'at', NOW, 'job', exec.job, 'a', item, 'b', item)
   return items_reply(run, item, item, 1)
 end
 
-local function chunk_size(run)
-  if run.single == '1' then return 1 end
+local function chunk_limit(run) return run.single == '1' and 1 or CHUNK end
+
+-- A share of what is pending, from its front: whole groups, at least one.
+local function take_share(run)
   local share = math.ceil(pending_count(run.id) / (2 * math.max(held_count(run.id), run.want)))
-  return math.max(1, math.min(CHUNK, share))
+  local size = math.max(1, math.min(chunk_limit(run), share))
+  local first, last = first_range(call('LINDEX', run_key(run.id, 'pending'), 0))
+  local border = last_border(run.id, first, math.min(last, first + size - 1))
+  return take_pending(run.id, first, border or group_end(run.id, first))
 end
 
--- `owed`: the one item the execution has not done yet, in front of the new ones.
+-- Items at a stretch, of the group that the execution has begun or of a new share; what remains of it is bound to the
+-- execution. `owed`: the one item that it has not done yet, in front of the new ones.
 local function hand_out_chunk(run, exec, owed)
-  local size, key = chunk_size(run), run_key(run.id, 'pending')
-  local first, last = string.match(call('LPOP', key), '(%d+)-(%d+)')
-  first, last = tonumber(first), tonumber(last)
-  local cut = math.min(last, first + size - 1)
-  if cut < last then call('LPUSH', key, int(cut + 1) .. '-' .. int(last)) end
-  call('PEXPIRE', key, RUN_TTL_MS)
-  local range = int(first) .. '-' .. int(cut)
-  local kept = owed and int(owed) .. '-' .. int(owed) .. ',' or ''
-  call('HSET', exec_key(exec.job), 'chunk', kept .. range, 'answer', range)
+  local first, last, rest = first_range(exec.bound ~= '' and exec.bound or take_share(run))
+  local cut = math.min(last, first + chunk_limit(run) - 1)
+  if cut < last then rest = with_rest(range(cut + 1, last), rest) end
+  local chunk = owed and with_rest(range(owed, owed), range(first, cut)) or range(first, cut)
+  call('HDEL', exec_key(exec.job), 'alone')
+  call('HSET', exec_key(exec.job), 'chunk', chunk, 'bound', rest, 'answer', range(first, cut))
   add_state(run.id, 't', 'chunk', 'at', NOW, 'job', exec.job, 'a', first, 'b', cut)
   return items_reply(run, first, cut, 0)
 end
@@ -1167,11 +1228,11 @@ local function hand_out(run, exec)
   local owes_alone = exec.alone and not is_done(run.id, exec.alone)
   if owes_alone then owed[#owed + 1] = exec.alone end
   if #owed > 1 then return {error = exec.job .. ' asks for more and owes ' .. #owed .. ' items'} end
+  if exec.bound ~= '' then return owes_alone and {recycle = 1} or hand_out_chunk(run, exec, owed[1]) end
   if not has_work(run) then return {leave = 'done'} end
   local may_alone = args.fresh == 1 and #owed == 0
   if may_alone and call('EXISTS', run_key(run.id, 'alone')) == 1 then return hand_out_alone(run, exec) end
   if owes_alone or call('EXISTS', run_key(run.id, 'pending')) == 0 then return {recycle = 1} end
-  call('HDEL', exec_key(exec.job), 'alone')
   return hand_out_chunk(run, exec, owed[1])
 end
 
@@ -1187,7 +1248,8 @@ function ops.next()
     count_failed(run, args.failed)
   end
   local reason = must_leave(run, exec)
-  if reason then return {leave = reason} end
+  -- A slot is wanted elsewhere, but not in the middle of a group.
+  if reason and (reason ~= 'yield' or exec.bound == '') then return {leave = reason} end
   if not run.total then return {wait = 1} end
   local reply = hand_out(run, exec)
   settle(run)

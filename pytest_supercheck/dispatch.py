@@ -148,13 +148,17 @@ class Dispatcher:
             figures=figures,
         )
 
-    def offer(self, run: RunId, nodeids: Sequence[str], *, single: bool = False) -> bool:
+    def offer(
+        self, run: RunId, nodeids: Sequence[str], *, single: bool = False, joined: Sequence[int] = ()
+    ) -> bool:
         """
         Hand over the items of a run, once; a second offer changes nothing.
 
         Args:
-            nodeids: In collection order; their indexes name them from here on.
+            nodeids: In the order in which they are to run; their indexes name them from here on.
             single: Hand them out one at a time.
+            joined: Indexes, each above 0, of the items that are of the same group as the item before: one execution
+                at a time has a group, whole and in order.
 
         Returns:
             False when the run is over already.
@@ -164,7 +168,7 @@ class Dispatcher:
         """
         for _ in range(OFFER_ATTEMPTS):
             self._send_nodeids(run, nodeids)
-            reply = self._call("offer", run=run, count=len(nodeids), single=int(single))
+            reply = self._call("offer", payload=_bitmap(joined), run=run, count=len(nodeids), single=int(single))
             if "again" not in reply:
                 return "gone" not in reply
         raise Infrastructure(f"The test ids of run {run} did not arrive whole in Redis. Start the run again.")
@@ -394,7 +398,7 @@ class Dispatcher:
             timeout_s: Seconds to wait, above 0; at most 20 are waited.
 
         Returns:
-            `leave`, `interrupt`, `kill` or `items`; None when none came.
+            `leave`, `yield`, `interrupt`, `kill` or `items`; None when none came.
         """
         with redis_errors():
             found: Any = self._patient.blpop([f"sc:control:{job}"], timeout=_block_s(timeout_s))
@@ -492,6 +496,14 @@ def _patient_client(client: redis.Redis) -> redis.Redis:
 def _block_s(wait_s: float) -> float:
     # 0 would block for ever.
     return min(max(wait_s, 0.001), BLOCK_S)
+
+
+def _bitmap(indexes: Sequence[int]) -> bytes:
+    # As Redis counts bits: the first is the highest of the first byte.
+    bits = bytearray(max(indexes, default=-1) // 8 + 1)
+    for index in indexes:
+        bits[index // 8] |= 128 >> index % 8
+    return bytes(bits)
 
 
 def _label_text(labels: Iterable[str]) -> str:

@@ -27,13 +27,16 @@ class Gateway(Protocol):
         """
         ...
 
-    def offer(self, run: RunId, nodeids: Sequence[str], *, single: bool = False) -> bool:
+    def offer(
+        self, run: RunId, nodeids: Sequence[str], *, single: bool = False, joined: Sequence[int] = ()
+    ) -> bool:
         """
         Hand over the items of a run, once.
 
         Args:
-            nodeids: In collection order; their indexes name them from here on.
+            nodeids: In the order in which they are to run; their indexes name them from here on.
             single: Hand them out one at a time, as `-x` needs.
+            joined: Indexes of the items that are of the same group as the item before.
 
         Returns:
             False when the run is over already.

@@ -79,9 +79,11 @@ class RedisGateway:
         """As `Gateway.submit`."""
         return self.dispatcher.submit(request)
 
-    def offer(self, run: RunId, nodeids: Sequence[str], *, single: bool = False) -> bool:
+    def offer(
+        self, run: RunId, nodeids: Sequence[str], *, single: bool = False, joined: Sequence[int] = ()
+    ) -> bool:
         """As `Gateway.offer`."""
-        return self.dispatcher.offer(run, nodeids, single=single)
+        return self.dispatcher.offer(run, nodeids, single=single, joined=joined)
 
     def events(self, run: RunId, *, after: str, wait_s: float) -> tuple[list[bytes], str]:
         """As `Gateway.events`."""

@@ -4,6 +4,7 @@ The dispatcher, operation by operation, on a real Valkey and by a clock of the t
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 import threading
@@ -96,11 +97,14 @@ class Pool:
         assert begun is not None
         return begun
 
-    def started(self, run: str, items: int = 0, *, single: bool = False, **asked: Any) -> list[JobId]:
-        """Submit a run, offer items to it and begin all its executions."""
+    def started(
+        self, run: str, items: int = 0, *, single: bool = False, groups: Sequence[int] = (), **asked: Any
+    ) -> list[JobId]:
+        """Submit a run, offer items to it, that many or in groups of those sizes, and begin all its executions."""
         self.submit(run, **asked)
-        if items:
-            assert self.dispatcher.offer(RunId(run), [f"t.py::{run}[{n}]" for n in range(items)], single=single)
+        if items or groups:
+            nodeids = [f"t.py::{run}[{n}]" for n in range(items or sum(groups))]
+            assert self.dispatcher.offer(RunId(run), nodeids, single=single, joined=joined(groups))
         jobs = self.jobs(run)
         for job in jobs:
             self.begin(job)
@@ -147,6 +151,12 @@ class Pool:
     def all_keys(self) -> set[str]:
         """All keys of the dispatcher's."""
         return {key.decode() for key in self.client.scan_iter("sc:*")}
+
+
+def joined(groups: Sequence[int]) -> list[int]:
+    """The items that are of the same group as the one before, of groups of those sizes."""
+    starts = {0, *itertools.accumulate(groups)}
+    return [item for item in range(sum(groups)) if item not in starts]
 
 
 @pytest.fixture
@@ -749,6 +759,179 @@ def test_execution_that_leaves_costs_nothing(pool: Pool) -> None:
     assert not pool.dispatcher.leave(JobId("z-1-1"))
 
 
+# Groups.
+
+
+def test_groups_are_handed_out_whole(pool: Pool) -> None:
+    """A chunk ends where a group ends: sooner than its share, or later when the first group is longer."""
+    pool.workers(2)
+    first, second = pool.started("a", groups=[3, 1, 4, 2, 1], want=2)
+    assert pool.take(first) == [0, 1, 2]
+    assert pool.take(second) == [3]
+    pool.report(second, [3])
+    assert pool.take(second) == [4, 5, 6, 7]
+    pool.report(first, [0, 1])
+    assert pool.take(first) == [8, 9]
+    pool.report(first, [2, 8, 9])
+    assert pool.take(first) == [10]
+
+
+@pytest.mark.parametrize("single", [False, True])
+def test_every_group_is_with_one_execution(pool: Pool, single: bool) -> None:
+    """Whatever their sizes, one that takes all and those beyond a chunk's limit included; and in order."""
+    sizes = [1, 7, 9, 8, 16, 2, 1, 1, 33, 64, 1, 12 if single else 1200, 3]
+    groups = [number for number, size in enumerate(sizes) for _ in range(size)]
+    pool.workers(3)
+    jobs = pool.started("a", groups=sizes, want=3, single=single)
+    had: dict[int, list[tuple[int, str]]] = {}
+    for job in itertools.cycle(jobs):
+        if not isinstance(answer := pool.ask(job), Chunk):
+            break
+        assert len(answer.items) <= (1 if single else 1000)
+        for index, _ in answer.items:
+            had.setdefault(groups[index], []).append((index, job))
+        pool.report(job, [index for index, _ in answer.items])
+    for job in jobs:
+        pool.finish(job)
+    told = pool.reported("a")
+    assert sorted(told) == list(range(len(groups)))
+    for number, items in had.items():
+        assert len({job for _, job in items}) == 1
+        assert items == sorted(items)
+        assert [index for index in told if groups[index] == number] == [n for n, g in enumerate(groups) if g == number]
+
+
+def test_long_group_is_handed_out_in_parts(pool: Pool) -> None:
+    """To the execution that has begun it, and to nobody else."""
+    pool.workers(2)
+    first, second = pool.started("a", groups=[2500, 1], want=2)
+    assert pool.take(first) == list(range(1000))
+    assert pool.take(second) == [2500]
+    pool.report(second, [2500])
+    assert pool.ask(second) == Leave(reason="done")
+    pool.report(first, range(999))
+    assert pool.take(first) == list(range(1000, 2000))
+    pool.report(first, range(999, 2000))
+    assert pool.take(first) == list(range(2000, 2500))
+
+
+def test_single_items_of_a_group_go_to_who_has_begun_it(pool: Pool) -> None:
+    """As -x needs, one at a time; another execution begins another group."""
+    pool.workers(2)
+    first, second = pool.started("a", groups=[3, 2], want=2, single=True)
+    assert [pool.take(first), pool.take(second), pool.take(first), pool.take(second)] == [[0], [3], [1], [4]]
+    pool.report(second, [3, 4])
+    assert pool.ask(second) == Leave(reason="done")
+    pool.report(first, [0])
+    assert pool.take(first) == [2]
+
+
+def test_maxfail_stops_a_group_in_its_middle(pool: Pool) -> None:
+    """Nothing is started any more, not even what is bound to an execution."""
+    pool.workers(2)
+    first, second = pool.started("a", groups=[3, 3], want=2, single=True, maxfail=1)
+    assert [pool.take(first), pool.take(second)] == [[0], [3]]
+    assert pool.report(first, [0], failed=1) == Leave(reason="stop")
+    assert pool.ask(second) == Leave(reason="stop")
+
+
+def test_run_wishes_for_no_more_executions_than_groups(pool: Pool) -> None:
+    """More would have nothing to do."""
+    pool.workers(4)
+    pool.dispatcher.pause(on=True)
+    pool.started("a", groups=[5, 5, 1], want=4)
+    pool.dispatcher.pause(on=False)
+    assert (pool.held("a"), pool.dispatcher.queue().runs[0].want) == (3, 3)
+
+
+@pytest.mark.parametrize("how", ["lapse", "back", "leave"])
+def test_rest_of_a_group_goes_elsewhere_as_a_whole(pool: Pool, how: str) -> None:
+    """When its execution is lost, its process ends, or it leaves: who comes next gets all that is left."""
+    pool.workers(3)
+    first, second, _ = pool.started("a", groups=[1, 1500, 1], want=3)
+    assert pool.take(first) == [0]
+    assert pool.take(first) == list(range(1, 1001))
+    pool.report(first, [0, 1, 2])
+    getattr(pool.dispatcher, how)(first)
+    assert pool.take(second) == list(range(3, 1003))
+    pool.report(second, range(3, 1003))
+    assert pool.take(second) == list(range(1003, 1501))
+
+
+@pytest.mark.parametrize("single", [False, True])
+def test_group_waits_for_its_item_that_crashed(pool: Pool, single: bool) -> None:
+    """The item first, alone; nobody else has the rest meanwhile, whoever has the item."""
+    pool.workers(2)
+    first, second = pool.started("a", groups=[4, 1], want=2, single=single)
+    pool.take(first)
+    pool.take(second)
+    pool.report(first, [0])
+    if single:
+        assert pool.take(first) == [1]
+    assert pool.dispatcher.crash(first, seq=2, idx=1).again
+    pool.report(second, [4])
+    assert pool.ask(second) == Recycle()
+    assert pool.take(second, fresh=True) == [1]
+    assert pool.ask(first, fresh=True) == Leave(reason="done")
+    assert pool.ask(second) == Recycle()
+    pool.report(second, [1])
+    pool.dispatcher.back(second)
+    assert pool.take(first, fresh=True) == ([2] if single else [2, 3])
+
+
+@pytest.mark.parametrize("how", ["back", "lapse"])
+def test_group_of_a_lonely_item_stays_with_it(pool: Pool, how: str) -> None:
+    """Given back or lost, the item is still to be tried alone, before what follows of its group."""
+    pool.workers(2)
+    first, second = pool.started("a", groups=[3, 2], want=2)
+    pool.take(first)
+    pool.dispatcher.crash(first, seq=1, idx=0)
+    assert pool.take(first, fresh=True) == [0]
+    getattr(pool.dispatcher, how)(first)
+    assert pool.take(second) == [3, 4]
+    pool.report(second, [3, 4])
+    assert pool.ask(second) == Recycle()
+    assert pool.take(second, fresh=True) == [0]
+
+
+def test_group_goes_on_when_an_item_has_crashed_for_good(pool: Pool) -> None:
+    """The second crash is reported; the rest is run."""
+    pool.workers(1)
+    (job,) = pool.started("a", groups=[3])
+    pool.take(job)
+    pool.dispatcher.crash(job, seq=1, idx=0)
+    pool.take(job, fresh=True)
+    assert not pool.dispatcher.crash(job, seq=2, idx=0).again
+    assert pool.take(job, fresh=True) == [1, 2]
+
+
+def test_group_with_a_hole_stays_whole(pool: Pool) -> None:
+    """An item reported ahead of its turn, as one that the worker did not collect, splits nothing."""
+    pool.workers(2)
+    first, second = pool.started("a", groups=[6], want=2)
+    assert pool.take(first) == [0, 1, 2, 3, 4, 5]
+    pool.report(first, [3])
+    pool.dispatcher.back(first)
+    assert pool.client.lrange("sc:run:a:pending", 0, -1) == [b"0-2", b"4-5"]
+    assert pool.take(second) == [0, 1, 2]
+    assert pool.ask(first) == Leave(reason="done")
+    pool.report(second, [0, 1])
+    assert pool.take(second) == [4, 5]
+
+
+def test_slot_is_yielded_at_the_end_of_a_group(pool: Pool) -> None:
+    """What is bound to the execution is handed out first."""
+    pool.workers(2)
+    first, second = pool.started("a", groups=[2, 3, 1, 1], want=2, single=True)
+    assert [pool.take(first), pool.take(second)] == [[0], [2]]
+    pool.submit("b")
+    assert pool.word(second) == "yield"
+    assert pool.report(second, [2]) == Leave(reason="yield")
+    assert [pool.take(second), pool.take(second)] == [[3], [4]]
+    pool.report(second, [3, 4])
+    assert pool.ask(second) == Leave(reason="yield")
+
+
 # Crashes.
 
 
@@ -1093,7 +1276,7 @@ def test_greedy_run_gives_a_slot_to_one_that_waits(pool: Pool) -> None:
     first, second = pool.started("a", 8, want=2)
     assert pool.take(second) == [0, 1]
     pool.submit("b")
-    assert pool.word(second) == "leave"
+    assert pool.word(second) == "yield"
     assert pool.word(first) is None
     assert pool.report(second, [0]) == Leave(reason="yield")
     assert pool.ask(second) == Leave(reason="yield")
@@ -1110,10 +1293,10 @@ def test_no_more_leave_than_wait(pool: Pool) -> None:
     pool.submit("b", want=4)
     for _ in range(3):
         pool.dispatcher.tick()
-    assert [pool.word(job) for job in jobs] == [None, None, None, "leave"]
+    assert [pool.word(job) for job in jobs] == [None, None, None, "yield"]
     for run in "cdef":
         pool.submit(run)
-    assert [pool.word(job) for job in jobs] == [None, "leave", "leave", None]
+    assert [pool.word(job) for job in jobs] == [None, "yield", "yield", None]
 
 
 def test_one_slot_always_stays(pool: Pool) -> None:
@@ -1124,7 +1307,7 @@ def test_one_slot_always_stays(pool: Pool) -> None:
     for run in "bcd":
         pool.submit(run, project=run)
     pool.dispatcher.pause(on=False)
-    assert [pool.word(job) for job in jobs] == [None, "leave"]
+    assert [pool.word(job) for job in jobs] == [None, "yield"]
 
 
 def test_run_that_holds_most_gives(pool: Pool) -> None:
@@ -1133,9 +1316,9 @@ def test_run_that_holds_most_gives(pool: Pool) -> None:
     a_jobs = pool.started("a", want=2, priority="low")
     b_jobs = pool.started("b", want=3)
     pool.submit("c")
-    assert [pool.word(job) for job in a_jobs + b_jobs] == [None, None, None, None, "leave"]
+    assert [pool.word(job) for job in a_jobs + b_jobs] == [None, None, None, None, "yield"]
     pool.submit("d", priority="low")
-    assert [pool.word(job) for job in a_jobs + b_jobs] == [None, "leave", None, None, None]
+    assert [pool.word(job) for job in a_jobs + b_jobs] == [None, "yield", None, None, None]
 
 
 def test_higher_priority_does_not_yield(pool: Pool) -> None:
@@ -1145,7 +1328,7 @@ def test_higher_priority_does_not_yield(pool: Pool) -> None:
     pool.submit("b")
     assert [pool.word(job) for job in jobs] == [None, None]
     pool.dispatcher.priority(RunId("b"), priority="high")
-    assert [pool.word(job) for job in jobs] == [None, "leave"]
+    assert [pool.word(job) for job in jobs] == [None, "yield"]
 
 
 @pytest.mark.parametrize("reason", ["paused", "single slots", "project full"])
@@ -1168,7 +1351,7 @@ def test_full_project_yields_to_itself(pool: Pool) -> None:
     p_jobs = pool.started("a", want=2, project="p")
     q_jobs = pool.started("b", want=3, project="q")
     pool.submit("c", project="p")
-    assert [pool.word(job) for job in p_jobs + q_jobs] == [None, "leave", None, None, None]
+    assert [pool.word(job) for job in p_jobs + q_jobs] == [None, "yield", None, None, None]
 
 
 def test_blocked_runs_hide_nobody(pool: Pool) -> None:
@@ -1180,7 +1363,7 @@ def test_blocked_runs_hide_nobody(pool: Pool) -> None:
     jobs = pool.started("a", want=3)
     pool.submit("b")
     pool.dispatcher.tick()
-    assert [pool.word(job) for job in jobs] == [None, None, "leave"]
+    assert [pool.word(job) for job in jobs] == [None, None, "yield"]
 
 
 def test_yielding_worker_must_suit_the_waiter(pool: Pool) -> None:
@@ -1190,7 +1373,7 @@ def test_yielding_worker_must_suit_the_waiter(pool: Pool) -> None:
     jobs = pool.started("a", want=2)
     workers = [pool.worker_of(job) for job in jobs]
     pool.submit("b", labels=("gpu",))
-    assert [pool.word(job) for job in jobs] == ["leave" if worker == "gpu-1" else None for worker in workers]
+    assert [pool.word(job) for job in jobs] == ["yield" if worker == "gpu-1" else None for worker in workers]
     pool.submit("c", labels=("none",))
     assert [pool.word(job) for job in jobs] == [None, None]
 
@@ -1375,7 +1558,7 @@ def test_every_key_is_documented_and_expires(pool: Pool) -> None:
     pool.dispatcher.limits(running=2, project="p")
     pool.dispatcher.limits(running=4)
     pool.workers(5)
-    first, second = pool.started("a", 40, want=4, project="p")
+    first, second = pool.started("a", groups=[4] * 10, want=4, project="p")
     pool.take(first)
     pool.report(first, [0])
     pool.dispatcher.crash(first, seq=2, idx=1)

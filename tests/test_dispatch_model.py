@@ -7,6 +7,7 @@ how long a chunk, which execution yields) it takes from the dispatcher and check
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import os
@@ -53,6 +54,8 @@ LABELS: tuple[tuple[str, ...], ...] = ((), (), ("gpu",))
 
 T = TypeVar("T")
 PICK = st.integers(0, 999)
+#: Sizes of groups, over and over until all items are in one.
+GROUPS = st.sampled_from([(1,), (3, 1, 4), (1,), (5, 2), (12,)])
 
 
 @dataclass
@@ -70,7 +73,7 @@ class Worker:
 
 @dataclass
 class Execution:
-    """One slot in use; `chunk` is what it still owes."""
+    """One slot in use; `chunk` is what it still owes, `bound` what follows of a group that it has begun."""
 
     job: str
     run: Run
@@ -80,9 +83,15 @@ class Execution:
     expiry_ms: int
     begun: bool = False
     chunk: list[int] = field(default_factory=list)
+    bound: list[int] = field(default_factory=list)
     alone: int | None = None
     seq: int = 0
     leaving_for: str | None = None
+
+    @property
+    def items(self) -> list[int]:
+        """All that it has."""
+        return [*self.chunk, *([] if self.alone is None else [self.alone]), *self.bound]
 
 
 @dataclass
@@ -101,8 +110,9 @@ class Run:
     outcome: str = ""
     total: int | None = None
     single: bool = False
+    groups: list[int] = field(default_factory=list)
     pending: list[int] = field(default_factory=list)
-    alone: list[int] = field(default_factory=list)
+    alone: list[list[int]] = field(default_factory=list)
     done: set[int] = field(default_factory=set)
     failed: int = 0
     losses: int = 0
@@ -311,10 +321,11 @@ class Model:
 
     def give_back(self, ex: Execution, but: int | None = None) -> None:
         """What an execution owes goes to the front."""
-        ex.run.pending[:0] = [item for item in ex.chunk if item != but]
         if ex.alone is not None and ex.alone != but:
-            ex.run.alone.insert(0, ex.alone)
-        ex.chunk, ex.alone = [], None
+            ex.run.alone.insert(0, [ex.alone, *ex.bound])
+        else:
+            ex.run.pending[:0] = [item for item in (*ex.chunk, *ex.bound) if item != but]
+        ex.chunk, ex.bound, ex.alone = [], [], None
 
     def lapse(self, ex: Execution) -> None:
         """An execution is lost."""
@@ -335,11 +346,10 @@ class Model:
                 run.later[ex.job] = self.now_ms + 1000 * 2**run.losses
         self.settle(run)
 
-    def chunk_limit(self, run: Run) -> int:
-        """The most that may be handed out at once."""
-        if run.single:
-            return 1
-        return min(CHUNK, max(1, math.ceil(len(run.pending) / (2 * max(len(self.held(run)), run.want)))))
+    def share(self, run: Run) -> int:
+        """The most items of several groups that may be handed out at once."""
+        share = math.ceil(len(run.pending) / (2 * max(len(self.held(run)), run.want)))
+        return min(1 if run.single else CHUNK, max(1, share))
 
 
 class Recorder(Dispatcher):
@@ -454,6 +464,7 @@ class Machine(RuleBasedStateMachine):
         want=st.integers(1, 4),
         project_running=st.sampled_from([None, 1, 2]),
         project_queued=st.sampled_from([1, 0, None]),
+        sizes=GROUPS,
     )
     def begin_small(
         self,
@@ -463,13 +474,14 @@ class Machine(RuleBasedStateMachine):
         want: int,
         project_running: int | None,
         project_queued: int | None,
+        sizes: tuple[int, ...],
     ) -> None:
         """A small pool is full soon; one run is there already."""
         self.operate(None, running, queued)
         self.operate("q", project_running, project_queued)
         for n in range(workers):
             self.join_new(host=n % 2, gpu=n == 0)
-        self.submit("p", "normal", want, (), 0, True, 12, False)
+        self.submit("p", "normal", want, (), 0, True, 12, False, sizes)
         for ex in list(self.model.execs.values()):
             self.begin_one(ex)
 
@@ -482,6 +494,7 @@ class Machine(RuleBasedStateMachine):
         detached=st.booleans(),
         items=st.sampled_from([12, 5, 2, 1, 12, None]),
         single=st.booleans(),
+        sizes=GROUPS,
     )
     def submit(
         self,
@@ -493,6 +506,7 @@ class Machine(RuleBasedStateMachine):
         detached: bool,
         items: int | None,
         single: bool,
+        sizes: tuple[int, ...],
     ) -> None:
         """A run comes, often with its items."""
         self.names += 1
@@ -519,7 +533,7 @@ class Machine(RuleBasedStateMachine):
             assert answer.held == len(model.held(run))
             assert (answer.state == "queued") == (run.state == "waiting")
             if items is not None:
-                self.offer(run, items, single)
+                self.offer(run, items, single, sizes)
 
     def submitted(self, request: RunRequest) -> Admission | None:
         """The answer to a request, None for a refusal."""
@@ -538,18 +552,21 @@ class Machine(RuleBasedStateMachine):
         assert admission.held == len(self.model.held(run))
 
     @precondition(lambda self: self.runs("waiting", "running", "stopping", "ended"))
-    @rule(pick=PICK, count=st.integers(0, 12), single=st.booleans())
-    def offer_any(self, pick: int, count: int, single: bool) -> None:
+    @rule(pick=PICK, count=st.integers(0, 12), single=st.booleans(), sizes=GROUPS)
+    def offer_any(self, pick: int, count: int, single: bool, sizes: tuple[int, ...]) -> None:
         """Items come, perhaps a second time, perhaps too late."""
-        self.offer(choose(list(self.model.runs.values()), pick), count, single)
+        self.offer(choose(list(self.model.runs.values()), pick), count, single, sizes)
 
-    def offer(self, run: Run, count: int, single: bool) -> None:
-        """Hand over items."""
-        taken = self.call(lambda: self.dispatcher.offer(RunId(run.id), nodeids(count), single=single))
+    def offer(self, run: Run, count: int, single: bool, sizes: tuple[int, ...]) -> None:
+        """Hand over items, in groups of these sizes."""
+        numbers = (number for number, size in enumerate(itertools.cycle(sizes)) for _ in range(size))
+        groups = list(itertools.islice(numbers, count))
+        joined = [item for item in range(1, count) if groups[item] == groups[item - 1]]
+        taken = self.call(lambda: self.dispatcher.offer(RunId(run.id), nodeids(count), single=single, joined=joined))
         assert taken == (run.state != "ended")
         if taken and run.total is None:
-            run.total, run.single, run.pending = count, single, list(range(count))
-            run.want = max(1, min(run.want, count))
+            run.total, run.single, run.pending, run.groups = count, single, list(range(count)), groups
+            run.want = max(1, min(run.want, len(set(groups))))
             if count == 0:
                 self.model.stop(run, "finished")
         self.check()
@@ -745,32 +762,43 @@ class Machine(RuleBasedStateMachine):
         run, owed = ex.run, len(ex.chunk) + (ex.alone is not None)
         if run.state == "stopping":
             assert answer == Leave(reason="done" if run.outcome == "finished" else "stop")
-        elif ex.leaving_for:
+        elif ex.leaving_for and not ex.bound:
             assert answer == Leave(reason="yield")
         elif run.total is None:
             assert answer == Wait()
         elif owed > 1:
             assert answer is None
-        elif not run.has_work:
+        elif not run.has_work and not ex.bound:
             assert answer == Leave(reason="done")
-        elif run.alone and fresh and not owed:
-            ex.alone = run.alone.pop(0)
+        elif run.alone and fresh and not owed and not ex.bound:
+            ex.alone, *ex.bound = run.alone.pop(0)
             assert answer == Chunk(items=((ex.alone, nodeid(ex.alone)),), alone=True)
-        elif not run.pending or ex.alone is not None:
+        elif ex.alone is not None or not (run.pending or ex.bound):
             assert answer == Recycle()
         else:
             assert isinstance(answer, Chunk)
             assert not answer.alone
-            self.take_chunk(ex, [index for index, _ in answer.items])
-            assert answer.items == tuple((index, nodeid(index)) for index, _ in answer.items)
+            items = [index for index, _ in answer.items]
+            assert answer.items == tuple((index, nodeid(index)) for index in items)
+            assert items == list(range(items[0], items[0] + len(items)))
+            self.continue_group(ex, items) if ex.bound else self.take_share(ex, items)
+            ex.chunk += items
 
-    def take_chunk(self, ex: Execution, items: list[int]) -> None:
-        """Items that were handed out: from the front, in one piece, not too many."""
-        assert 1 <= len(items) <= self.model.chunk_limit(ex.run)
-        assert items == list(range(items[0], items[0] + len(items)))
-        assert items == ex.run.pending[: len(items)]
-        del ex.run.pending[: len(items)]
-        ex.chunk += items
+    def continue_group(self, ex: Execution, items: list[int]) -> None:
+        """Items that were handed out of the group that an execution has begun: as many as may be."""
+        assert items == ex.bound[: 1 if ex.run.single else CHUNK]
+        del ex.bound[: len(items)]
+
+    def take_share(self, ex: Execution, items: list[int]) -> None:
+        """Other items that were handed out: from the front, whole groups, not too many."""
+        run, share = ex.run, self.model.share(ex.run)
+        groups = [run.groups[item] for item in items]
+        assert items == run.pending[: len(items)]
+        del run.pending[: len(items)]
+        while run.pending and run.groups[run.pending[0]] == groups[-1]:
+            ex.bound.append(run.pending.pop(0))
+        assert len(items) <= share or len(set(groups)) == 1
+        assert not ex.bound or (len(set(groups)) == 1 and len(items) == (1 if run.single else CHUNK))
 
     @precondition(lambda self: self.begun())
     @rule(pick=PICK, count=st.integers(0, 6), failed=st.sampled_from([0, 0, 1]), again=st.booleans())
@@ -854,7 +882,9 @@ class Machine(RuleBasedStateMachine):
             return
         run.crashed[item] += 1
         if run.crashed[item] == 1:
-            run.alone.insert(0, item)
+            rest = [other for other in run.pending if other > item and run.groups[other] == run.groups[item]]
+            run.alone.insert(0, [item, *rest])
+            run.pending = [other for other in run.pending if other not in rest]
         else:
             run.losses = 0
             self.model.fail(run, 1)
@@ -962,6 +992,7 @@ class Machine(RuleBasedStateMachine):
         self.same_queue()
         self.same_sets()
         self.no_item_is_lost_or_doubled()
+        self.groups_stay_together()
         self.ended_runs_told_everything_once()
 
     def same_queue(self) -> None:
@@ -1014,14 +1045,25 @@ class Machine(RuleBasedStateMachine):
                 pipe.lrange(f"sc:run:{run.id}:alone", 0, -1)
                 pipe.get(f"sc:run:{run.id}:done")
                 pending, alone, bitmap = pipe.execute()
-            ranges = [tuple(map(int, part.split(b"-"))) for part in pending]
-            assert [item for first, last in ranges for item in range(first, last + 1)] == run.pending
-            assert [int(item) for item in alone] == run.alone
+            assert [item for part in pending for item in expand(part)] == run.pending
+            assert [expand(part) for part in alone] == run.alone
             done = {n for n in range(run.total) if (bitmap or b"").ljust(n // 8 + 1, b"\0")[n // 8] & 128 >> n % 8}
             assert done == run.done
-            held = [item for ex in self.model.held(run) for item in (*ex.chunk, ex.alone) if item is not None]
-            everywhere = Counter([*run.pending, *run.alone, *held, *run.done])
+            held = [item for ex in self.model.held(run) for item in ex.items]
+            everywhere = Counter([*run.pending, *itertools.chain(*run.alone), *held, *run.done])
             assert everywhere == Counter(range(run.total))
+
+    def groups_stay_together(self) -> None:
+        """What is undone of a group is in one place: pending at a stretch, to be tried alone, or with one execution."""
+        for run in self.runs("waiting", "running", "stopping"):
+            places = [run.pending, *run.alone]
+            for ex in self.model.held(run):
+                texts = self.client.hmget(f"sc:exec:{ex.job}", "chunk", "alone", "bound")
+                has = [item for text in texts for item in expand(text or b"") if item not in run.done]
+                assert Counter(has) == Counter(ex.items)
+                places.append(has)
+            stretches = [run.groups[items[0]] for place in places for items in at_a_stretch(place, run.groups)]
+            assert len(stretches) == len(set(stretches)), f"a group of {run.id} is in several places: {places}"
 
     def ended_runs_told_everything_once(self) -> None:
         """The stream of a run that is over reports each done item once, and its end once."""
@@ -1037,6 +1079,9 @@ class Machine(RuleBasedStateMachine):
             assert events[-1]["t"] == "end"
             if run.outcome == "finished":
                 assert run.done == set(range(run.total or 0))
+            for number in set(run.groups):
+                told = [item for item in reported if run.groups[item] == number]
+                assert told == sorted(told), f"a group of {run.id} did not run in order"
 
     def teardown(self) -> None:
         """With room and workers for all, every run comes to its end, and the pool is empty."""
@@ -1067,7 +1112,7 @@ class Machine(RuleBasedStateMachine):
     def serve(self, ex: Execution) -> None:
         """Let an execution do what it can until it has to leave."""
         if ex.run.total is None:
-            self.offer(ex.run, 3, single=False)
+            self.offer(ex.run, 3, single=False, sizes=(2, 1))
         if not ex.begun and ex.job in self.model.execs:
             self.begin_one(ex)
         while ex.job in self.model.execs:
@@ -1098,6 +1143,17 @@ def nodeid(index: int) -> str:
 def nodeids(count: int) -> list[str]:
     """The nodeids of so many items."""
     return [nodeid(index) for index in range(count)]
+
+
+def expand(ranges: bytes) -> list[int]:
+    """The items of ranges, or single items, with commas between."""
+    ends = [part.split(b"-") for part in ranges.split(b",") if part]
+    return [item for first, *last in ends for item in range(int(first), int(last[0] if last else first) + 1)]
+
+
+def at_a_stretch(items: list[int], groups: list[int]) -> list[list[int]]:
+    """Items that are beside each other and of one group."""
+    return [list(stretch) for _, stretch in itertools.groupby(items, key=lambda item: groups[item])]
 
 
 def texts(members: Iterable[bytes]) -> set[str]:
