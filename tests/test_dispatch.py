@@ -879,6 +879,18 @@ def test_group_waits_for_its_item_that_crashed(pool: Pool, single: bool) -> None
     assert pool.take(first, fresh=True) == ([2] if single else [2, 3])
 
 
+def test_only_its_group_waits_for_an_item_that_crashed(pool: Pool) -> None:
+    """Not what its execution was given after it, and somebody else had given back."""
+    pool.workers(2)
+    first, second = pool.started("a", groups=[1] * 16, want=2)
+    assert [pool.take(first), pool.take(second)] == [[0, 1, 2, 3], [4, 5, 6]]
+    pool.report(second, [4, 5])
+    pool.dispatcher.back(first)
+    assert pool.take(second) == [0, 1, 2, 3]
+    assert pool.dispatcher.crash(second, seq=2, idx=6).again
+    assert pool.take(first) == [0, 1, 2, 3]
+
+
 @pytest.mark.parametrize("how", ["back", "lapse"])
 def test_group_of_a_lonely_item_stays_with_it(pool: Pool, how: str) -> None:
     """Given back or lost, the item is still to be tried alone, before what follows of its group."""
