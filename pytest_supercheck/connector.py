@@ -82,9 +82,9 @@ class Connector:
                 self._submit(RunRequest(**request), wait_s)
             case {"items": names}:
                 self._names += names
-            case {"offer": {"single": single}} if self._run is not None:
+            case {"offer": how} if self._run is not None:
                 names, self._names = self._names, []
-                self._tell({"offered": self._gateway.offer(self._run, names, single=single)})
+                self._tell({"offered": self._gateway.offer(self._run, names, **how)})
             case {"cancel": words} if self._run is not None:
                 self._tell({"cancelled": self._gateway.cancel(self._run, **words).state})
             case {"ended": _}:

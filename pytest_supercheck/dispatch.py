@@ -148,9 +148,7 @@ class Dispatcher:
             figures=figures,
         )
 
-    def offer(
-        self, run: RunId, nodeids: Sequence[str], *, single: bool = False, joined: Sequence[int] = ()
-    ) -> bool:
+    def offer(self, run: RunId, nodeids: Sequence[str], *, single: bool = False, joined: Sequence[int] = ()) -> bool:
         """
         Hand over the items of a run, once; a second offer changes nothing.
 

@@ -5,7 +5,8 @@ Between the supervisor's connection and pytest's runtest protocol; knows nothing
 inside the user's environment: stdlib, pytest and this package's wire format only.
 
 Lines to the supervisor: ``R index failed event`` (a finished test), ``N failed`` (hand out the next chunk), ``E event``
-(to be passed on).  Lines from it: ``{"items": [[index, name], ...]}`` or ``{"leave": why}``.
+(to be passed on).  Lines from it: ``{"items": [[index, name], ...]}``, ``{"leave": why}`` (after the current test), or
+``{"yield": true}`` (after the current group, if it is in one).
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import socket
 import sys
 import traceback
 from collections.abc import Callable, Generator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,18 @@ from _pytest.junitxml import xml_key
 from pytest_supercheck import events
 from pytest_supercheck.keeper import Lines, Marks, out_of_reach, readable
 from pytest_supercheck.recorder import JunitNotes, Recorder
+
+
+@dataclass(frozen=True)
+class Task:
+    """An item that has been handed out."""
+
+    #: Its index in the run.
+    index: int
+    #: The item.
+    item: pytest.Item
+    #: Whether it is of the same group as the one before.
+    joined: bool
 
 
 class Feed:
@@ -44,18 +58,18 @@ class Feed:
         self._connection = connection
         self._lines = Lines(connection)
         self._items = items
-        self._chunk: collections.deque[tuple[int, pytest.Item]] = collections.deque()
-        self._promised: tuple[int, pytest.Item] | None = None
-        self._left = False
+        self._chunk: collections.deque[Task] = collections.deque()
+        self._promised: Task | None = None
+        self._left = self._yielding = False
 
     def promise(self) -> pytest.Item | None:
         """The item that will run next; once given, it will, whatever comes."""
         if self._promised is None:
             self._promised = self._next()
-        return self._promised[1] if self._promised else None
+        return self._promised.item if self._promised else None
 
-    def take(self) -> tuple[int, pytest.Item] | None:
-        """The next item and its index; None when this execution is to leave."""
+    def take(self) -> Task | None:
+        """The next item; None when this execution is to leave."""
         taken, self._promised = self._promised or self._next(), None
         return taken
 
@@ -63,13 +77,15 @@ class Feed:
         """Take nothing more, not even what was promised: the session has ended, as pytest's own would have."""
         self._left, self._promised = True, None
 
-    def _next(self) -> tuple[int, pytest.Item] | None:
+    def _next(self) -> Task | None:
         if not self._left and readable(self._connection.fileno()):
             self._receive()  # told to leave in the middle of a chunk
         while not self._left and not self._chunk:
             self._connection.sendall(b"N %d\n" % self._failed())
             while not self._receive():
                 pass  # a long answer comes in parts
+        if self._yielding and self._chunk and not self._chunk[0].joined:
+            self._left = True
         return None if self._left else self._chunk.popleft()
 
     def _receive(self) -> bool:
@@ -78,16 +94,20 @@ class Feed:
         if messages is None:  # the supervisor has gone
             self._left = True
             return True
+        answered = False
         for message, _ in messages:
+            answered = answered or "yield" not in message
             if "leave" in message:
                 self._left = True
+            elif "yield" in message:
+                self._yielding = True
             else:
                 self._chunk.extend(found for row in message["items"] if (found := self._items.find(*row)))
-        return bool(messages)
+        return answered
 
 
 class Items:
-    """The collected items by their name on the wire: a nodeid, or ``[nodeid, k]`` for the k-th repetition of one."""
+    """The collected items by their name on the wire; see `session.wire_names`."""
 
     def __init__(self, session: pytest.Session, failures: list[tuple[str, str]], report: Any) -> None:
         self._failures = failures
@@ -99,15 +119,15 @@ class Items:
             self._by_name[(nodeid, seen[nodeid])] = item
             seen[nodeid] += 1
 
-    def find(self, index: int, name: str) -> tuple[int, pytest.Item] | None:
-        """The item of a name with its index; when there is none this is reported as the test's result."""
-        value = json.loads(name)
-        key = (value, 0) if isinstance(value, str) else tuple(value)
-        item = self._by_name.get(key)
+    def find(self, index: int, name: str) -> Task | None:
+        """The item of a name; when there is none this is reported as the test's result."""
+        value: Any = json.loads(name)
+        nodeid, number, *joined = (value, 0) if isinstance(value, str) else value
+        item = self._by_name.get((nodeid, number))
         if item is None:
-            self._report(index, self._reason(key[0]))
+            self._report(index, self._reason(nodeid))
             return None
-        return index, item
+        return Task(index, item, bool(joined))
 
     def _reason(self, nodeid: str) -> str:
         for collector, text in self._failures:
@@ -178,19 +198,18 @@ class Execution:
         config.pluginmanager.register(_Farewell(recorder), "supercheck-farewell")
         recorder.tell({"t": "ready", "pid": os.getpid(), "info": events.pack(worker_info()),
                        "spawn": self._spec.get("spawn", "")})  # fmt: skip
-        while taken := feed.take():
-            self._run_one(taken, feed, recorder, config)
+        while task := feed.take():
+            self._run_one(task, feed, recorder, config)
             if session.shouldfail or session.shouldstop:  # a test or plugin said so, or `maxfail`
                 how = "shouldfail" if session.shouldfail else "shouldstop"
                 recorder.tell({"t": "stop", "how": how, "message": str(getattr(session, how))})
                 feed.leave()
         return True
 
-    def _run_one(self, taken: tuple[int, pytest.Item], feed: Feed, recorder: Recorder, config: pytest.Config) -> None:
-        index, item = taken
-        recorder.start(index, item)
+    def _run_one(self, task: Task, feed: Feed, recorder: Recorder, config: pytest.Config) -> None:
+        recorder.start(task.index, task.item)
         try:
-            config.hook.pytest_runtest_protocol(item=item, nextitem=NextItem(feed))
+            config.hook.pytest_runtest_protocol(item=task.item, nextitem=NextItem(feed))
         except pytest.exit.Exception as exc:
             recorder.finish(aborted=True)
             recorder.tell({"t": "stop", "how": "exit", "message": exc.msg, "code": exc.returncode})

@@ -27,9 +27,7 @@ class Gateway(Protocol):
         """
         ...
 
-    def offer(
-        self, run: RunId, nodeids: Sequence[str], *, single: bool = False, joined: Sequence[int] = ()
-    ) -> bool:
+    def offer(self, run: RunId, nodeids: Sequence[str], *, single: bool = False, joined: Sequence[int] = ()) -> bool:
         """
         Hand over the items of a run, once.
 

@@ -30,9 +30,16 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         ("timeout", "SECONDS", "time limit of the run, from its first start (default: none embedded, else the pool's)"),
         ("project", "NAME", "the project whose limits count (default: the root directory's name)"),
         ("start", "HOW", "auto (default), fork or spawn: how test processes come to be after collection"),
+        ("group", "HOW", "none (default), file, class or module: tests that stay together on one execution"),
     ):
         group.addoption(f"--supercheck-{name}", metavar=metavar, default=None, help=text)
         parser.addini(f"supercheck_{name}", f"as --supercheck-{name}", default=None)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Called in every session: tests may have xdist's mark, also where they run locally and xdist is not installed."""
+    if not config.pluginmanager.has_plugin("xdist"):
+        config.addinivalue_line("markers", "xdist_group(name): tests of one name run on one execution, one at a time.")
 
 
 @pytest.hookimpl(tryfirst=True)

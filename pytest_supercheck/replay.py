@@ -11,6 +11,7 @@ import importlib
 import signal
 import sys
 import warnings
+from collections.abc import Sequence
 from typing import Any, Final
 
 import pytest
@@ -55,15 +56,19 @@ class Replay:
 
     Args:
         session: The local session, collected.
+        places: Of each item, by its index in the run, its place in the session.
         show_output: Print what tests print when they end, as ``-s`` would, instead of keeping it in their reports.
         in_order: Replay in the order of collection, up to the test at which the session stops: ``--sw`` remembers where
             that was, and tests after it that happened to run elsewhere must not move it.
     """
 
-    def __init__(self, session: pytest.Session, *, show_output: bool, in_order: bool = False) -> None:
+    def __init__(
+        self, session: pytest.Session, places: Sequence[int], *, show_output: bool, in_order: bool = False
+    ) -> None:
         self._session = session
         self._config = session.config
         self._items = session.items
+        self._places = places
         self._show_output = show_output
         self._in_order = in_order
         self._held: dict[int, Passed | Result | Missing | Crash] = {}
@@ -76,7 +81,7 @@ class Replay:
     @property
     def missing(self) -> list[str]:
         """The ids of tests without a result."""
-        return [item.nodeid for index, item in enumerate(self._items) if index not in self._seen]
+        return [item.nodeid for place, item in enumerate(self._items) if place not in self._seen]
 
     @property
     def count(self) -> int:
@@ -85,30 +90,31 @@ class Replay:
 
     def play(self, event: Passed | Result | Missing | Crash) -> None:
         """Call the hooks of one finished test, now or when its turn has come."""
-        if event.index in self._seen:
+        place = self._places[event.index]
+        if place in self._seen:
             return
-        self._seen.add(event.index)
+        self._seen.add(place)
         if not self._in_order:
-            self._play(event)
+            self._play(place, event)
             return
-        self._held[event.index] = event
+        self._held[place] = event
         while self._due in self._held and not self.stopped:
-            self._play(self._held.pop(self._due))
+            self._play(self._due, self._held.pop(self._due))
             self._due += 1
 
     def flush(self) -> None:
         """No more will come: play what waits for its turn."""
-        for index in sorted(self._held):
+        for place in sorted(self._held):
             if not self.stopped:
-                self._play(self._held.pop(index))
+                self._play(place, self._held.pop(place))
 
     @property
     def stopped(self) -> str:
         """Why a plugin of the local session wants it to end, such as `-x`; empty if none does."""
         return str(self._session.shouldfail or self._session.shouldstop or "")
 
-    def _play(self, event: Passed | Result | Missing | Crash) -> None:
-        item = self._items[event.index]
+    def _play(self, place: int, event: Passed | Result | Missing | Crash) -> None:
+        item = self._items[place]
         item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
         finished = False
         for kind, value in self._calls(item, event):

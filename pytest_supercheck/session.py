@@ -213,15 +213,17 @@ class LocalSession:
             return None
         if not session.items:
             return None
+        from pytest_supercheck.groups import arrange
         from pytest_supercheck.replay import Replay
 
         stepwise = bool(session.config.getoption("stepwise", False))
-        self._replay = Replay(session, show_output=self._show_output, in_order=stepwise)
+        places, joined = arrange(session.items, self._settings.group)
+        self._replay = Replay(session, places, show_output=self._show_output, in_order=stepwise)
         try:
             admission = self._submission.result()
             single = stepwise or bool(session.config.getoption("maxfail"))
-            self._submission.offer(wire_names(session.items), single=single)
-            self._announce(admission, len(session.items))
+            self._submission.offer(wire_names(session.items, places, joined), single=single, joined=joined)
+            self._announce(admission, len(places) - len(joined))
             self._follow()
         except SupercheckError as exc:
             self._fail(exc)
@@ -452,17 +454,26 @@ def _place(status: Admission | RunStatus) -> str:
     return f"position {status.position}{eta}"
 
 
-def wire_names(items: list[pytest.Item]) -> list[str]:
-    """The items' names on the wire: JSON of the nodeid, with a number where several items share one."""
+def wire_names(items: list[pytest.Item], places: list[int], joined: list[int]) -> list[str]:
+    """
+    The items' names on the wire, in the order in which they are to run.
+
+    JSON of the nodeid; ``[nodeid, k]`` for the k-th repetition of one; and ``[nodeid, k, 1]`` for an item of the same
+    group as the one before.
+    """
     from collections import Counter
 
     seen: Counter[str] = Counter()
-    names = []
+    values: list[str | list[str | int]] = []
     for item in items:
         nodeid = item.nodeid
-        names.append(json.dumps([nodeid, seen[nodeid]] if seen[nodeid] else nodeid))
+        values.append([nodeid, seen[nodeid]] if seen[nodeid] else nodeid)
         seen[nodeid] += 1
-    return names
+    values = [values[place] for place in places]
+    for index in joined:
+        value = values[index]
+        values[index] = [value, 0, 1] if isinstance(value, str) else [*value, 1]
+    return [json.dumps(value) for value in values]
 
 
 def _uuid7() -> uuid.UUID:

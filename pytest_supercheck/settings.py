@@ -14,8 +14,13 @@ from typing import Any, Final, Literal
 import pytest
 
 Start = Literal["auto", "fork", "spawn"]
+Group = Literal["none", "file", "class", "module"]
 PRIORITIES: Final = ("high", "normal", "low")
 STARTS: Final = ("auto", "fork", "spawn")
+GROUPS: Final = ("none", "file", "class", "module")
+
+#: What xdist's ``--dist`` asks for.
+XDIST_GROUPS: Final = {"loadfile": "file", "loadscope": "class"}
 
 #: Schemes of a pool that is Redis itself.
 REDIS_SCHEMES: Final = ("redis://", "rediss://", "unix://")
@@ -41,6 +46,8 @@ class Settings:
     project: str | None
     #: How test processes come to be.
     start: Start
+    #: Which tests stay together on one execution, besides those with a mark.
+    group: Group
     #: Whether executions came from xdist's ``-n``.
     from_xdist: bool
 
@@ -66,6 +73,7 @@ class Settings:
             timeout_s=read.seconds("timeout"),
             project=read.text("project"),
             start=read.choice("start", STARTS, "auto"),  # type: ignore[arg-type]
+            group=read.choice("group", GROUPS, read.xdist_group()),  # type: ignore[arg-type]
             from_xdist=from_xdist,
         )
 
@@ -100,6 +108,10 @@ class _Reader:
         if not 0 <= seconds < float("inf"):
             raise pytest.UsageError(f"--supercheck-{name}: {value!r} is not a number of seconds from 0 up")
         return seconds
+
+    def xdist_group(self) -> str:
+        """The grouping that belongs to xdist's `--dist`."""
+        return XDIST_GROUPS.get(getattr(self._options, "dist", ""), "none")
 
     def executions(self) -> tuple[int | None, bool]:
         """The number asked for (None: auto), and whether it was xdist's `-n` that asked."""

@@ -86,11 +86,11 @@ class Submission:
             self.heard_at = time.monotonic()
         return self.admission
 
-    def offer(self, names: Sequence[str], *, single: bool) -> None:
+    def offer(self, names: Sequence[str], *, single: bool, joined: Sequence[int]) -> None:
         """Hand over the run's items, as `Gateway.offer`."""
         for start in range(0, len(names), OFFER_BATCH):
             self._tell({"items": names[start : start + OFFER_BATCH]})
-        self._tell({"offer": {"single": single}})
+        self._tell({"offer": {"single": single, "joined": joined}})
         self._wait_for("offered")
 
     def events(self, wait_s: float) -> list[bytes]:

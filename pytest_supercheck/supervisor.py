@@ -110,7 +110,7 @@ class Mailbox:
         threading.Thread(target=self._wait, daemon=True, name="supercheck-mailbox").start()
 
     def put(self, word: str) -> None:
-        """Deliver a word: ``leave``, ``interrupt``, ``kill`` or ``items``. Safe in a signal handler."""
+        """Deliver a word: ``leave``, ``yield``, ``interrupt``, ``kill`` or ``items``. Safe in a signal handler."""
         os.write(self._write, word.encode() + b"\n")
 
     def _wait(self) -> None:
@@ -342,6 +342,8 @@ class Supervisor:
             self._wants = self._asked
         elif word == "leave":
             self._leave("leave")
+        elif word == "yield":
+            self._yield()
         elif word == "interrupt" and self._process.told not in ("interrupt", "kill"):
             self._leave("interrupt")
             if self._process.pid:
@@ -354,9 +356,16 @@ class Supervisor:
     def _leave(self, told: str) -> None:
         """This execution is to end: the test process finishes its current test, at most."""
         self._leaving = self._leaving or told
-        if not self._process.told:
+        if self._process.told in ("", "yield"):
             self._process.say({"leave": told})
         self._process.told = told
+
+    def _yield(self) -> None:
+        """Somebody else needs the slot: the test process goes on to the end of the group that it is in, if any."""
+        self._wants = self._asked
+        if not self._process.told:
+            self._process.say({"yield": True})
+            self._process.told = "yield"
 
     def _on_result(self, frame: bytes) -> None:
         index, failed, body = frame.split(b" ", 2)
@@ -432,7 +441,7 @@ class Supervisor:
         if isinstance(answer, Gone):
             raise _SlotLost
         if isinstance(answer, Leave):
-            self._leave(answer.reason)
+            self._yield() if answer.reason == "yield" else self._leave(answer.reason)
 
     def _retry(self, call: Callable[[], Any]) -> Any:
         """Call the dispatcher; while Redis does not answer, go on for as long as the lease can still be alive."""

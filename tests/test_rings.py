@@ -27,7 +27,7 @@ RINGS: Final = (
     frozenset({"dispatch", "redis_gateway", "valkey"}),
     frozenset(
         {
-            *("plugin", "session", "submission", "connector", "replay", "xdist_protocol", "xdist_fixtures"),
+            *("plugin", "session", "groups", "submission", "connector", "replay", "xdist_protocol", "xdist_fixtures"),
             *("embedded", "cli", "host", "pool", "worker", "supervisor", "runner", "execution", "recorder"),
         }
     ),
@@ -42,6 +42,7 @@ IMPORTERS: Final = {
         "plugin",
         "settings",
         "session",
+        "groups",
         "replay",
         "xdist_protocol",
         "xdist_fixtures",
