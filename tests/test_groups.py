@@ -117,7 +117,7 @@ def test_what_makes_a_group(pytester: pytest.Pytester, group: Group, expected: l
 
 @pytest.mark.parametrize("group", ["none", "file"])
 def test_marks_make_groups(pytester: pytest.Pytester, group: Group) -> None:
-    """By the names that xdist reads in them, whatever makes a group otherwise; several marks are one name of their own."""
+    """By the names that xdist reads in them, whatever else makes a group; several marks are one name of their own."""
     pytester.makepyfile(
         test_marked=MARKED, test_other="import pytest\n@pytest.mark.xdist_group('one')\ndef test_far(): 0"
     )

@@ -31,6 +31,7 @@ _NOISE: Final = tuple(
         (r" *\b\d+\.\d+(s|ms|us)\b( \(\d:\d\d:\d\d\))?", " TIME"),
         (r"^supercheck: (run [0-9a-f-]{36}, .*|each execution collects .*)\n", ""),
         (r"^-+ supercheck: where failing tests ran -+\n(.* of run [0-9a-f-]{36}, host .*\n)*", ""),
+        (r"cache from [\d:]+ ago", "cache from TIME ago"),
         (r"^=+ (.*?) =+$", r"= \1 ="),
     )
 )

@@ -18,6 +18,30 @@ GATED = """
             time.sleep(0.02)
 """
 
+#: In the middle of a class a test waits until another run waits; in the last class, until that runs.
+GROUPS = """
+    import os, pathlib, time, pytest
+
+    HERE = pathlib.Path({directory!r})
+
+    def wait_for(name):
+        while not (HERE / name).exists():
+            time.sleep(0.02)
+
+    class Base:
+        @pytest.mark.parametrize("i", range(6))
+        def test_step(self, i):
+            with open(HERE / "processes", "a") as file:
+                file.write(f"{{type(self).__name__}} {{os.getpid()}} {{i}}\\n")
+            if i == 2:
+                wait_for("small-runs" if isinstance(self, TestD) else "small-waits")
+
+    class TestA(Base): pass
+    class TestB(Base): pass
+    class TestC(Base): pass
+    class TestD(Base): pass
+"""
+
 
 def most_at_once(pool: Pool) -> int:
     """The most executions that ran at one moment, from the record of events."""
@@ -110,6 +134,27 @@ def test_a_small_run_starts_within_one_test_of_a_large_one(pool: Pool) -> None:
         if isinstance(event, Passed) and submitted_ms / 1000 < event.spans[-1][1] < result.spans[-1][1]:
             finished[event.n] = finished.get(event.n, 0) + 1
     assert max(finished.values(), default=0) < 2, finished
+
+
+def test_a_slot_is_given_back_at_the_end_of_a_group(pool: Pool) -> None:
+    """A small run starts before a large one is over, and no group of the large one is torn apart for it."""
+    pool.worker(2, SUPERCHECK_RUNNING_CAPACITY="2")
+    large = pool.suite("large", GROUPS.format(directory=str(pool.directory)))
+    small = pool.suite("small", f"def test_small(): open({str(pool.directory / 'small-runs')!r}, 'w')")
+    noted = pool.directory / "processes"
+    sessions = [pool.pytest(large, "-q", "--supercheck-executions=2", "--supercheck-group=class")]
+    wait_for(lambda: noted.exists() and noted.read_text().count(" 2\n") == 2, "both executions are within a group")
+    sessions.append(pool.pytest(small, "-q"))
+    wait_for(lambda: "position 1" in pool.command("queue", "--url", pool.url), "the small run waits")
+    (pool.directory / "small-waits").touch()
+    assert [s.wait(GUARD_S) for s in sessions] == [0, 0], [s.communicate()[0] for s in sessions]
+    steps: dict[str, list[str]] = {}
+    processes = set()
+    for name, pid, step in map(str.split, noted.read_text().splitlines()):
+        steps.setdefault(name, []).append(step)
+        processes.add((name, pid))
+    assert steps == {f"Test{letter}": list("012345") for letter in "ABCD"}
+    assert len(processes) == len(steps)
 
 
 def submission_ms(pool: Pool, run: str) -> int:
