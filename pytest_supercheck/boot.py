@@ -97,6 +97,8 @@ def end(pid: int, within_s: float) -> None:
 
 def _detach(control: int, log: int) -> None:
     """Leave the forked process's terminal, streams, signal handlers and warning filters behind."""
+    if sys.path[:1] in ([""], [os.getcwd()]):
+        del sys.path[0]  # as in `boot`
     os.setsid()
     null = os.open(os.devnull, os.O_RDWR)
     for fd in {int(name) for name in os.listdir("/dev/fd")} - {control, log, null}:

@@ -107,8 +107,9 @@ def _serve(settings: PoolSettings, url: str, workers: int) -> None:
     from pytest_supercheck import valkey, worker
     from pytest_supercheck.dispatch import Dispatcher
     from pytest_supercheck.host import Host
+    from pytest_supercheck.operators import masked
     from pytest_supercheck.pool import Pool
-    from pytest_supercheck.redis_gateway import connect_redis, masked
+    from pytest_supercheck.redis_gateway import connect_redis
 
     dispatcher = Dispatcher(connect_redis(url, password=settings.token))
     if settings.running_capacity is not None or settings.queued_capacity is not None:

@@ -14,13 +14,15 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import select
 import signal
 import socket
 import threading
 import time
+import traceback
 from typing import TYPE_CHECKING, Any, Final
 
-from pytest_supercheck.errors import QueueFull, SupercheckError
+from pytest_supercheck.errors import Infrastructure, QueueFull, SupercheckError
 from pytest_supercheck.keeper import Lines, readable, send
 from pytest_supercheck.model import Admission, RunId, RunRequest
 
@@ -59,14 +61,23 @@ class Connector:
 
     def serve(self) -> None:
         """Do what the session asks, until it goes."""
-        while (messages := self._lines.receive()) is not None:
-            for message, fds in messages:
-                try:
-                    self._answer(message, fds)
-                except SupercheckError as exc:
-                    self._tell({"error": to_json(exc)})
-        if self._run is not None and not self._ended:
-            self._withdraw(self._run)
+        try:
+            while (messages := self._lines.receive()) is not None:
+                for message, fds in messages:
+                    self._try(message, fds)
+        finally:  # also when it went before an answer reached it
+            if self._run is not None and not self._ended:
+                self._withdraw(self._run)
+
+    def _try(self, message: dict[str, Any], fds: list[int]) -> None:
+        try:
+            self._answer(message, fds)
+        except SupercheckError as exc:
+            self._tell({"error": to_json(exc)})
+        except OSError:
+            raise
+        except Exception:  # noqa: BLE001 - whatever it is, the session tells it
+            self._tell({"error": to_json(Infrastructure(f"the connector failed:\n{traceback.format_exc()}"))})
 
     def _answer(self, message: dict[str, Any], fds: list[int]) -> None:
         match message:
@@ -95,8 +106,8 @@ class Connector:
             send(self._session, message)
 
     def _submit(self, request: RunRequest, wait_s: float) -> None:
+        self._run = request.run_id  # from here on there may be something to let go of
         admission = self._admit(request, wait_s)
-        self._run = request.run_id
         self._tell({"admission": dataclasses.asdict(admission)})
         waits = not admission.held
         threading.Thread(target=self._keep, args=(request.run_id, waits), daemon=True).start()
@@ -119,12 +130,13 @@ class Connector:
             time.sleep(WATCH_S if waits else KEEP_S)
             try:
                 status = self._gateway.keep(run)
-                self._tell({"status": dataclasses.asdict(status)})
             except SupercheckError:
                 continue
-            except OSError:
-                return
             waits = status.state == "waiting"
+            with self._sending:
+                # A session that is busy elsewhere does not read, and its run has to live all the same.
+                if select.select([], [self._session], [], 0)[1]:
+                    send(self._session, {"status": dataclasses.asdict(status)})
 
     def _read(self, run: RunId) -> None:
         """A thread: events on their way to the session, ahead of what it has replayed."""
@@ -164,6 +176,6 @@ def main(fd: int) -> int:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         Connector(socket.socket(fileno=fd)).serve()
-    except BrokenPipeError:
+    except OSError:
         pass  # the session has gone in the middle of an answer
     os._exit(0)

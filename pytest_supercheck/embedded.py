@@ -7,6 +7,7 @@ that process.  When the controller goes, in whatever way, the socket ends, and t
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import selectors
@@ -81,6 +82,8 @@ class EmbeddedStack:
     def release(self) -> None:
         """Let it end by itself, while this process does something else."""
         if self._control:
+            with contextlib.suppress(OSError):
+                self._control.shutdown(socket.SHUT_RDWR)  # a process that a plugin has forked may hold a copy
             self._control.close()
             self._control = None
 

@@ -5,6 +5,7 @@ What whoever runs a pool configures: the only reader of the operators' environme
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
@@ -61,3 +62,16 @@ class PoolSettings:
             workers=number("SUPERCHECK_MAX_CONCURRENT_TESTS", 1) or os.cpu_count() or 1,
             execution_timeout_s=(EXECUTION_TIMEOUT_MS if timeout_ms is None else timeout_ms) / 1000,
         )
+
+
+def masked(url: str) -> str:
+    """
+    Take the credentials out of a URL, for messages.
+
+    Args:
+        url: Any URL.
+
+    Returns:
+        The URL without user, password and query.
+    """
+    return re.sub(r"//.*@", "//", url.split("?", 1)[0])

@@ -19,6 +19,7 @@ from redis.retry import Retry
 from pytest_supercheck.dispatch import Dispatcher, redis_errors
 from pytest_supercheck.errors import SupercheckError, Unreachable
 from pytest_supercheck.model import Admission, How, QueueStatus, RunId, RunRequest, RunStatus
+from pytest_supercheck.operators import masked
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -125,7 +126,7 @@ def connect_redis(
     try:
         # Its own client: a retry or a longer patience would spoil the deadline.
         checker = _client(url, username, password, socket_timeout=timeout_s, retry=Retry(NoBackoff(), 0))
-        client = _client(url, username, password)
+        client = _client(url, username, password, socket_timeout=timeout_s)
     except ValueError:
         # Its words are kept back: they may quote a part of the password.
         raise Unreachable(
@@ -172,19 +173,6 @@ def is_new_enough(version: str) -> bool:
     """
     numbers = [int(number) for number in re.findall(r"\d+", version)[:2]]
     return tuple(numbers) >= OLDEST_VERSION
-
-
-def masked(url: str) -> str:
-    """
-    Take the credentials out of a URL, for messages.
-
-    Args:
-        url: Any URL.
-
-    Returns:
-        The URL without user, password and query.
-    """
-    return re.sub(r"//.*@", "//", url.split("?", 1)[0])
 
 
 def _client(url: str, username: str | None, password: str | None, **settings: Any) -> redis.Redis:

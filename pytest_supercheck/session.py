@@ -13,9 +13,9 @@ import json
 import os
 import socket
 import sys
-import tempfile
 import time
 import uuid
+from collections import deque
 from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
@@ -24,9 +24,8 @@ import pytest
 from pytest_supercheck import boot, events
 from pytest_supercheck.embedded import EmbeddedStack
 from pytest_supercheck.errors import Fatal, Infrastructure, RunTimeout, SupercheckError
-from pytest_supercheck.keeper import tail
 from pytest_supercheck.model import RunId, RunRequest
-from pytest_supercheck.operators import BadVariable, PoolSettings
+from pytest_supercheck.operators import BadVariable, PoolSettings, masked
 from pytest_supercheck.settings import Settings
 from pytest_supercheck.submission import Submission
 from pytest_supercheck.xdist_protocol import Silencer, Speaker
@@ -80,6 +79,7 @@ def begin(config: pytest.Config) -> None:
     except SupercheckError as exc:
         manager.register(_Refusal(exc), "supercheck-refusal")
         return
+    config.add_cleanup(local_session.end)
     manager.register(local_session.speaker, "supercheck-speaker")
     manager.register(local_session, "supercheck-session")
     if not manager.has_plugin("xdist"):
@@ -127,6 +127,7 @@ class LocalSession:
         self._show_output = getattr(config.known_args_namespace, "capture", "fd") in ("no", "tee-sys")
         self._stack: EmbeddedStack | None = None
         self._ended: Any = None
+        self._unplayed: deque[bytes] = deque()
         self._replay: Replay | None = None
         self._hosts: dict[int, str] = {}
         count = settings.executions or os.cpu_count() or 1
@@ -155,8 +156,8 @@ class LocalSession:
             "interpreter": sys.executable,
             "rootdir": str(config.rootpath),
             "path": self._path,
-            "argv": sys.argv,
-            "args": [*self._args, *capture],
+            "argv": self._public(sys.argv),
+            "args": [*self._public(self._args), *capture],
             "start": self._settings.start,
             "uid": self.run_id,
             "count": self.speaker.count,
@@ -167,6 +168,11 @@ class LocalSession:
             factory = getattr(config, "_tmp_path_factory", None)
             spec["basetemp"] = str(factory.getbasetemp()) if factory else ""
         return spec
+
+    def _public(self, words: list[str]) -> list[str]:
+        """A command line as tests may see it: without the pool's password."""
+        url = self._settings.url
+        return [word.replace(url, masked(url)) for word in words] if url else words
 
     # -- hooks, in the order in which pytest calls them
 
@@ -236,8 +242,8 @@ class LocalSession:
         self._withdraw()
         return (yield)
 
-    def pytest_unconfigure(self) -> None:
-        """Called also when the session never started."""
+    def end(self) -> None:
+        """Leave nothing behind; a cleanup of the configuration, for sessions end before they are configured, too."""
         self._withdraw()
         if self._stack is not None:
             self._stack.stop()
@@ -288,12 +294,13 @@ class LocalSession:
             raise KeyboardInterrupt from None  # where this process happened to wait is of no interest
 
     def _read(self, enough: Callable[[], bool]) -> None:
-        while self._ended is None and not enough():
-            lines = self._submission.events(READ_S)
-            for line in lines:
-                self._on_event(events.decode(line))
+        while self._ended is None and not (enough() and not self._unplayed):
+            self._unplayed = self._unplayed or deque(self._submission.events(READ_S))
+            some = bool(self._unplayed)
+            while self._unplayed:  # not a local: Ctrl-C in a hook must lose none
+                self._on_event(events.decode(self._unplayed.popleft()))
             self._tell_place()
-            if lines:
+            if some:
                 gc.freeze()  # reports stay until the summary
             else:
                 self._check_state()
@@ -436,11 +443,13 @@ def _shows_colours(config: pytest.Config) -> bool:
 
 def connect(url: str, token: str | None) -> Submission:
     """Start a connector for the pool at a URL."""
-    log, path = tempfile.mkstemp(prefix="supercheck-connector-")
-    os.unlink(path)
-    return Submission(
-        lambda control: boot.start("pytest_supercheck.connector", control, log), url, token, lambda: tail(log).strip()
-    )
+    null = os.open(os.devnull, os.O_WRONLY)
+    try:
+        return Submission(
+            lambda control: boot.start("pytest_supercheck.connector", control, null), url, token, lambda: ""
+        )
+    finally:
+        os.close(null)
 
 
 def _interrupt_at(path: str, line: str) -> NoReturn:

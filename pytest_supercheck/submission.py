@@ -6,6 +6,7 @@ The session's end of the connector's two sockets; no thread, no client of the po
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import select
 import socket
@@ -34,7 +35,7 @@ class Submission:
         start: Starts a connector on the socket given.  Returns its process id, 0 when somebody else waits for it.
         url: The pool, a Redis URL.
         token: Its password, where the URL has none.
-        why: Says why the connector has ended, an empty string when nobody knows.
+        why: Says why the connector has ended, where it cannot do so itself; an empty string when nobody knows.
     """
 
     def __init__(
@@ -108,8 +109,9 @@ class Submission:
             self.poll()
         if self._events not in ready:
             return []
-        *lines, self._rest = (self._rest + self._events.recv(READ_BYTES)).split(b"\n")
-        return lines
+        self._rest += self._events.recv(READ_BYTES)
+        complete, _, self._rest = self._rest.rpartition(b"\n")
+        return complete.split(b"\n") if complete else []
 
     def cancel(self, *, outcome: str, how: How, message: str = "") -> None:
         """Stop the run, as `Gateway.cancel`."""
@@ -127,8 +129,10 @@ class Submission:
 
     def close(self) -> None:
         """Let go of the run; safe to repeat."""
-        self._control.close()
-        self._events.close()
+        for connection in (self._control, self._events):
+            with contextlib.suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)  # a process that a plugin has forked may hold copies
+            connection.close()
         if self._pid:
             boot.end(self._pid, CLOSE_S)
         self._pid = 0

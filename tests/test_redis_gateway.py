@@ -20,13 +20,13 @@ from redis.retry import Retry
 from pytest_supercheck.errors import QueueFull, Unreachable
 from pytest_supercheck.gateway import Gateway
 from pytest_supercheck.model import RunId, RunRequest
+from pytest_supercheck.operators import masked
 from pytest_supercheck.redis_gateway import (
     CONNECT_TIMEOUT_S,
     RedisGateway,
     check_server,
     connect_redis,
     is_new_enough,
-    masked,
 )
 from tests.conftest import Valkey, start_valkey, stop_valkey
 

@@ -144,8 +144,13 @@ class Pool:
 
     def events(self, run: str) -> list[events.Event]:
         """All events of a run so far."""
-        batches, _ = Dispatcher(self.client).events(run, after="0", wait_s=0.001)  # type: ignore[arg-type]
-        return [events.decode(line) for batch in batches for line in batch.split(b"\n")]
+        dispatcher, after = Dispatcher(self.client), "0"
+        found: list[events.Event] = []
+        while True:
+            batches, after = dispatcher.events(run, after=after, wait_s=0.001)  # type: ignore[arg-type]
+            if not batches:
+                return found
+            found += [events.decode(line) for batch in batches for line in batch.split(b"\n")]
 
 
 @pytest.fixture
