@@ -138,11 +138,12 @@ def test_a_connector_killed_ends_the_session_with_70(pool: Pool) -> None:
     """Trouble in the machinery is told as such; what has been reported stays."""
     pool.worker(1)
     session = pool.pytest(pool.suite("hang", HANG), "-q")
-    running(pool)
+    assert session.stdout is not None
+    assert session.stdout.read(2) == ".."
     (connector,) = children(session.pid)
     os.kill(connector, signal.SIGKILL)
-    output, _ = session.communicate(timeout=GUARD_S)
-    assert session.returncode == 70, output
+    output = session.stdout.read()
+    assert session.wait(GUARD_S) == 70, output
     assert "the connection to the pool ended" in output
     assert counts(output) == {"passed": 2}
 
