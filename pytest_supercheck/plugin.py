@@ -1,8 +1,8 @@
 """
 pytest's way in: options, and the decision whether this session is ours.
 
-Imported by every pytest that has the distribution installed, so it imports nothing but pytest; what a run needs is
-imported once `--supercheck` is given.
+Imported by every pytest that has the distribution installed, so it imports nothing but pytest, and a small module where
+xdist is not loaded; what a run needs is imported once `--supercheck` is given.
 """
 
 from __future__ import annotations
@@ -45,10 +45,15 @@ def pytest_configure(config: pytest.Config) -> None:
 @pytest.hookimpl(tryfirst=True)
 def pytest_load_initial_conftests(early_config: pytest.Config) -> None:
     """Called when plugins are loaded and the command line is known, before any conftest: as early as can be."""
+    manager = early_config.pluginmanager
+    if not manager.has_plugin("xdist"):
+        from pytest_supercheck import xdist_fixtures
+
+        manager.register(xdist_fixtures, "supercheck-fixtures")
     options = early_config.known_args_namespace
     if not (getattr(options, "supercheck", False) or early_config.getini("supercheck")):
         return
-    if any(getattr(plugin, "is_supercheck_runner", False) for plugin in early_config.pluginmanager.get_plugins()):
+    if any(getattr(plugin, "is_supercheck_runner", False) for plugin in manager.get_plugins()):
         return  # the same command line, in the process that runs its tests
     sys.meta_path.insert(0, _OwnModules)
     from pytest_supercheck import session

@@ -32,7 +32,6 @@ from typing import Any, Final, NoReturn
 import _pytest.config
 import pytest
 
-from pytest_supercheck import xdist_fixtures
 from pytest_supercheck.execution import Execution
 from pytest_supercheck.keeper import Child, Keeper, Lines, Marks, out_of_reach, send, tie
 
@@ -107,12 +106,6 @@ class Runner:
         self._threads = threads
         self._random = random.getstate()
         self._maxfail = 0
-
-    @pytest.hookimpl(tryfirst=True)
-    def pytest_load_initial_conftests(self, early_config: pytest.Config) -> None:
-        """All plugins are loaded, and no conftest yet, which may use what xdist has: supply it where it is absent."""
-        if not early_config.pluginmanager.has_plugin("xdist"):
-            early_config.pluginmanager.register(xdist_fixtures, "supercheck-fixtures")
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_cmdline_main(self, config: pytest.Config) -> Generator[None, object, object]:

@@ -82,10 +82,6 @@ def begin(config: pytest.Config) -> None:
     config.add_cleanup(local_session.end)
     manager.register(local_session.speaker, "supercheck-speaker")
     manager.register(local_session, "supercheck-session")
-    if not manager.has_plugin("xdist"):
-        from pytest_supercheck import xdist_fixtures
-
-        manager.register(xdist_fixtures, "supercheck-fixtures")
 
 
 def _give_up(error: SupercheckError) -> NoReturn:

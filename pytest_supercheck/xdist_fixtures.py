@@ -1,7 +1,8 @@
 """
-What other plugins find where xdist is installed, for sessions where it is not: two fixtures and its hooks.
+What other plugins find where xdist is loaded, for sessions where it is not: two fixtures and its hooks.
 
-A plugin of the local session and of test processes alike; stdlib and pytest only.  As in pytest-xdist 3.8.
+A plugin of every session, with `--supercheck` or without, and of test processes, so that a suite which uses them runs
+anywhere; stdlib and pytest only.  As in pytest-xdist 3.8.
 """
 
 from __future__ import annotations

@@ -259,10 +259,29 @@ def test_identity_of_an_execution(twins: Twins, xdist: bool) -> None:
     assert len({uid for _, uid in identities}) == 1
 
 
-def test_identity_of_the_local_session(twins: Twins) -> None:
-    """Without `--supercheck` there is no worker, whatever is installed."""
-    twins.files(test_local="def test_local(request): assert not hasattr(request.config, 'workerinput')")
+@pytest.mark.parametrize("xdist", [True, False])
+def test_identity_of_the_local_session(twins: Twins, xdist: bool) -> None:
+    """Without `--supercheck` there is no worker; what suites say to xdist is understood all the same."""
+    if xdist:
+        twins.options += ("-p", "xdist")
+    twins.files(
+        conftest="def pytest_configure_node(node): node.workerinput['greeting'] = 1",
+        test_local="""
+            def test_local(request, worker_id, testrun_uid):
+                assert not hasattr(request.config, "workerinput")
+                assert worker_id == "master"
+                assert testrun_uid
+        """,
+    )
     assert twins.run().counts == {"passed": 1}
+
+
+@pytest.mark.parametrize("options", [(), ("-p", "xdist"), ("-p", "no:xdist")])
+def test_fixture_that_does_not_exist(twins: Twins, options: tuple[str, ...]) -> None:
+    """The error lists the same fixtures, whoever provides `worker_id`."""
+    twins.options += options
+    twins.files(test_missing="def test_missing(no_such_fixture): pass")
+    assert "worker_id" in twins.same().output
 
 
 def properties(junit: dict[str, list[list[object]]]) -> list[dict[str, str]]:
