@@ -1,11 +1,13 @@
 """
-Which tests stay together: what `--supercheck-group` and the mark `xdist_group` ask for.
+Which tests stay together, as `--supercheck-group` and the mark `xdist_group` ask, and what all are called on the wire.
 
 Between collection and offer, in the controller.  Knows pytest's items; not how they are handed out.
 """
 
 from __future__ import annotations
 
+import json
+from collections import Counter
 from collections.abc import Hashable, Sequence
 
 import pytest
@@ -60,3 +62,23 @@ def group_of(item: pytest.Item, group: Group) -> Hashable | None:
     if group == "class":
         return item.getparent(pytest.Class) or item.getparent(pytest.Module)
     return None
+
+
+def wire_names(items: list[pytest.Item], places: list[int], joined: list[int]) -> list[str]:
+    """
+    The items' names on the wire, in the order in which they are to run.
+
+    JSON of the nodeid; ``[nodeid, k]`` for the k-th repetition of one; and ``[nodeid, k, 1]`` for an item of the same
+    group as the one before.
+    """
+    seen: Counter[str] = Counter()
+    values: list[str | list[str | int]] = []
+    for item in items:
+        nodeid = item.nodeid
+        values.append([nodeid, seen[nodeid]] if seen[nodeid] else nodeid)
+        seen[nodeid] += 1
+    values = [values[place] for place in places]
+    for index in joined:
+        value = values[index]
+        values[index] = [value, 0, 1] if isinstance(value, str) else [*value, 1]
+    return [json.dumps(value) for value in values]

@@ -21,13 +21,14 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import pytest
 
-from pytest_supercheck import boot, events
+from pytest_supercheck import events
 from pytest_supercheck.embedded import EmbeddedStack
-from pytest_supercheck.errors import Fatal, Infrastructure, RunTimeout, SupercheckError
+from pytest_supercheck.ending import Refusal, conclude, fail
+from pytest_supercheck.errors import Infrastructure, SupercheckError
 from pytest_supercheck.model import RunId, RunRequest
 from pytest_supercheck.operators import BadVariable, PoolSettings, masked
 from pytest_supercheck.settings import Settings
-from pytest_supercheck.submission import Submission
+from pytest_supercheck.submission import Submission, connect
 from pytest_supercheck.xdist_protocol import Silencer, Speaker
 
 if TYPE_CHECKING:
@@ -77,27 +78,11 @@ def begin(config: pytest.Config) -> None:
     try:
         local_session = LocalSession(config, settings)
     except SupercheckError as exc:
-        manager.register(_Refusal(exc), "supercheck-refusal")
+        manager.register(Refusal(config, exc), "supercheck-refusal")
         return
     config.add_cleanup(local_session.end)
     manager.register(local_session.speaker, "supercheck-speaker")
     manager.register(local_session, "supercheck-session")
-
-
-def _give_up(error: SupercheckError) -> NoReturn:
-    pytest.exit(f"supercheck: {error}", returncode=error.exit_code)
-
-
-class _Refusal:
-    """Ends a session that cannot have a run, at the first moment at which pytest ends with an exit code of ours."""
-
-    def __init__(self, error: SupercheckError) -> None:
-        self._error = error
-
-    @pytest.hookimpl(tryfirst=True)
-    def pytest_sessionstart(self) -> NoReturn:
-        """Called before anything is collected."""
-        _give_up(self._error)
 
 
 class _LocalNotice:
@@ -186,7 +171,7 @@ class LocalSession:
             try:
                 self.speaker.resize(session.config, max(1, self._submission.capacity()))
             except SupercheckError as exc:
-                self._fail(exc)
+                fail(self._config, exc)
         nodes = self.speaker.configure_nodes(session.config, self.run_id)
         if self._stack is not None:
             self._stack.configure(nodes[0])
@@ -206,7 +191,7 @@ class LocalSession:
         """A refusal is told at once, not when everything is collected."""
         self._submission.poll()
         if self._submission.error is not None:
-            self._fail(self._submission.error)
+            fail(self._config, self._submission.error)
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtestloop(self, session: pytest.Session) -> bool | None:
@@ -215,7 +200,7 @@ class LocalSession:
             return None
         if not session.items:
             return None
-        from pytest_supercheck.groups import arrange
+        from pytest_supercheck.groups import arrange, wire_names
         from pytest_supercheck.replay import Replay
 
         stepwise = bool(session.config.getoption("stepwise", False))
@@ -228,8 +213,8 @@ class LocalSession:
             self._announce(admission, len(places) - len(joined))
             self._follow()
         except SupercheckError as exc:
-            self._fail(exc)
-        self._conclude(session)
+            fail(self._config, exc)
+        conclude(session, self._replay, self._stopped, self._ended)
         return True
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
@@ -373,53 +358,6 @@ class LocalSession:
     _stopped: Any = None
     _told_spawn = False
 
-    # -- how it ends
-
-    def _conclude(self, session: pytest.Session) -> None:
-        """Raise what pytest's own loop would have raised."""
-        assert self._replay is not None
-        self._replay.flush()
-        if self._stopped is not None:
-            self._raise_stop(session)
-        if session.shouldfail:
-            raise session.Failed(session.shouldfail)
-        if session.shouldstop:
-            raise session.Interrupted(session.shouldstop)
-        outcome, message = self._ended.outcome, self._ended.message
-        done = f"{self._replay.count} of {len(session.items)} tests were reported"
-        if outcome == "timeout":
-            self._fail(RunTimeout(f"{message or 'the time limit of the run is over'}; {done}"))
-        if outcome == "cancelled":
-            raise session.Interrupted(f"supercheck: the run was cancelled{': ' if message else ''}{message}; {done}")
-        if outcome != "finished" or self._replay.missing:
-            why = message or {"lost": "the workers were lost, more often than is tried again"}.get(outcome, outcome)
-            first, _, details = why.partition("\n")
-            self._fail((Fatal if outcome == "fatal" else Infrastructure)(f"{first}; {done}"), details)
-
-    def _raise_stop(self, session: pytest.Session) -> NoReturn:
-        stop = self._stopped
-        if stop.how == "shouldfail":
-            session.shouldfail = session.shouldfail or stop.message  # with `-x` this session has counted, too
-            raise session.Failed(session.shouldfail)
-        if stop.how == "exit":
-            pytest.exit(stop.message, returncode=stop.code)
-        if stop.how == "interrupt":
-            _interrupt_at(*stop.message.rpartition(":")[::2])
-        if stop.how == "internalerror":
-            raise RuntimeError(f"in the test process of execution {stop.n}:\n{stop.message}")
-        session.shouldstop = stop.message
-        raise session.Interrupted(stop.message)
-
-    def _fail(self, error: Exception, details: str = "") -> NoReturn:
-        """End the session for a reason that is not a test; `details` go above the closing line."""
-        reporter: Any = self._config.pluginmanager.getplugin("terminalreporter")
-        if details and reporter is not None:
-            reporter.section("supercheck: what the worker said", red=True)
-            reporter.write_line(details)
-        if isinstance(error, SupercheckError):
-            _give_up(error)
-        raise error
-
     def _withdraw(self) -> None:
         """Let go of the run; one that has not ended leaves nothing behind, or what it has done so far."""
         self._submission.close()
@@ -437,48 +375,9 @@ def _shows_colours(config: pytest.Config) -> bool:
         return should_do_markup(sys.stdout)
 
 
-def connect(url: str, token: str | None) -> Submission:
-    """Start a connector for the pool at a URL."""
-    null = os.open(os.devnull, os.O_WRONLY)
-    try:
-        return Submission(
-            lambda control: boot.start("pytest_supercheck.connector", control, null), url, token, lambda: ""
-        )
-    finally:
-        os.close(null)
-
-
-def _interrupt_at(path: str, line: str) -> NoReturn:
-    """Raise KeyboardInterrupt as if a line of another file had: pytest tells the place of the innermost frame."""
-    exec(compile("\n" * (int(line) - 1) + "raise KeyboardInterrupt", path, "exec"))
-    raise KeyboardInterrupt
-
-
 def _place(status: Admission | RunStatus) -> str:
     eta = f", about {status.eta_s:.0f} s" if status.eta_s is not None else ""
     return f"position {status.position}{eta}"
-
-
-def wire_names(items: list[pytest.Item], places: list[int], joined: list[int]) -> list[str]:
-    """
-    The items' names on the wire, in the order in which they are to run.
-
-    JSON of the nodeid; ``[nodeid, k]`` for the k-th repetition of one; and ``[nodeid, k, 1]`` for an item of the same
-    group as the one before.
-    """
-    from collections import Counter
-
-    seen: Counter[str] = Counter()
-    values: list[str | list[str | int]] = []
-    for item in items:
-        nodeid = item.nodeid
-        values.append([nodeid, seen[nodeid]] if seen[nodeid] else nodeid)
-        seen[nodeid] += 1
-    values = [values[place] for place in places]
-    for index in joined:
-        value = values[index]
-        values[index] = [value, 0, 1] if isinstance(value, str) else [*value, 1]
-    return [json.dumps(value) for value in values]
 
 
 def _uuid7() -> uuid.UUID:

@@ -27,7 +27,8 @@ RINGS: Final = (
     frozenset({"dispatch", "redis_gateway", "valkey"}),
     frozenset(
         {
-            *("plugin", "session", "groups", "submission", "connector", "replay", "xdist_protocol", "xdist_fixtures"),
+            *("plugin", "session", "ending", "groups", "submission", "connector", "replay"),
+            *("xdist_protocol", "xdist_fixtures"),
             *("embedded", "cli", "host", "pool", "worker", "supervisor", "runner", "execution", "recorder"),
         }
     ),
@@ -42,6 +43,7 @@ IMPORTERS: Final = {
         "plugin",
         "settings",
         "session",
+        "ending",
         "groups",
         "replay",
         "xdist_protocol",
