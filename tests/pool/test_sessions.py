@@ -106,3 +106,23 @@ def test_a_process_that_a_plugin_has_forked_does_not_hold_the_end_up(pool: Pool)
     assert session.wait(GUARD_S) == 5  # its output goes on: the other process holds it
     os.kill(int(pid_file.read_text()), signal.SIGKILL)
     wait_for(lambda: pool.runs() == [], "the run was withdrawn, by a connector that was not killed")
+
+
+def test_a_session_killed_while_it_is_answered_ends_its_run(pool: Pool) -> None:
+    """The connector cannot say that the offer was taken, and lets go of the run all the same."""
+    pool.worker(1)
+    session = pool.pytest(pool.suite("many", MANY.replace("600", "20000")), "-q")
+    wait_for(lambda: list(pool.client.scan_iter("sc:run:*:offer")), "the offer is on its way")
+    session.kill()
+    wait_for(lambda: not pool.runs() or ended(pool), "the run has ended")
+    assert ended(pool) in ("", "cancelled")
+
+
+def test_a_projects_module_does_not_shadow_the_client(pool: Pool) -> None:
+    """`python -m pytest` puts the project first on the path; what is ours does not look there."""
+    pool.worker(1)
+    root = pool.suite("shadows", "import redis\ndef test_own(): assert redis.OWN")
+    (root / "redis.py").write_text("OWN = True\n")
+    session = pool.pytest(root, "-q")
+    output, _ = session.communicate(timeout=GUARD_S)
+    assert counts(output) == {"passed": 1}, output
