@@ -125,8 +125,8 @@ def connect_redis(
     """
     try:
         # Its own client: a retry or a longer patience would spoil the deadline.
-        checker = _client(url, username, password, socket_timeout=timeout_s, retry=Retry(NoBackoff(), 0))
-        client = _client(url, username, password, socket_timeout=timeout_s)
+        checker = open_redis(url, username, password, socket_timeout=timeout_s, retry=Retry(NoBackoff(), 0))
+        client = open_redis(url, username, password, socket_timeout=timeout_s)
     except ValueError:
         # Its words are kept back: they may quote a part of the password.
         raise Unreachable(
@@ -175,7 +175,13 @@ def is_new_enough(version: str) -> bool:
     return tuple(numbers) >= OLDEST_VERSION
 
 
-def _client(url: str, username: str | None, password: str | None, **settings: Any) -> redis.Redis:
+def open_redis(url: str, username: str | None = None, password: str | None = None, **settings: Any) -> redis.Redis:
+    """
+    Make a client of a Redis that `connect_redis` has found good, in this process or another; connects when it is used.
+
+    Raises:
+        ValueError: It is no URL of Redis.
+    """
     if url.partition("://")[0] not in SCHEMES:
         raise ValueError("its scheme is unknown")
     return redis.Redis.from_url(url, username=username, password=password, **settings)

@@ -24,7 +24,7 @@ from pytest_supercheck import supervisor
 from pytest_supercheck.dispatch import Dispatcher
 from pytest_supercheck.errors import SupercheckError
 from pytest_supercheck.model import JobId, queue_name
-from pytest_supercheck.redis_gateway import connect_redis
+from pytest_supercheck.redis_gateway import CONNECT_TIMEOUT_S, open_redis
 
 logger = logging.getLogger(__name__)
 
@@ -107,10 +107,12 @@ def work(place: Place, name: str, leash: int) -> None:
         name: The worker's name, known to the dispatcher.
         leash: A descriptor that ends when the host has gone.
     """
-    client = connect_redis(place.url, password=place.token)
-    supervisor.workplace = supervisor.Workplace(
-        lambda: connect_redis(place.url, password=place.token), place.host_socket, leash, place.execution_timeout_s
-    )
+
+    def connect() -> Redis:
+        return open_redis(place.url, password=place.token, socket_timeout=CONNECT_TIMEOUT_S)  # its host has checked it
+
+    client = connect()
+    supervisor.workplace = supervisor.Workplace(connect, place.host_socket, leash, place.execution_timeout_s)
     threading.Thread(target=_end_with_host, args=(leash,), daemon=True).start()
 
     def on_killed(job: Job, _pid: int, _status: int, _usage: Any) -> None:
