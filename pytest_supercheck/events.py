@@ -62,9 +62,10 @@ class Result:
     #: What to replay, in order: ``("report", data)`` as `pytest_report_to_serializable` has it, ``("warning", data)``,
     #: ``("text", str)`` that plugins wrote to the terminal, such as ``--setup-show``, and ``("junit", (where, name,
     #: value))`` for an attribute of the ``test`` or a property of the ``suite`` in the junit file; at the end perhaps
-    #: ``("aborted", None)``: the test ended the session before it had finished. A report's data has two keys
-    #: more: ``$longrepr``, a representation without traceback as written to a terminal, plain and coloured, and
-    #: ``$failed_subtests``, how many of the test's subtests have failed.
+    #: ``("aborted", None)``: the test ended the session before it had finished. A report's data may have three
+    #: keys more: ``$longrepr``, a representation without traceback as written to a terminal, plain and coloured,
+    #: ``$failed_subtests``, how many of the test's subtests have failed, and ``$captured``, that it came while output
+    #: was captured: what the terminal said of it is among the test's sections.
     calls: tuple[tuple[str, Any], ...]
 
 

@@ -36,6 +36,7 @@ class Recorder:
 
     def __init__(self, config: pytest.Config, connection: socket.socket, n: int, marks: Marks) -> None:
         self._config = config
+        self._capture = global_capture(config)
         self._connection = connection
         self._n = n
         self._marks = marks
@@ -50,6 +51,9 @@ class Recorder:
         self._sink = reporter._tw._file if reporter else None
         self._markup = bool(reporter and reporter._tw.hasmarkup)
         self._width = reporter._tw.fullwidth if reporter else 80
+        self._reported = _Reported()
+        if reporter:
+            reporter._progress_nodeids_reported = self._reported
 
     def start(self, index: int, item: pytest.Item) -> None:
         """A test begins."""
@@ -58,6 +62,7 @@ class Recorder:
         self._keywords = frozenset(item.keywords)
         self._calls = []
         self._failed = 0
+        self._reported.begin(index)
         self._marks.set(index, 0)
 
     @pytest.hookimpl(tryfirst=True)
@@ -66,7 +71,8 @@ class Recorder:
         self._take_text()
         self._marks.set(self._index, min(_PHASE.get(report.when, 1) + 1, 2))
         self._failed += report.failed and not hasattr(report, "wasxfail")
-        self._calls.append(("report", report))
+        captured = self._capture is not None and self._capture.is_started()
+        self._calls.append(("captured" if captured else "report", report))
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_warning_recorded(self, warning_message: Any, when: str, nodeid: str, location: Any) -> None:
@@ -166,7 +172,7 @@ class Recorder:
         return events.encode_passed(self._index, self._n, phases)
 
     def _serial(self, kind: str, value: Any) -> tuple[str, Any]:
-        if kind != "report":
+        if kind not in ("report", "captured"):
             return kind, value
         data = self._config.hook.pytest_report_to_serializable(config=self._config, report=value)
         if data is None:
@@ -174,7 +180,9 @@ class Recorder:
         if data.get("sections"):
             data["sections"] = [(heading, events.cut(text)) for heading, text in data["sections"]]
         data.update(self._unserialised(value, data))
-        return kind, data
+        if kind == "captured":
+            data["$captured"] = True
+        return "report", data
 
     def _unserialised(self, report: Any, data: dict[str, Any]) -> dict[str, Any]:
         """What a report is in its own process and pytest's serialised form of it lacks; see `events.Result`."""
@@ -256,12 +264,32 @@ def describe_warning(warning: Any) -> dict[str, Any]:
     }
 
 
+class _Reported(set[Any]):
+    """What the terminal reporter counts for its percentages, as if all tests before the running one were in it."""
+
+    _before = 0
+
+    def begin(self, index: int) -> None:
+        """The test at that place in the run begins."""
+        self._before = index
+        self.clear()
+
+    def __len__(self) -> int:
+        return self._before + super().__len__()
+
+
+def global_capture(config: pytest.Config) -> Any:
+    """What captures this process's output; None with ``-p no:capture``."""
+    return getattr(config.pluginmanager.getplugin("capturemanager"), "_global_capturing", None)
+
+
 def mute(config: pytest.Config, *, markup: bool, width: int) -> None:
     """
     Let the terminal reporter print nothing by itself, and what others print through it go to a buffer.
 
     A report that comes while output is captured (of a unittest's subtest) is the exception: pytest's reporter writes
-    its letter into what is being captured, so that it becomes part of the test's sections, and so does this one.
+    its letter into what is being captured, so that it becomes part of the test's sections, and so does this one.  With
+    ``-v`` that is a line, begun when the test starts; without, where lines end depends on all the tests before.
 
     Args:
         markup: Whether the controller's terminal shows colours.
@@ -271,7 +299,7 @@ def mute(config: pytest.Config, *, markup: bool, width: int) -> None:
     reporter: Any = manager.unregister(name="terminalreporter")
     if reporter is None:
         return
-    capture: Any = getattr(manager.getplugin("capturemanager"), "_global_capturing", None)
+    capture = global_capture(config)
     kind: Any = type(reporter)
     writer = reporter._tw
     stdout, buffer = writer._file, StringIO()
@@ -282,8 +310,17 @@ def mute(config: pytest.Config, *, markup: bool, width: int) -> None:
             kind.pytest_runtest_logreport(self, report)
             writer._file = buffer
 
+    def pytest_runtest_logstart(self: Any, nodeid: str, location: Any) -> None:
+        writer._file = StringIO()
+        kind.pytest_runtest_logstart(self, nodeid, location)
+        writer._file = buffer
+
     hooks: dict[str, Any] = {name: None for name in dir(kind) if name.startswith("pytest_")}
     hooks["pytest_runtest_logreport"] = pytest_runtest_logreport
+    if reporter.showlongtestinfo:
+        hooks["pytest_runtest_logstart"] = pytest_runtest_logstart
+    else:
+        reporter._show_progress_info = False
     reporter.__class__ = type("MuteReporter", (kind,), hooks)
     writer._file, writer.hasmarkup, writer.fullwidth = buffer, markup, width
     manager.register(reporter, "terminalreporter")

@@ -7,11 +7,13 @@ first result of a test counts, later ones are dropped.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import signal
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from io import StringIO
 from typing import Any, Final
 
 import pytest
@@ -148,6 +150,7 @@ class Replay:
         if kind != "report":
             return kind, value
         longrepr, subtests = value.pop("$longrepr", None), value.pop("$failed_subtests", 0)
+        kind = "captured" if value.pop("$captured", False) else "report"
         report = self._config.hook.pytest_report_from_serializable(config=self._config, data=value)
         if report is None:
             raise events.WireError(f"no plugin reads this report: {value!r}")
@@ -162,12 +165,13 @@ class Replay:
         return kind, report
 
     def _call(self, item: pytest.Item, n: int, kind: str, value: Any) -> None:
-        if kind == "report":
+        if kind in ("report", "captured"):
             if value.failed and not hasattr(value, "wasxfail"):
                 self.failures.setdefault(item.nodeid, n)
             if self._show_output:
                 self._print_output(value)
-            item.ihook.pytest_runtest_logreport(report=value)
+            with self._unseen() if kind == "captured" else contextlib.nullcontext():
+                item.ihook.pytest_runtest_logreport(report=value)
         elif kind == "warning":
             described, nodeid, location = value
             item.ihook.pytest_warning_recorded.call_historic(
@@ -197,6 +201,16 @@ class Replay:
         texts = [(heading, text) for heading, text in report.sections if heading.startswith(_STANDARD_SECTIONS)]
         report.sections = [section for section in report.sections if section not in texts]
         self._write("".join(text for heading, text in texts if heading.endswith(report.when)))
+
+    @contextlib.contextmanager
+    def _unseen(self) -> Generator[None, None, None]:
+        """What the terminal would show has been captured where the test ran, and is among its sections."""
+        writer: Any = self._config.get_terminal_writer()
+        shown, writer._file = writer._file, StringIO()
+        try:
+            yield
+        finally:
+            writer._file = shown
 
     def _write(self, text: str) -> None:
         if text and self._config.pluginmanager.has_plugin("terminalreporter"):

@@ -86,6 +86,29 @@ def test_unittest(twins: Twins) -> None:
     assert counts == {"passed": 2, "failed": 4, "error": 2, "skipped": 3, "xfailed": 1}
 
 
+@pytest.mark.parametrize("options", [("-q",), ("-v",), ("-s",), ("-v", "-o", "console_output_style=count")])
+def test_progress_of_unittest_subtests(twins: Twins, options: tuple[str, ...]) -> None:
+    """They are reported while output is captured: what is printed of the progress is the test's output."""
+    twins.files(
+        test_one="""
+            import unittest
+
+            class TestSubs(unittest.TestCase):
+                def test_none(self): pass
+                def test_some(self):
+                    for n in range(9):
+                        with self.subTest(n=n): print("part", n)
+                    self.fail()
+                def test_more(self):
+                    for n in range(70):
+                        with self.subTest(n=n): pass
+                    self.fail()
+        """
+    )
+    twins.executions = 1
+    twins.same("-rA", *options)
+
+
 def test_subtests_fixture(twins: Twins) -> None:
     """Reports of pytest's own subtests come through, with what each printed."""
     twins.files(
