@@ -5,7 +5,9 @@ Knows nothing of who raises and who shows it. A class's docstring is its default
 
     SupercheckError                  70
     ├── Unreachable                  69   the service cannot be reached or refuses us
-    │   └── EmbeddedMissing          69   there is no server binary to embed
+    │   ├── EmbeddedMissing          69   there is no server binary to embed
+    │   └── StoreTrouble             69   the store cannot be used now
+    ├── NotStored                    70   the store has no such object
     ├── Infrastructure               70   the service failed, after its retries
     │   └── OutOfOrder               70   a caller broke the dispatcher's protocol
     ├── Fatal                        70   the run cannot work on any worker; not retried
@@ -39,6 +41,14 @@ class Unreachable(SupercheckError):
 
 class EmbeddedMissing(Unreachable):
     """No Valkey or Redis server was found to embed. Install valkey-server, or give --supercheck-url."""
+
+
+class StoreTrouble(Unreachable):
+    """The store of records and reports cannot be used now. Nothing of it is lost: try again."""
+
+
+class NotStored(SupercheckError):
+    """The store has no such object."""
 
 
 class Infrastructure(SupercheckError):

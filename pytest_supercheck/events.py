@@ -92,6 +92,8 @@ class Crash:
     #: What is known: ``reason``, ``signal``, ``exit_code``, ``phase``, ``output``, ``host``, ``max_rss_kb``, ``oom``;
     #: each may be absent.
     post_mortem: dict[str, Any]
+    #: Milliseconds since the epoch, by the dispatcher's clock; 0 when it does not say.
+    at_ms: int = 0
 
 
 @dataclass(frozen=True)
@@ -165,6 +167,8 @@ class End:
     outcome: str
     #: More words about it, or empty.
     message: str = field(default="")
+    #: Milliseconds since the epoch, by the dispatcher's clock; 0 when it does not say.
+    at_ms: int = 0
 
 
 Event: TypeAlias = "Passed | Result | Missing | Crash | Begin | Ready | Output | Stop | Left | End"
@@ -301,7 +305,7 @@ def _decode_object(value: dict[str, Any]) -> Event:  # noqa: PLR0911 - one for e
         case "missing":
             return Missing(value["i"], value["n"], value["reason"])
         case "crash":
-            return Crash(value["i"], value["n"], value["pm"])
+            return Crash(value["i"], value["n"], value["pm"] or {}, value.get("at", 0))
         case "begin":
             if value["v"] != VERSION:
                 raise WireError(f"events of version {value['v']}, this release reads version {VERSION}")
@@ -315,6 +319,6 @@ def _decode_object(value: dict[str, Any]) -> Event:  # noqa: PLR0911 - one for e
         case "left":
             return Left(value["n"], value["job"], value["at"])
         case "end":
-            return End(value["outcome"], value.get("message", ""))
+            return End(value["outcome"], value.get("message", ""), value.get("at", 0))
         case kind:
             raise WireError(f"unknown kind {kind!r}")

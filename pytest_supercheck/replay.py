@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-import signal
 import sys
 import warnings
 from collections.abc import Generator, Sequence
@@ -21,7 +20,7 @@ from _pytest._code.code import TerminalRepr
 from _pytest._io import TerminalWriter
 from _pytest.junitxml import xml_key
 
-from pytest_supercheck import events
+from pytest_supercheck import events, postmortem
 from pytest_supercheck.events import Crash, Missing, Passed, Result
 from pytest_supercheck.recorder import failed_subtests
 
@@ -144,7 +143,7 @@ class Replay:
                 return [("report", report) for report in failing_reports(item, "setup", text)]
             case Crash():
                 phase = events.PHASES[min(event.post_mortem.get("phase", 1), 2)]
-                return [("report", report) for report in failing_reports(item, phase, post_mortem(event))]
+                return [("report", report) for report in failing_reports(item, phase, postmortem.words(event))]
 
     def _revive(self, kind: str, value: Any) -> tuple[str, Any]:
         if kind != "report":
@@ -244,35 +243,6 @@ def failing_reports(item: pytest.Item, phase: str, text: str) -> list[pytest.Tes
         for when in events.PHASES
         if not (phase == "setup" and when == "call")
     ]
-
-
-def post_mortem(event: Crash) -> str:
-    """What is known of a test's crash, in words."""
-    known = event.post_mortem
-    where = f"on execution {event.n}, host {known.get('host', 'unknown')}"
-    if known.get("reason") == "lost":
-        lines = [f"The test process was lost three times while this test was running, last {where}."]
-    else:
-        lines = [f"The test process died while this test was running, twice, last {where}: {manner(known)}."]
-    if rss_kb := known.get("max_rss_kb"):
-        lines.append(f"It had used {rss_kb / 1024:.0f} MiB of memory at most.")
-    for name, text in known.get("output", {}).items():
-        lines.append(f"----- last output ({name}) -----\n{text.rstrip()}")
-    return "\n".join(lines)
-
-
-def manner(known: dict[str, Any]) -> str:
-    """How a process died: by which signal, or with which exit code."""
-    if "signal" not in known:
-        return f"it exited with code {known['exit_code']}" if "exit_code" in known else "how is not known"
-    try:
-        name = signal.Signals(known["signal"]).name
-    except ValueError:
-        name = "unknown"
-    text = f"killed by signal {known['signal']} ({name})"
-    if known.get("oom"):
-        return f"{text}, by the kernel because memory ran out"
-    return f"{text}, perhaps because memory ran out" if known["signal"] == signal.SIGKILL else text
 
 
 def revive_warning(described: dict[str, Any]) -> warnings.WarningMessage:

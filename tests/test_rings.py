@@ -22,8 +22,13 @@ SOURCE: Final = Path(pytest_supercheck.__file__).parent
 
 #: From the inside out. A module imports from its own ring and from those before it.
 RINGS: Final = (
-    frozenset({"__init__", "model", "errors", "events", "boot", "keeper", "operators", "settings", "valkey_wheel"}),
-    frozenset({"gateway"}),
+    frozenset(
+        {
+            *("__init__", "model", "errors", "events", "boot", "keeper", "operators", "settings", "valkey_wheel"),
+            *("record", "longrepr", "postmortem", "verdicts", "transcript"),
+        }
+    ),
+    frozenset({"gateway", "store", "archive"}),
     frozenset({"dispatch", "redis_gateway", "valkey"}),
     frozenset(
         {
@@ -181,13 +186,19 @@ def test_the_package_itself_imports_nothing() -> None:
     assert not IMPORTS["__init__"]
 
 
-def test_the_ports_are_protocols() -> None:
-    """The gateway has six verbs, all of them public."""
-    tree = ast.parse((SOURCE / "gateway.py").read_text("utf-8"))
-    [port] = [node for node in tree.body if isinstance(node, ast.ClassDef)]
-    assert [ast.unparse(base) for base in port.bases] == ["Protocol"]
-    verbs = [node.name for node in port.body if isinstance(node, ast.FunctionDef)]
-    assert verbs == ["submit", "offer", "events", "keep", "cancel", "queue"]
+@pytest.mark.parametrize(
+    ("module", "verbs"),
+    [
+        ("gateway", ["submit", "offer", "events", "keep", "cancel", "queue"]),
+        ("store", ["put", "get", "head", "list", "delete", "url"]),
+    ],
+)
+def test_the_ports_are_protocols(module: str, verbs: list[str]) -> None:
+    """Each has six verbs, all of them public."""
+    tree = ast.parse((SOURCE / f"{module}.py").read_text("utf-8"))
+    classes = [node for node in tree.body if isinstance(node, ast.ClassDef)]
+    [port] = [node for node in classes if "Protocol" in [ast.unparse(base) for base in node.bases]]
+    assert [node.name for node in port.body if isinstance(node, ast.FunctionDef)] == verbs
 
 
 def test_public_names_of_the_package() -> None:
