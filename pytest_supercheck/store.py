@@ -107,6 +107,23 @@ def check_key(key: str) -> str:
     return key
 
 
+def check_folder(folder: str) -> str:
+    """
+    Require that a folder is one inside of every store.
+
+    Returns:
+        The folder: empty for all of the store, else with a slash at its end.
+
+    Raises:
+        BadKey: It is not of that form.
+    """
+    if folder and not folder.endswith("/"):
+        raise BadKey(f"{folder[:200]!r} is not a folder: it must end with a slash")
+    if folder:
+        check_key(folder[:-1])
+    return folder
+
+
 class Store(Protocol):
     """
     Where objects are kept. Every verb raises `StoreTrouble` when the store cannot be used, and `BadKey`.

@@ -29,7 +29,7 @@ RINGS: Final = (
         }
     ),
     frozenset({"gateway", "store", "archive"}),
-    frozenset({"dispatch", "redis_gateway", "valkey"}),
+    frozenset({"dispatch", "redis_gateway", "valkey", "directory_store", "s3_store", "stores"}),
     frozenset(
         {
             *("plugin", "session", "ending", "groups", "submission", "connector", "replay"),
@@ -60,13 +60,15 @@ IMPORTERS: Final = {
     "redis": {"dispatch", "redis_gateway", "worker"},
     "rq": {"worker"},
     "click": {"cli"},
+    "boto3": {"s3_store"},
+    "botocore": {"s3_store"},
 }
 
 #: Who may import a distribution inside of a function.
 LAZY_IMPORTERS: Final = {"rq": {"supervisor"}}
 
 #: What a session without --supercheck must not pay for.
-EXPENSIVE: Final = ("redis", "rq", "httpx", "click", f"{PACKAGE}.session", f"{PACKAGE}.settings")
+EXPENSIVE: Final = ("redis", "rq", "httpx", "click", "boto3", "jinja2", f"{PACKAGE}.session", f"{PACKAGE}.settings")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
