@@ -3,16 +3,19 @@ The process between a session and its pool, so that the session need not load a 
 
 Second step of the flow.  Started by a session as early as possible, or by its embedded stack, it imports and connects
 beside the session's own start, keeps the run alive whatever the session does, and lets go of it when the session has
-gone, `kill -9` included.  Knows no pytest; does not decode events.
+gone, `kill -9` included.  Of a run that is to be recorded locally it keeps the events, and writes the record as soon as
+the run is over, beside the session's own end.  Knows no pytest.
 
 Messages from the session (JSON lines): ``connect`` (with the socket on which events are sent, as they come from the
 pool), ``queue``, ``submit``, ``items``, ``offer``, ``cancel``, ``ended``.  To it: ``connected``, ``capacity``,
-``admission``, ``offered``, ``cancelled``, ``error``, and ``status`` unasked.
+``admission``, ``offered``, ``cancelled``, ``error``, and unasked ``status`` and ``recorded``.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import json
 import os
 import select
 import signal
@@ -22,9 +25,11 @@ import time
 import traceback
 from typing import TYPE_CHECKING, Any, Final
 
+from pytest_supercheck.diary import Diary
 from pytest_supercheck.errors import Infrastructure, QueueFull, SupercheckError
 from pytest_supercheck.keeper import Lines, readable, send
 from pytest_supercheck.model import Admission, RunId, RunRequest
+from pytest_supercheck.origin import find_origin
 
 if TYPE_CHECKING:
     from pytest_supercheck.gateway import Gateway
@@ -58,6 +63,7 @@ class Connector:
         self._run: RunId | None = None
         self._ended = False
         self._names: list[str] = []
+        self._diary: Diary | None = None
 
     def serve(self) -> None:
         """Do what the session asks, until it goes."""
@@ -68,6 +74,8 @@ class Connector:
         finally:  # also when it went before an answer reached it
             if self._run is not None and not self._ended:
                 self._withdraw(self._run)
+            if self._diary is not None:
+                self._diary.write(outcome="cancelled", message="its session has gone")
 
     def _try(self, message: dict[str, Any], fds: list[int]) -> None:
         try:
@@ -89,12 +97,16 @@ class Connector:
                 self._tell({"connected": True})
             case {"queue": _}:
                 self._tell({"capacity": self._gateway.queue().figures.running_capacity})
-            case {"submit": request, "wait_s": wait_s}:
-                self._submit(RunRequest(**request), wait_s)
+            case {"submit": request, "wait_s": wait_s, "record": keep}:
+                spec = json.loads(request["spec"])
+                spec["origin"] = find_origin(spec, os.environ)
+                self._submit(RunRequest(**{**request, "spec": json.dumps(spec)}), wait_s, keep)
             case {"items": names}:
                 self._names += names
             case {"offer": how} if self._run is not None:
                 names, self._names = self._names, []
+                if self._diary is not None:
+                    self._diary.names = names
                 self._tell({"offered": self._gateway.offer(self._run, names, **how)})
             case {"cancel": words} if self._run is not None:
                 self._tell({"cancelled": self._gateway.cancel(self._run, **words).state})
@@ -105,8 +117,9 @@ class Connector:
         with self._sending:
             send(self._session, message)
 
-    def _submit(self, request: RunRequest, wait_s: float) -> None:
+    def _submit(self, request: RunRequest, wait_s: float, keep: int) -> None:
         self._run = request.run_id  # from here on there may be something to let go of
+        self._diary = Diary(request, keep) if keep else None
         admission = self._admit(request, wait_s)
         self._tell({"admission": dataclasses.asdict(admission)})
         waits = not admission.held
@@ -147,10 +160,20 @@ class Connector:
             except SupercheckError:
                 time.sleep(AGAIN_S)
                 continue
+            over = self._diary is not None and self._diary.hear(batches)
             try:
                 self._events.sendall(b"".join(batch + b"\n" for batch in batches))
             except OSError:
                 return
+            if over:
+                self._record()
+                return
+
+    def _record(self) -> None:
+        assert self._diary is not None
+        recorded = self._diary.write(outcome="finished", message="")
+        with contextlib.suppress(OSError):  # the session did not wait for it
+            self._tell({"recorded": recorded})
 
     def _withdraw(self, run: RunId) -> None:
         """The session has gone: the run leaves nothing behind, or what it has done so far."""

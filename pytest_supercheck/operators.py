@@ -1,5 +1,5 @@
 """
-What whoever runs a pool configures: the only reader of the operators' environment variables.
+What whoever runs a pool or keeps its records configures: the only reader of the operators' environment variables.
 """
 
 from __future__ import annotations
@@ -61,6 +61,24 @@ class PoolSettings:
             queued_capacity=number("SUPERCHECK_QUEUED_CAPACITY", 0),
             workers=number("SUPERCHECK_MAX_CONCURRENT_TESTS", 1) or os.cpu_count() or 1,
             execution_timeout_s=(EXECUTION_TIMEOUT_MS if timeout_ms is None else timeout_ms) / 1000,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoreSettings:
+    """Where records and reports are kept."""
+
+    #: The store's address, as `stores.open_store` wants it; None when not given.
+    url: str | None
+    #: The address of the S3 server; None for AWS.
+    s3_endpoint: str | None
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str] | None = None) -> StoreSettings:
+        """Read the environment."""
+        environ = os.environ if environ is None else environ
+        return cls(
+            url=environ.get("SUPERCHECK_STORE") or None, s3_endpoint=environ.get("SUPERCHECK_S3_ENDPOINT") or None
         )
 
 

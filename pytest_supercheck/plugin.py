@@ -29,6 +29,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         ("wait", "SECONDS", "how long to wait for admission when the queue is full (default: 0)"),
         ("timeout", "SECONDS", "time limit of the run, from its first start (default: none embedded, else the pool's)"),
         ("project", "NAME", "the project whose limits count (default: the root directory's name)"),
+        (
+            "record",
+            "RUNS",
+            "how many embedded runs to keep in .supercheck of the root directory (default: 20; 0: none)",
+        ),
         ("start", "HOW", "auto (default), fork or spawn: how test processes come to be after collection"),
         ("group", "HOW", "none (default), file, class or module: tests that stay together on one execution"),
     ):

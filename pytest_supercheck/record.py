@@ -13,6 +13,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
+import operator
 import types
 import typing
 from collections.abc import Callable
@@ -30,6 +31,13 @@ OUTCOMES: Final[tuple[Outcome, ...]] = ("failed", "error", "passed", "skipped", 
 #: Those with which a run has failed.
 FAILING: Final = frozenset({"failed", "error"})
 
+#: Characters of one value, and values of a list, in an origin that somebody sends.
+ORIGIN_TEXT: Final = 2_000
+ORIGIN_LIST: Final = 500
+
+#: Types of values that JSON has.
+_JSON: Final = frozenset({str, int, float, bool, dict, type(None)})
+
 _T = TypeVar("_T")
 
 
@@ -39,7 +47,7 @@ class RecordError(ValueError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Origin:
-    """Who started a run, on what occasion and from which sources; the controller puts it into the run's spec."""
+    """Who started a run, on what occasion and from which sources; the connector puts it into the run's spec."""
 
     #: Who: the account on the machine, on GitHub the actor.
     user: str = ""
@@ -316,6 +324,27 @@ def decode_summary(raw: bytes) -> RunSummary:
     return _decode(RunSummary, raw, lambda value: value)
 
 
+def read_origin(spec: str) -> Origin:
+    """
+    The origin in a run's spec, where its connector has put it; an empty one when there is none that can be read.
+
+    Args:
+        spec: JSON text from whoever submitted the run.
+    """
+    try:
+        origin = revive(Origin, json.loads(spec)["origin"])
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return Origin()
+    values = ((one.name, getattr(origin, one.name)) for one in dataclasses.fields(origin))
+    return Origin(**{name: _bounded(value) for name, value in values})
+
+
+def _bounded(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return tuple(part[:ORIGIN_TEXT] for part in value[:ORIGIN_LIST])
+    return value[:ORIGIN_TEXT] if isinstance(value, str) else value
+
+
 def _decode(kind: type[_T], raw: bytes, versioned: Callable[[Any], Any]) -> _T:
     try:
         value = json.loads(raw)
@@ -334,22 +363,25 @@ def _decode(kind: type[_T], raw: bytes, versioned: Callable[[Any], Any]) -> _T:
 
 def plain(value: Any) -> Any:
     """A record in the plain values that JSON has, without the fields that have their default."""
-    if dataclasses.is_dataclass(value):
-        kind: Any = type(value)
-        shown = ((name, getattr(value, name), default) for name, default in _defaults(kind))
-        return {name: plain(part) for name, part, default in shown if part != default or name == "version"}
-    if isinstance(value, datetime):
+    kind: Any = type(value)
+    if kind in _JSON:
+        return value
+    if kind is tuple:
+        return [plain(part) for part in value]
+    if kind is datetime:
         return value.isoformat(timespec="microseconds")
-    return [plain(part) for part in value] if isinstance(value, tuple) else value
+    names, defaults, parts_of = _fields(kind)
+    parts = zip(names, parts_of(value), defaults, strict=True)
+    return {name: plain(part) for name, part, default in parts if part != default or name == "version"}
 
 
 @functools.cache
-def _defaults(kind: type) -> tuple[tuple[str, Any], ...]:
-    """The names of a class's fields, and what they are when nobody says."""
-    return tuple(
-        (one.name, one.default if one.default_factory is dataclasses.MISSING else one.default_factory())
-        for one in dataclasses.fields(kind)
-    )
+def _fields(kind: Any) -> tuple[tuple[str, ...], tuple[Any, ...], Callable[[Any], tuple[Any, ...]]]:
+    """The names of a class's fields, what they are when nobody says, and what reads them all."""
+    fields = dataclasses.fields(kind)
+    names = tuple(one.name for one in fields)
+    defaults = (one.default if one.default_factory is dataclasses.MISSING else one.default_factory() for one in fields)
+    return names, tuple(defaults), operator.attrgetter(*names)
 
 
 def revive(kind: type[_T], value: Any) -> _T:

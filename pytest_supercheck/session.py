@@ -111,6 +111,7 @@ class LocalSession:
         self._unplayed: deque[bytes] = deque()
         self._replay: Replay | None = None
         self._hosts: dict[int, str] = {}
+        self._recorded_here = settings.url is None and settings.record > 0
         count = settings.executions or os.cpu_count() or 1
         self.speaker = Speaker(count)
         if settings.url is None:
@@ -138,6 +139,8 @@ class LocalSession:
             "rootdir": str(config.rootpath),
             "path": self._path,
             "argv": self._public(sys.argv),
+            "pytest": pytest.__version__,
+            "plugins": [],
             "args": [*self._public(self._args), *capture],
             "start": self._settings.start,
             "uid": self.run_id,
@@ -146,6 +149,8 @@ class LocalSession:
             "width": shutil.get_terminal_size().columns,
         }
         if not early:
+            found = config.pluginmanager.list_plugin_distinfo()
+            spec["plugins"] = sorted({f"{about.project_name}-{about.version}" for _, about in found})
             factory = getattr(config, "_tmp_path_factory", None)
             spec["basetemp"] = str(factory.getbasetemp()) if factory else ""
         return spec
@@ -185,7 +190,8 @@ class LocalSession:
             timeout_s=self._settings.timeout_s or 0,
             maxfail=session.config.getoption("maxfail") or 0,
         )
-        self._submission.submit(request, self._settings.wait_s)
+        record = self._settings.record if self._recorded_here else 0
+        self._submission.submit(request, self._settings.wait_s, record=record)
 
     def pytest_collectreport(self) -> None:
         """A refusal is told at once, not when everything is collected."""
@@ -220,22 +226,28 @@ class LocalSession:
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_sessionfinish(self) -> Generator[None, object, object]:
         """Whatever the reason for the session's end, no run is left behind."""
-        self._withdraw()
+        if self._ended is None:
+            self._withdraw()
         return (yield)
 
     def end(self) -> None:
         """Leave nothing behind; a cleanup of the configuration, for sessions end before they are configured, too."""
+        if self._ended is not None and self._recorded_here and (why := self._submission.recorded().get("error")):
+            self._line(f"supercheck: run {self.run_id}, not recorded: {why}")
         self._withdraw()
         if self._stack is not None:
             self._stack.stop()
 
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:
-        """Where each failing test ran."""
-        if self._replay is None or not self._replay.failures or self._config.get_verbosity() < 0:
+        """Where each failing test ran, and where it can be read again."""
+        if self._replay is None or self._config.get_verbosity() < 0:
             return
-        terminalreporter.write_sep("-", "supercheck: where failing tests ran")
+        if self._replay.failures:
+            terminalreporter.write_sep("-", "supercheck: where failing tests ran")
         for nodeid, n in self._replay.failures.items():
             terminalreporter.write_line(f"{nodeid}: execution {n} of run {self.run_id}, host {self._hosts.get(n, '?')}")
+        if self._recorded_here and (self._replay.failures or self._config.get_verbosity() > 0):
+            terminalreporter.write_line(f"supercheck: run {self.run_id}, see it with 'supercheck report --open'")
 
     # -- following the run
 

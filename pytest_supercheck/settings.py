@@ -48,6 +48,8 @@ class Settings:
     start: Start
     #: Which tests stay together on one execution, besides those with a mark.
     group: Group
+    #: How many runs are kept in the root directory; 0 records none.
+    record: int
     #: Whether executions came from xdist's ``-n``.
     from_xdist: bool
 
@@ -74,6 +76,7 @@ class Settings:
             project=read.text("project"),
             start=read.choice("start", STARTS, "auto"),  # type: ignore[arg-type]
             group=read.choice("group", GROUPS, read.xdist_group()),  # type: ignore[arg-type]
+            record=read.count("record", 20),
             from_xdist=from_xdist,
         )
 
@@ -112,6 +115,14 @@ class _Reader:
     def xdist_group(self) -> str:
         """The grouping that belongs to xdist's `--dist`."""
         return XDIST_GROUPS.get(getattr(self._options, "dist", ""), "none")
+
+    def count(self, name: str, default: int) -> int:
+        value = self.text(name)
+        if value is None:
+            return default
+        if not (value.isascii() and value.isdigit()):
+            raise pytest.UsageError(f"--supercheck-{name}: {value!r} is not a number from 0 up")
+        return int(value)
 
     def executions(self) -> tuple[int | None, bool]:
         """The number asked for (None: auto), and whether it was xdist's `-n` that asked."""

@@ -65,15 +65,16 @@ class Submission:
         self._tell({"queue": {}})
         return int(self._wait_for("capacity"))
 
-    def submit(self, request: RunRequest, wait_s: float) -> None:
+    def submit(self, request: RunRequest, wait_s: float, *, record: int) -> None:
         """
         Ask for the run; `result` has the answer.
 
         Args:
             request: The run.
             wait_s: Seconds to wait for admission while the queue is full.
+            record: How many runs to keep in its root directory, this one included; 0 does not record it.
         """
-        self._tell({"submit": dataclasses.asdict(request), "wait_s": wait_s})
+        self._tell({"submit": dataclasses.asdict(request), "wait_s": wait_s, "record": record})
 
     def result(self) -> Admission:
         """
@@ -122,6 +123,14 @@ class Submission:
     def ended(self) -> None:
         """The run has ended: nothing is to be let go of."""
         self._tell({"ended": {}})
+
+    def recorded(self) -> dict[str, str]:
+        """Wait until a run that has ended is recorded, as `Diary.write` tells of it; empty when nobody does."""
+        try:
+            answer: dict[str, str] = self._wait_for("recorded")
+        except SupercheckError:
+            return {}
+        return answer
 
     def poll(self) -> None:
         """Take note of what the connector says unasked."""

@@ -91,15 +91,16 @@ class Transcript:
 
     def feed(self, batch: bytes) -> None:
         """Read one entry of the run's stream: one or more lines."""
+        readable: list[bytes] = []
         for raw in batch.split(b"\n"):
             if not raw:
                 continue
             try:
                 self._read(events.decode(raw))
+                readable.append(raw)
             except _UNREADABLE:
                 self._unreadable += 1
-            else:
-                self._packed.append(self._packer.compress(raw + b"\n"))
+        self._packed.append(self._packer.compress(b"".join(raw + b"\n" for raw in readable)))
 
     def finish(self, *, outcome: str = "lost", message: str = "", ended_at: datetime | None = None) -> Recorded:
         """

@@ -25,7 +25,7 @@ RINGS: Final = (
     frozenset(
         {
             *("__init__", "model", "errors", "events", "boot", "keeper", "operators", "settings", "valkey_wheel"),
-            *("record", "longrepr", "postmortem", "verdicts", "transcript"),
+            *("record", "longrepr", "postmortem", "verdicts", "transcript", "origin"),
         }
     ),
     frozenset({"gateway", "store", "archive"}),
@@ -34,6 +34,7 @@ RINGS: Final = (
         {
             *("plugin", "session", "ending", "groups", "submission", "connector", "replay"),
             *("xdist_protocol", "xdist_fixtures"),
+            *("local_archive", "diary"),
             *("embedded", "cli", "host", "pool", "worker", "supervisor", "runner", "execution", "recorder"),
         }
     ),
