@@ -17,13 +17,15 @@ below it only, so that any web server can show a bucket.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import re
+from collections.abc import Iterator
 from typing import Final
 
 from pytest_supercheck import record
 from pytest_supercheck.errors import NotStored
-from pytest_supercheck.record import RunRecord, RunSummary
+from pytest_supercheck.record import RecordError, RunRecord, RunSummary
 from pytest_supercheck.store import BadKey, Store
 from pytest_supercheck.transcript import Recorded
 
@@ -140,6 +142,17 @@ class Archive:
         """
         with self._store.get(f"{folder}summary.json") as stream:
             return record.decode_summary(stream.read())
+
+    def summaries(self, project: str | None = None) -> Iterator[RunSummary]:
+        """
+        Runs in a few lines, the newest first, without those that cannot be read, or not yet.
+
+        Args:
+            project: Of one project; None for all of them.
+        """
+        for folder in self.folders(project):
+            with contextlib.suppress(NotStored, RecordError):
+                yield self.summary(folder)
 
     def load(self, folder: str) -> RunRecord:
         """

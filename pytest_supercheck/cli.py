@@ -23,11 +23,14 @@ import click
 
 from pytest_supercheck import __version__
 from pytest_supercheck.errors import SupercheckError
-from pytest_supercheck.operators import BadVariable, PoolSettings
+from pytest_supercheck.operators import BadVariable, PoolSettings, StoreSettings
+from pytest_supercheck.record import RecordError
 
 if TYPE_CHECKING:
     from pytest_supercheck.dispatch import Dispatcher
     from pytest_supercheck.model import Figures, ProjectFigures, QueuedRun
+    from pytest_supercheck.record import RunSummary
+    from pytest_supercheck.store import Store
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
@@ -47,9 +50,9 @@ def _reports_errors(command: _F) -> _F:
             return command(*args, **kwargs)
         except BadVariable as exc:
             raise click.UsageError(str(exc)) from exc
-        except SupercheckError as exc:
+        except (SupercheckError, RecordError) as exc:
             click.echo(f"supercheck: {exc}", err=True)
-            sys.exit(exc.exit_code)
+            sys.exit(getattr(exc, "exit_code", SupercheckError.exit_code))
 
     return wrapped  # type: ignore[return-value]
 
@@ -80,6 +83,7 @@ def main() -> None:
     supercheck worker --url redis://localhost:6379/0      on each machine of the pool
     pytest --supercheck --supercheck-url redis://...      in a project
     supercheck queue --url redis://localhost:6379/0       who runs, who waits
+    supercheck report --open                              what became of the last run
     """
 
 
@@ -135,6 +139,108 @@ def _serve(settings: PoolSettings, url: str, workers: int) -> None:
         host.close()
         pool.kill()
         shutil.rmtree(directory, ignore_errors=True)
+
+
+_STORE_HELP = (
+    "Where runs are recorded: a directory, or s3://BUCKET/PREFIX. "
+    "Default: $SUPERCHECK_STORE, then .supercheck/store of this directory or the nearest one above."
+)
+
+
+def _store_option(command: _F) -> _F:
+    return click.option("--store", metavar="STORE", help=_STORE_HELP)(command)
+
+
+def _open_store(address: str | None) -> Store:
+    from pytest_supercheck.local_archive import find_local_store
+    from pytest_supercheck.stores import open_store
+
+    settings = StoreSettings.from_env()
+    address = address or settings.url or str(find_local_store(Path.cwd()) or "")
+    if not address:
+        raise click.UsageError(
+            "no runs are recorded here or above: give --store, or run 'pytest --supercheck' without a pool first"
+        )
+    return open_store(address, endpoint=settings.s3_endpoint)
+
+
+@main.command()
+@_store_option
+@click.option("--project", metavar="NAME", help="Only those of one project.")
+@click.option("--limit", type=click.IntRange(1), default=20, metavar="N", help="How many, at most.  [default: 20]")
+@click.option("--json", "as_json", is_flag=True, help="As JSON, one object a line.")
+@_reports_errors
+def runs(store: str | None, project: str | None, limit: int, as_json: bool) -> None:
+    """
+    List the last recorded runs, the newest first.
+
+    Embedded runs are recorded in .supercheck of the project's root directory.
+    """
+    from itertools import islice
+
+    from pytest_supercheck import record
+    from pytest_supercheck.archive import Archive
+
+    for summary in islice(Archive(_open_store(store)).summaries(project), limit):
+        click.echo(record.encode(summary).decode() if as_json else _summary_text(summary))
+
+
+def _summary_text(summary: RunSummary) -> str:
+    from pytest_supercheck.words import ordered, seconds
+
+    origin = summary.origin
+    counts = ", ".join(f"{count} {outcome}" for outcome, count in ordered(summary.counts)) or "nothing ran"
+    sources = " ".join(part for part in (origin.branch, origin.commit[:10]) if part)
+    by = f", by {origin.user}" if origin.user else ""
+    text = (
+        f"{summary.id}  {summary.submitted_at.astimezone():%Y-%m-%d %H:%M}  {summary.verdict:<9}  {summary.project}: "
+        f"{counts} in {seconds(summary.duration_s)}{by}{f' from {sources}' if sources else ''}"
+    )
+    return "".join(letter if letter.isprintable() else "?" for letter in text)  # a terminal obeys what it is shown
+
+
+@main.command()
+@click.argument("run", default="")
+@_store_option
+@click.option("--output", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE", help="Write the page there.")
+@click.option("--open", "show", is_flag=True, help="Open it in a browser.")
+@_reports_errors
+def report(run: str, store: str | None, output: Path | None, show: bool) -> None:
+    """
+    Make a page of a recorded run, and say where it is.
+
+    RUN is the run's id or the beginning of it; without one it is the last run. The page is one file that needs
+    nothing else. It is kept beside the run's record, to which it links; with --output it stands alone.
+
+    \b
+    supercheck report --open                     the last run, in a browser
+    supercheck report 0193a2 --output run.html   another one, to send to somebody
+    """
+    from itertools import islice
+
+    from pytest_supercheck.archive import PAGE, Archive, project_folder, run_folder
+
+    try:
+        from pytest_supercheck.report import INDEX_LIMIT, render_index, render_run
+    except ImportError as exc:
+        raise click.UsageError(f"a page needs {exc.name}: pip install 'pytest-supercheck[report]'") from exc
+    kept = _open_store(store)
+    archive = Archive(kept)
+    folder = archive.find(run)
+    record = archive.load(folder)
+    if output is not None:
+        output.write_bytes(render_run(record, beside=False))
+        address = output.absolute().as_uri()
+    else:
+        project = record.summary.project
+        kept.put(folder + PAGE, render_run(record))
+        last = islice(archive.summaries(project), INDEX_LIMIT)
+        listed = [summary for summary in last if kept.head(run_folder(project, summary.id) + PAGE)]
+        kept.put(project_folder(project) + PAGE, render_index(project, listed))
+        address = kept.url(folder + PAGE)
+    click.echo(address)
+    if show:
+        click.launch(address)
 
 
 @main.group(invoke_without_command=True)

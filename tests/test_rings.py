@@ -25,7 +25,7 @@ RINGS: Final = (
     frozenset(
         {
             *("__init__", "model", "errors", "events", "boot", "keeper", "operators", "settings", "valkey_wheel"),
-            *("record", "longrepr", "postmortem", "verdicts", "transcript", "origin"),
+            *("record", "longrepr", "postmortem", "verdicts", "transcript", "origin", "words", "timeline"),
         }
     ),
     frozenset({"gateway", "store", "archive"}),
@@ -34,7 +34,7 @@ RINGS: Final = (
         {
             *("plugin", "session", "ending", "groups", "submission", "connector", "replay"),
             *("xdist_protocol", "xdist_fixtures"),
-            *("local_archive", "diary"),
+            *("local_archive", "diary", "markup", "report"),
             *("embedded", "cli", "host", "pool", "worker", "supervisor", "runner", "execution", "recorder"),
         }
     ),
@@ -61,6 +61,9 @@ IMPORTERS: Final = {
     "redis": {"dispatch", "redis_gateway", "worker"},
     "rq": {"worker"},
     "click": {"cli"},
+    "jinja2": {"report"},
+    "markupsafe": {"report", "markup"},
+    "pygments": {"markup"},
     "boto3": {"s3_store"},
     "botocore": {"s3_store"},
 }
