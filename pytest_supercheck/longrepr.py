@@ -8,10 +8,10 @@ Source: the `toterminal` methods of _pytest/_code/code.py, and `_report_to_json`
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
-#: Columns of the lines that separate entries.
+#: Columns of lines.
 _WIDTH: Final = 80
 
 
@@ -74,12 +74,26 @@ def _entry(entry: dict[str, Any], style: str) -> Iterator[str]:
         return
     arguments = (entry.get("reprfuncargs") or {}).get("args")
     if arguments:
-        yield from (", ".join(f"{name} = {value}" for name, value in arguments), "")
+        yield from _arguments(arguments)
+        yield ""
     yield from lines
     if local_names:
         yield from ("", *local_names["lines"])
     if place:
         yield from ("", *place) if lines else place
+
+
+def _arguments(arguments: Sequence[Sequence[str]]) -> Iterator[str]:
+    """As many in a line as fit."""
+    line = ""
+    for name, value in arguments:
+        argument = f"{name} = {value}"
+        if line and len(line) + len(argument) + 2 > _WIDTH:
+            yield line
+            line = argument
+        else:
+            line = f"{line}, {argument}" if line else argument
+    yield line
 
 
 def _place(location: dict[str, Any] | None) -> list[str]:

@@ -51,7 +51,7 @@ class Texts:
         #: How many are nowhere as a whole.
         self.cut = 0
 
-    def keep(self, index: int, text: str, title: str = "") -> Text:
+    def keep(self, index: int, text: object, title: object = "") -> Text:
         """
         Keep a text.
 
@@ -59,7 +59,7 @@ class Texts:
             index: Of the test that it is of.
             title: What it is.
         """
-        text, title = events.cut(text), line(title)
+        text = events.cut(str(text))
         whole = ""
         if len(text) > TEXT_LIMIT and len(self.whole) < WHOLE_TEXTS_LIMIT:
             whole = f"texts/{index}-{len(self.whole)}.txt"
@@ -70,7 +70,7 @@ class Texts:
         self.cut += len(text) > limit and not whole
         shown = events.cut(text, limit)
         self._room -= len(shown)
-        return Text(title=title, text=shown, whole=whole)
+        return Text(title=line(title), text=shown, whole=whole)
 
 
 def passed(event: events.Passed, nodeid: str, host: str) -> ItemRecord:
