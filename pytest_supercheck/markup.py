@@ -152,17 +152,23 @@ def _source(block: list[str], *, syntax: bool) -> Iterator[str]:
 
 
 def _highlighted(lines: list[str]) -> list[str]:
-    parts: list[list[str]] = [[]]
+    """Lines of Python with their syntax in spans, none of which goes over the end of a line."""
+    shown, styled = [""], ""
     for kind, value in _lexer().get_tokens("\n".join(lines)):
         style = _style(kind)
-        first, *rest = value.split("\n")
-        for place, piece in enumerate((first, *rest)):
+        for place, piece in enumerate(value.split("\n")):
+            if styled and (place or style != styled):
+                shown[-1] += "</span>"
+                styled = ""
             if place:
-                parts.append([])
-            if piece:
-                shown = str(escape(piece))
-                parts[-1].append(f'<span class="s-{style}">{shown}</span>' if style else shown)
-    return ["".join(line) for line in parts[: len(lines)]]
+                shown.append("")
+            if piece and style != styled:
+                shown[-1] += f'<span class="s-{style}">'
+                styled = style
+            shown[-1] += str(escape(piece))
+    if styled:
+        shown[-1] += "</span>"
+    return shown[: len(lines)]
 
 
 @functools.cache

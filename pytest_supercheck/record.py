@@ -291,9 +291,9 @@ class RunRecord:
     summary: RunSummary
     #: Who ran it, in order of their start.
     executions: tuple[ExecutionRecord, ...] = ()
-    #: What became of each test that has a result, in collection order.
+    #: What became of each test that has a result, in the order of the run's items.
     items: tuple[ItemRecord, ...] = ()
-    #: The ids of tests without a result, in collection order; the first ones when there are very many.
+    #: The ids of tests without a result, in the same order; the first ones when there are very many.
     not_run: tuple[str, ...] = ()
     #: Warnings of tests, in order of their first coming.
     warnings: tuple[WarningRecord, ...] = ()

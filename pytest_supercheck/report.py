@@ -15,12 +15,12 @@ import base64
 import functools
 import hashlib
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
-from itertools import groupby
 from typing import Any, Final
+from urllib.parse import quote
 
 import jinja2
 from markupsafe import Markup
@@ -119,13 +119,15 @@ class RunPage:
 
     @property
     def modules(self) -> Iterator[Module]:
-        """All tests, by file, in collection order."""
+        """All tests by file, in the order in which the files come first."""
+        by_path: defaultdict[str, list[ItemRecord]] = defaultdict(list)
+        for item in self.record.items:
+            by_path[item.nodeid.partition("::")[0]].append(item)
         left = LISTED
-        for path, found in groupby(self.record.items, key=lambda item: item.nodeid.partition("::")[0]):
-            items = tuple(found)
+        for path, items in by_path.items():
             counts = Counter(item.outcome for item in items)
             spent_s = sum(item.duration_s for item in items)
-            yield Module(path=path, items=items[:left], counts=counts, duration_s=spent_s)
+            yield Module(path=path, items=tuple(items[:left]), counts=counts, duration_s=spent_s)
             left -= min(left, len(items))
 
     def has_room(self, item: ItemRecord) -> bool:
@@ -166,6 +168,11 @@ def moment(value: datetime) -> Markup:
 def link(address: str) -> str:
     """The address if it is one of the web, else nothing: not every address is one to follow."""
     return address if re.fullmatch(r"https?://[^\s\"'<>\\]+", address) else ""
+
+
+def path(key: str) -> str:
+    """A name in the run's folder as an address in it."""
+    return quote(key, safe="/", errors="backslashreplace")
 
 
 def tone(outcome: str) -> str:
@@ -215,7 +222,7 @@ def _environment() -> jinja2.Environment:
         "UNFOLDED_TESTS": UNFOLDED_TESTS,
         "WIDTH": WIDTH,
     }
-    filters: Iterable[Any] = (seconds, moment, link, tone, name, plural, ordered)
+    filters: Iterable[Any] = (seconds, moment, link, path, tone, name, plural, ordered)
     environment.filters |= {function.__name__: function for function in filters}
     return environment
 

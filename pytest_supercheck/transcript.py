@@ -71,7 +71,7 @@ class Transcript:
 
     Args:
         submitted: What the events do not say.
-        nodeids: The ids of its items in collection order; empty when they were never offered.
+        nodeids: The ids of its items in their order; empty when they were never offered.
     """
 
     def __init__(self, submitted: Submitted, nodeids: Sequence[str]) -> None:

@@ -78,7 +78,7 @@ SUITE = """
 
 
 @pytest.mark.parametrize("style", ["auto", "long", "short", "line", "native"])
-@pytest.mark.parametrize("more", [[], ["--showlocals"], ["--full-trace"]])
+@pytest.mark.parametrize("more", [[], ["--showlocals"]])
 def test_text_is_what_pytest_writes(pytester: pytest.Pytester, style: str, more: list[str]) -> None:
     """For every style; blank lines around it and the lengths of rulers aside."""
     pytester.makepyfile(SUITE)
@@ -98,10 +98,11 @@ def test_text_is_what_pytest_writes(pytester: pytest.Pytester, style: str, more:
 def _written(longrepr: Any) -> str:
     if isinstance(longrepr, str):
         return longrepr
-    writer = TerminalWriter(StringIO())
+    file = StringIO()
+    writer = TerminalWriter(file)
     writer.fullwidth = 80
     longrepr.toterminal(writer)
-    return str(writer._file.getvalue())
+    return file.getvalue()
 
 
 def _bare(text: str) -> list[str]:
