@@ -51,7 +51,7 @@ format: $(STAMP)
 
 requirements: $(STAMP)
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.10 --no-header --no-annotate --upgrade \
-		pyproject.toml --group dev --output-file requirements-dev.txt
+		pyproject.toml --all-extras --group dev --output-file requirements-dev.txt
 
 clean:
 	rm -rf .venv .cache .supercheck .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist

@@ -117,7 +117,8 @@ def test_the_record_says_what_the_session_said(twins: Twins) -> None:
     assert (summary.outcome, summary.verdict, summary.notes) == ("finished", "failed", ())
     assert (summary.total, summary.done, summary.executions) == (13, 13, 2)
     assert summary.project == twins.path.name
-    assert summary.origin.argv[:2] == ("pytest", "--supercheck")
+    assert summary.origin.argv[0] == "pytest"
+    assert "--supercheck" in summary.origin.argv
     by_name = {item.nodeid.partition("::")[2]: item for item in written.items}
     assert by_name["test_pass"].properties == (("build", "7"),)
     assert by_name["test_skip"].reason == "no network"
