@@ -28,6 +28,7 @@ FIGURES: Final = (
     "recovery",
     "submit",
     "plain",
+    "recording",
 )
 
 
