@@ -51,10 +51,9 @@ def visible(text: str) -> str:
 
 
 def _sign(found: re.Match[str]) -> str:
+    """As `cat -v` has it, ``^@`` to ``^?``; for the rest its number."""
     code = ord(found[0])
-    if code < 0x20:
-        return chr(0x2400 + code)
-    return "\u2421" if code == 0x7F else f"\N{LEFT ANGLE BRACKET}{code:04X}\N{RIGHT ANGLE BRACKET}"
+    return f"^{chr(code ^ 0x40)}" if code < 0x80 else f"<U+{code:04X}>"
 
 
 def output(text: str) -> Markup:

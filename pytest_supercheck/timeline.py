@@ -47,7 +47,7 @@ class Lane:
     host: str
     #: When it held its slot.
     held: tuple[Bar, ...]
-    #: Tests that are broad enough to be seen.
+    #: Tests that are broad enough to be seen, those that failed last: they are drawn over others.
     bars: tuple[Bar, ...]
     #: Left edges and widths of what is too narrow: of tests that did not fail, and of those that did.
     narrow: tuple[tuple[int, int], ...]
@@ -118,7 +118,7 @@ class _Drawer:
             n=executions[-1].n,
             host=executions[-1].host,
             held=tuple(Bar(x=x, width=width) for x, width in held),
-            bars=tuple(bars),
+            bars=tuple(sorted(bars, key=lambda bar: bar.item is not None and bar.item.outcome in FAILING)),
             narrow=_runs(narrow[False]),
             narrow_failing=_runs(narrow[True]),
         )

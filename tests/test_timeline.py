@@ -39,6 +39,14 @@ def test_short_tests_are_drawn_together() -> None:
     assert (lane.bars, lane.narrow, lane.narrow_failing) == ((), ((0, 2),), ((500, 1),))
 
 
+def test_failures_are_drawn_over_others() -> None:
+    """Where clocks let two tests of an execution seem to overlap."""
+    items = [make_item(0, "failed", **at(0, 5)), make_item(1, **at(0, 5))]
+    drawn = timeline(make_record(items))
+    assert drawn is not None
+    assert [bar.item.outcome for bar in drawn.lanes[0].bars if bar.item] == ["passed", "failed"]
+
+
 def test_a_slot_that_was_lost_and_taken_over() -> None:
     """Both are in one lane, which has the last host's name; a lost one is drawn to the end."""
     record = make_record([make_item(0, **at(0, 1))], ended_at=START + timedelta(seconds=10))
