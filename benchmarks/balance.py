@@ -1,8 +1,13 @@
-"""Balance: 400 sleeping tests of log-normal durations, longest last, 8 executions; wall time against ``-n 8``."""
+"""
+Balance: 400 sleeping tests of log-normal durations, longest last, 8 executions; wall time against ``-n 8``.
+
+With the durations of an earlier session, as any but the first has them, and without.
+"""
 
 from __future__ import annotations
 
 import sys
+from functools import partial
 
 from benchmarks import suites
 from benchmarks.bench import bench
@@ -25,13 +30,17 @@ def measure(scale: Scale) -> list[Row]:
     with bench() as place:
         folder = place.folder("suite")
         suites.write_sleeping(folder, durations_s, 20)
-        pairs = alternate(
-            lambda: place.run(suites.supercheck(EXECUTIONS), folder, expect=suites.passed(tests)),
-            lambda: place.run(suites.xdist(EXECUTIONS), folder, expect=suites.passed(tests)),
-            scale.pairs(9),
-        )
-    name = f"balance, {tests} sleeping tests (bound {seconds(bound_s)}): wall / -n {EXECUTIONS}"
-    return [ratio_row(name, TARGET, [(ours.wall_s, peer.wall_s) for ours, peer in pairs])]
+        rows = []
+        for known in (True, False):
+            pairs = alternate(  # calls each once before, so that there is something to remember
+                partial(place.run, suites.supercheck(EXECUTIONS, remembers=known), folder, expect=suites.passed(tests)),
+                partial(place.run, suites.xdist(EXECUTIONS), folder, expect=suites.passed(tests)),
+                scale.pairs(9),
+            )
+            name = f"balance, {tests} sleeping tests (bound {seconds(bound_s)}), durations {'' if known else 'un'}known"
+            ratios = [(ours.wall_s, peer.wall_s) for ours, peer in pairs]
+            rows.append(ratio_row(f"{name}: wall / -n {EXECUTIONS}", TARGET, ratios))
+    return rows
 
 
 if __name__ == "__main__":

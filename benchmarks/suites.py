@@ -21,10 +21,10 @@ def xdist(workers: int) -> list[str]:
     return [*PYTEST, "-n", str(workers)]
 
 
-def supercheck(executions: int, url: str = "") -> list[str]:
-    """Ours: on a pool, or on an embedded stack when there is no address."""
+def supercheck(executions: int, url: str = "", *, remembers: bool = False) -> list[str]:
+    """Ours: on a pool, or on an embedded stack when there is no address; perhaps with pytest's cache."""
     pool = [f"--supercheck-url={url}"] if url else []
-    return [*PYTEST, "--supercheck", f"--supercheck-executions={executions}", *pool]
+    return [*(PYTEST[:3] if remembers else PYTEST), "--supercheck", f"--supercheck-executions={executions}", *pool]
 
 
 def write_trivial(folder: Path, tests: int, files: int) -> None:

@@ -116,8 +116,8 @@ end
 
 local RUN_FIELDS = {'project', 'lane', 'labels', 'priority', 'seq', 'want', 'state', 'outcome', 'message', 'total',
                     'single', 'timeout_ms', 'maxfail', 'submitted_ms', 'started_ms', 'deadline_ms', 'detached'}
-local RUN_NUMBERS = {priority = true, seq = true, want = true, total = true, timeout_ms = true, maxfail = true,
-                     submitted_ms = true, started_ms = true, deadline_ms = true}
+local RUN_NUMBERS = {priority = true, seq = true, want = true, total = true, single = true, timeout_ms = true,
+                     maxfail = true, submitted_ms = true, started_ms = true, deadline_ms = true}
 
 -- A run, or nil when there is none.
 local function load_run(id)
@@ -1193,13 +1193,13 @@ local function hand_out_alone(run, exec)
   return items_reply(run, item, item, 1)
 end
 
-local function chunk_limit(run) return run.single == '1' and 1 or CHUNK end
+local function chunk_limit(run, first) return first < run.single and 1 or CHUNK end
 
 -- A share of what is pending, from its front: whole groups, at least one.
 local function take_share(run)
-  local share = math.ceil(pending_count(run.id) / (2 * math.max(held_count(run.id), run.want)))
-  local size = math.max(1, math.min(chunk_limit(run), share))
   local first, last = first_range(call('LINDEX', run_key(run.id, 'pending'), 0))
+  local share = math.ceil(pending_count(run.id) / (2 * math.max(held_count(run.id), run.want)))
+  local size = math.max(1, math.min(chunk_limit(run, first), share))
   local border = last_border(run.id, first, math.min(last, first + size - 1))
   return take_pending(run.id, first, border or group_end(run.id, first))
 end
@@ -1208,7 +1208,7 @@ end
 -- execution. `owed`: the one item that it has not done yet, in front of the new ones.
 local function hand_out_chunk(run, exec, owed)
   local first, last, rest = first_range(exec.bound ~= '' and exec.bound or take_share(run))
-  local cut = math.min(last, first + chunk_limit(run) - 1)
+  local cut = math.min(last, first + chunk_limit(run, first) - 1)
   if cut < last then rest = with_rest(range(cut + 1, last), rest) end
   local chunk = owed and with_rest(range(owed, owed), range(first, cut)) or range(first, cut)
   call('HDEL', exec_key(exec.job), 'alone')

@@ -148,13 +148,13 @@ class Dispatcher:
             figures=figures,
         )
 
-    def offer(self, run: RunId, nodeids: Sequence[str], *, single: bool = False, joined: Sequence[int] = ()) -> bool:
+    def offer(self, run: RunId, nodeids: Sequence[str], *, single: int = 0, joined: Sequence[int] = ()) -> bool:
         """
         Hand over the items of a run, once; a second offer changes nothing.
 
         Args:
             nodeids: In the order in which they are to run; their indexes name them from here on.
-            single: Hand them out one at a time.
+            single: How many of them, from the first on, are handed out one at a time.
             joined: Indexes, each above 0, of the items that are of the same group as the item before: one execution
                 at a time has a group, whole and in order.
 
@@ -166,7 +166,7 @@ class Dispatcher:
         """
         for _ in range(OFFER_ATTEMPTS):
             self._send_nodeids(run, nodeids)
-            reply = self._call("offer", payload=_bitmap(joined), run=run, count=len(nodeids), single=int(single))
+            reply = self._call("offer", payload=_bitmap(joined), run=run, count=len(nodeids), single=single)
             if "again" not in reply:
                 return "gone" not in reply
         raise Infrastructure(f"The test ids of run {run} did not arrive whole in Redis. Start the run again.")

@@ -27,13 +27,14 @@ class Gateway(Protocol):
         """
         ...
 
-    def offer(self, run: RunId, nodeids: Sequence[str], *, single: bool = False, joined: Sequence[int] = ()) -> bool:
+    def offer(self, run: RunId, nodeids: Sequence[str], *, single: int = 0, joined: Sequence[int] = ()) -> bool:
         """
         Hand over the items of a run, once.
 
         Args:
             nodeids: In the order in which they are to run; their indexes name them from here on.
-            single: Hand them out one at a time, as `-x` needs.
+            single: How many of them, from the first on, are handed out one at a time: with `-x` all of them, else
+                those that take long.
             joined: Indexes of the items that are of the same group as the item before.
 
         Returns:

@@ -1,5 +1,6 @@
 """
-Which tests stay together, as `--supercheck-group` and the mark `xdist_group` ask, and what all are called on the wire.
+In which order tests are offered, which of them stay together, as `--supercheck-group` and the mark `xdist_group` ask,
+and what all are called on the wire.
 
 Between collection and offer, in the controller.  Knows pytest's items; not how they are handed out.
 """
@@ -8,35 +9,63 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 
 import pytest
 
+from pytest_supercheck.durations import long_first
 from pytest_supercheck.settings import Group
 
 
-def arrange(items: Sequence[pytest.Item], group: Group) -> tuple[list[int], list[int]]:
+class Arrangement:
     """
-    Bring the members of each group together.
+    In what order items are to run: that of collection, but the members of a group follow its first one, and what takes
+    long may be put in front.
 
     Args:
         items: In collection order.
         group: What makes a group of items without a mark.
-
-    Returns:
-        The items' places in the order in which they are to run: that of collection, but the members of a group follow
-        its first one.  And the indexes, in that order, of those that are of the same group as the one before.
     """
-    members: dict[Hashable, list[int]] = {}
-    for place, item in enumerate(items):
-        key = group_of(item, group)
-        members.setdefault(place if key is None else key, []).append(place)
-    places: list[int] = []
-    joined: list[int] = []
-    for group_places in members.values():
-        joined += range(len(places) + 1, len(places) + len(group_places))
-        places += group_places
-    return places, joined
+
+    def __init__(self, items: Sequence[pytest.Item], group: Group) -> None:
+        members: dict[Hashable, list[int]] = {}
+        for place, item in enumerate(items):
+            key = group_of(item, group)
+            members.setdefault(place if key is None else key, []).append(place)
+        self._items = items
+        self._groups = list(members.values())
+        #: How many items are in front because groups of them take long.
+        self.long = 0
+
+    def put_long_first(self, known_s: Mapping[str, float], executions: int) -> None:
+        """
+        Begin with the groups that take long, so that none of them ends the run alone.
+
+        Args:
+            known_s: Seconds by nodeid; what is not known counts as short.
+            executions: How many there may be at a time.
+        """
+        durations_s = [sum(known_s.get(self._items[place].nodeid, 0) for place in group) for group in self._groups]
+        front = dict.fromkeys(long_first(durations_s, executions))
+        self.long = sum(len(self._groups[number]) for number in front)
+        order = [*front, *(number for number in range(len(self._groups)) if number not in front)]
+        self._groups = [self._groups[number] for number in order]
+
+    @property
+    def groups(self) -> int:
+        """How many there are; an item without a group is one of its own."""
+        return len(self._groups)
+
+    @property
+    def places(self) -> list[int]:
+        """The items' places in the session, in the order in which they are to run."""
+        return [place for group in self._groups for place in group]
+
+    @property
+    def joined(self) -> list[int]:
+        """The indexes, in that order, of the items that are of the same group as the one before."""
+        followers = (following for group in self._groups for following in (False, *[True] * (len(group) - 1)))
+        return [index for index, following in enumerate(followers) if following]
 
 
 def group_of(item: pytest.Item, group: Group) -> Hashable | None:

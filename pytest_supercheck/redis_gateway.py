@@ -80,7 +80,7 @@ class RedisGateway:
         """As `Gateway.submit`."""
         return self.dispatcher.submit(request)
 
-    def offer(self, run: RunId, nodeids: Sequence[str], *, single: bool = False, joined: Sequence[int] = ()) -> bool:
+    def offer(self, run: RunId, nodeids: Sequence[str], *, single: int = 0, joined: Sequence[int] = ()) -> bool:
         """As `Gateway.offer`."""
         return self.dispatcher.offer(run, nodeids, single=single, joined=joined)
 

@@ -78,6 +78,8 @@ class Replay:
         self._seen: set[int] = set()
         #: Per failing test: its id, and the number of the execution that ran it.
         self.failures: dict[str, int] = {}
+        #: Per test its duration in seconds: setup, call and teardown.
+        self.durations_s: dict[str, float] = {}
 
     @property
     def missing(self) -> list[str]:
@@ -165,6 +167,8 @@ class Replay:
 
     def _call(self, item: pytest.Item, n: int, kind: str, value: Any) -> None:
         if kind in ("report", "captured"):
+            if type(value) is pytest.TestReport:  # a subtest's is of another one, and within its test's call
+                self.durations_s[item.nodeid] = self.durations_s.get(item.nodeid, 0.0) + value.duration
             if value.failed and not hasattr(value, "wasxfail"):
                 self.failures.setdefault(item.nodeid, n)
             if self._show_output:

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import pytest
 
-from pytest_supercheck import events
+from pytest_supercheck import durations, events
 from pytest_supercheck.embedded import EmbeddedStack
 from pytest_supercheck.ending import Refusal, conclude, fail
 from pytest_supercheck.errors import Infrastructure, SupercheckError
@@ -206,17 +206,21 @@ class LocalSession:
             return None
         if not session.items:
             return None
-        from pytest_supercheck.groups import arrange, wire_names
+        from pytest_supercheck.groups import Arrangement, wire_names
         from pytest_supercheck.replay import Replay
 
         stepwise = bool(session.config.getoption("stepwise", False))
-        places, joined = arrange(session.items, self._settings.group)
+        arrangement = Arrangement(session.items, self._settings.group)
+        one_by_one = stepwise or session.config.getoption("maxfail")
+        if not one_by_one:
+            arrangement.put_long_first(durations.load(session.config), self.speaker.count)
+        places, joined = arrangement.places, arrangement.joined
         self._replay = Replay(session, places, show_output=self._show_output, in_order=stepwise)
         try:
             admission = self._submission.result()
-            single = stepwise or bool(session.config.getoption("maxfail"))
-            self._submission.offer(wire_names(session.items, places, joined), single=single, joined=joined)
-            self._announce(admission, len(places) - len(joined))
+            names = wire_names(session.items, places, joined)
+            self._submission.offer(names, single=len(names) if one_by_one else arrangement.long, joined=joined)
+            self._announce(admission, arrangement.groups)
             self._follow()
         except SupercheckError as exc:
             fail(self._config, exc)
@@ -228,6 +232,8 @@ class LocalSession:
         """Whatever the reason for the session's end, no run is left behind."""
         if self._ended is None:
             self._withdraw()
+        if self._replay is not None:
+            durations.save(self._config, self._replay.durations_s)
         return (yield)
 
     def end(self) -> None:

@@ -92,7 +92,7 @@ class Submission:
             self.heard_at = time.monotonic()
         return self.admission
 
-    def offer(self, names: Sequence[str], *, single: bool, joined: Sequence[int]) -> None:
+    def offer(self, names: Sequence[str], *, single: int, joined: Sequence[int]) -> None:
         """Hand over the run's items, as `Gateway.offer`."""
         for start in range(0, len(names), OFFER_BATCH):
             self._tell({"items": names[start : start + OFFER_BATCH]})

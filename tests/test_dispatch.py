@@ -41,6 +41,9 @@ from tests.conftest import Valkey
 
 LEASE_MS = 15_000
 
+#: As many as there can be.
+ALL = 2_000
+
 
 class Pool:
     """A dispatcher whose clock stands until it is moved, with what tests say most."""
@@ -98,7 +101,7 @@ class Pool:
         return begun
 
     def started(
-        self, run: str, items: int = 0, *, single: bool = False, groups: Sequence[int] = (), **asked: Any
+        self, run: str, items: int = 0, *, single: int = 0, groups: Sequence[int] = (), **asked: Any
     ) -> list[JobId]:
         """Submit a run, offer items to it, that many or in groups of those sizes, and begin all its executions."""
         self.submit(run, **asked)
@@ -636,8 +639,20 @@ def test_chunk_has_a_thousand_items_at_most(pool: Pool) -> None:
 def test_single_hands_out_one_at_a_time(pool: Pool) -> None:
     """As -x needs."""
     pool.workers(1)
-    (job,) = pool.started("a", 50, single=True)
+    (job,) = pool.started("a", 50, single=ALL)
     assert pool.take(job) == [0]
+
+
+def test_the_first_ones_are_handed_out_one_at_a_time(pool: Pool) -> None:
+    """Those that take long; a group among them goes to one execution nevertheless."""
+    pool.workers(2)
+    first, second = pool.started("a", groups=[1, 2, *[1] * 37], want=2, single=3)
+    assert pool.take(first) == [0]
+    assert pool.take(second) == [1]
+    pool.report(second, [1])
+    assert pool.take(second) == [2]
+    pool.report(first, [0])
+    assert pool.take(first) == list(range(3, 13))
 
 
 def test_next_is_asked_before_the_last_item_runs(pool: Pool) -> None:
@@ -716,7 +731,7 @@ def test_run_without_items_ends(pool: Pool) -> None:
 def test_maxfail_stops_handing_out(pool: Pool, carrier: str) -> None:
     """Past the limit nothing starts anywhere; what runs is reported."""
     pool.workers(2)
-    first, second = pool.started("a", 9, want=2, maxfail=2, single=True)
+    first, second = pool.started("a", 9, want=2, maxfail=2, single=ALL)
     pool.take(first)
     pool.take(second)
     assert pool.report(first, [0], failed=1) is None
@@ -776,8 +791,8 @@ def test_groups_are_handed_out_whole(pool: Pool) -> None:
     assert pool.take(first) == [10]
 
 
-@pytest.mark.parametrize("single", [False, True])
-def test_every_group_is_with_one_execution(pool: Pool, single: bool) -> None:
+@pytest.mark.parametrize("single", [0, ALL])
+def test_every_group_is_with_one_execution(pool: Pool, single: int) -> None:
     """Whatever their sizes, one that takes all and those beyond a chunk's limit included; and in order."""
     sizes = [1, 7, 9, 8, 16, 2, 1, 1, 33, 64, 1, 12 if single else 1200, 3]
     groups = [number for number, size in enumerate(sizes) for _ in range(size)]
@@ -818,7 +833,7 @@ def test_long_group_is_handed_out_in_parts(pool: Pool) -> None:
 def test_single_items_of_a_group_go_to_who_has_begun_it(pool: Pool) -> None:
     """As -x needs, one at a time; another execution begins another group."""
     pool.workers(2)
-    first, second = pool.started("a", groups=[3, 2], want=2, single=True)
+    first, second = pool.started("a", groups=[3, 2], want=2, single=ALL)
     assert [pool.take(first), pool.take(second), pool.take(first), pool.take(second)] == [[0], [3], [1], [4]]
     pool.report(second, [3, 4])
     assert pool.ask(second) == Leave(reason="done")
@@ -829,7 +844,7 @@ def test_single_items_of_a_group_go_to_who_has_begun_it(pool: Pool) -> None:
 def test_maxfail_stops_a_group_in_its_middle(pool: Pool) -> None:
     """Nothing is started any more, not even what is bound to an execution."""
     pool.workers(2)
-    first, second = pool.started("a", groups=[3, 3], want=2, single=True, maxfail=1)
+    first, second = pool.started("a", groups=[3, 3], want=2, single=ALL, maxfail=1)
     assert [pool.take(first), pool.take(second)] == [[0], [3]]
     assert pool.report(first, [0], failed=1) == Leave(reason="stop")
     assert pool.ask(second) == Leave(reason="stop")
@@ -858,8 +873,8 @@ def test_rest_of_a_group_goes_elsewhere_as_a_whole(pool: Pool, how: str) -> None
     assert pool.take(second) == list(range(1003, 1501))
 
 
-@pytest.mark.parametrize("single", [False, True])
-def test_group_waits_for_its_item_that_crashed(pool: Pool, single: bool) -> None:
+@pytest.mark.parametrize("single", [0, ALL])
+def test_group_waits_for_its_item_that_crashed(pool: Pool, single: int) -> None:
     """The item first, alone; nobody else has the rest meanwhile, whoever has the item."""
     pool.workers(2)
     first, second = pool.started("a", groups=[4, 1], want=2, single=single)
@@ -934,7 +949,7 @@ def test_group_with_a_hole_stays_whole(pool: Pool) -> None:
 def test_slot_is_yielded_at_the_end_of_a_group(pool: Pool) -> None:
     """What is bound to the execution is handed out first."""
     pool.workers(2)
-    first, second = pool.started("a", groups=[2, 3, 1, 1], want=2, single=True)
+    first, second = pool.started("a", groups=[2, 3, 1, 1], want=2, single=ALL)
     assert [pool.take(first), pool.take(second)] == [[0], [2]]
     pool.submit("b")
     assert pool.word(second) == "yield"
@@ -966,7 +981,7 @@ def test_item_that_crashed_is_tried_once_more_alone(pool: Pool) -> None:
 def test_child_that_is_not_fresh_leaves_the_lonely_item_for_later(pool: Pool) -> None:
     """It gets what else there is, then has to end for a fresh one."""
     pool.workers(1)
-    (job,) = pool.started("a", 2, single=True)
+    (job,) = pool.started("a", 2, single=ALL)
     pool.take(job)
     pool.dispatcher.crash(job, seq=1, idx=0)
     assert pool.take(job) == [1]
@@ -1077,7 +1092,7 @@ def test_lost_slot_is_wished_for_again_after_2_4_8_seconds(pool: Pool) -> None:
 def test_progress_forgives_losses(pool: Pool) -> None:
     """Any appended result starts the count again."""
     pool.workers(1)
-    pool.started("a", 40, single=True)
+    pool.started("a", 40, single=ALL)
     for index in range(6):
         (job,) = pool.jobs("a")
         pool.begin(job)
@@ -1147,7 +1162,7 @@ def test_renewed_lease_does_not_lapse(pool: Pool, how: str) -> None:
 def test_item_that_was_running_at_three_losses_is_reported(pool: Pool) -> None:
     """A test that kills hosts is reported as failed; the run goes on without it."""
     pool.workers(1)
-    pool.started("a", 4, single=True)
+    pool.started("a", 4, single=ALL)
     for delay in (2, 4, 8):
         (job,) = pool.jobs("a")
         pool.begin(job)

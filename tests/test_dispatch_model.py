@@ -54,6 +54,7 @@ LABELS: tuple[tuple[str, ...], ...] = ((), (), ("gpu",))
 
 T = TypeVar("T")
 PICK = st.integers(0, 999)
+SINGLE = st.sampled_from([0, 0, 2, 12])
 #: Sizes of groups, over and over until all items are in one.
 GROUPS = st.sampled_from([(1,), (3, 1, 4), (1,), (5, 2), (12,)])
 
@@ -109,7 +110,8 @@ class Run:
     state: str = "waiting"
     outcome: str = ""
     total: int | None = None
-    single: bool = False
+    #: How many of the first ones are handed out one at a time.
+    single: int = 0
     groups: list[int] = field(default_factory=list)
     pending: list[int] = field(default_factory=list)
     alone: list[list[int]] = field(default_factory=list)
@@ -125,6 +127,10 @@ class Run:
     def has_work(self) -> bool:
         """Is there something for another execution to do?"""
         return self.total is None or bool(self.pending or self.alone)
+
+    def limit(self, first: int) -> int:
+        """The most items that are handed out at once from that one on."""
+        return 1 if first < self.single else CHUNK
 
 
 class Model:
@@ -349,7 +355,7 @@ class Model:
     def share(self, run: Run) -> int:
         """The most items of several groups that may be handed out at once."""
         share = math.ceil(len(run.pending) / (2 * max(len(self.held(run)), run.want)))
-        return min(1 if run.single else CHUNK, max(1, share))
+        return min(run.limit(run.pending[0]), max(1, share))
 
 
 class Recorder(Dispatcher):
@@ -481,7 +487,7 @@ class Machine(RuleBasedStateMachine):
         self.operate("q", project_running, project_queued)
         for n in range(workers):
             self.join_new(host=n % 2, gpu=n == 0)
-        self.submit("p", "normal", want, (), 0, True, 12, False, sizes)
+        self.submit("p", "normal", want, (), 0, True, 12, 0, sizes)
         for ex in list(self.model.execs.values()):
             self.begin_one(ex)
 
@@ -493,7 +499,7 @@ class Machine(RuleBasedStateMachine):
         maxfail=st.sampled_from([0, 0, 0, 1, 2]),
         detached=st.booleans(),
         items=st.sampled_from([12, 5, 2, 1, 12, None]),
-        single=st.booleans(),
+        single=SINGLE,
         sizes=GROUPS,
     )
     def submit(
@@ -505,7 +511,7 @@ class Machine(RuleBasedStateMachine):
         maxfail: int,
         detached: bool,
         items: int | None,
-        single: bool,
+        single: int,
         sizes: tuple[int, ...],
     ) -> None:
         """A run comes, often with its items."""
@@ -552,12 +558,12 @@ class Machine(RuleBasedStateMachine):
         assert admission.held == len(self.model.held(run))
 
     @precondition(lambda self: self.runs("waiting", "running", "stopping", "ended"))
-    @rule(pick=PICK, count=st.integers(0, 12), single=st.booleans(), sizes=GROUPS)
-    def offer_any(self, pick: int, count: int, single: bool, sizes: tuple[int, ...]) -> None:
+    @rule(pick=PICK, count=st.integers(0, 12), single=SINGLE, sizes=GROUPS)
+    def offer_any(self, pick: int, count: int, single: int, sizes: tuple[int, ...]) -> None:
         """Items come, perhaps a second time, perhaps too late."""
         self.offer(choose(list(self.model.runs.values()), pick), count, single, sizes)
 
-    def offer(self, run: Run, count: int, single: bool, sizes: tuple[int, ...]) -> None:
+    def offer(self, run: Run, count: int, single: int, sizes: tuple[int, ...]) -> None:
         """Hand over items, in groups of these sizes."""
         numbers = (number for number, size in enumerate(itertools.cycle(sizes)) for _ in range(size))
         groups = list(itertools.islice(numbers, count))
@@ -786,7 +792,7 @@ class Machine(RuleBasedStateMachine):
 
     def continue_group(self, ex: Execution, items: list[int]) -> None:
         """Items that were handed out of the group that an execution has begun: as many as may be."""
-        assert items == ex.bound[: 1 if ex.run.single else CHUNK]
+        assert items == ex.bound[: ex.run.limit(items[0])]
         del ex.bound[: len(items)]
 
     def take_share(self, ex: Execution, items: list[int]) -> None:
@@ -798,7 +804,7 @@ class Machine(RuleBasedStateMachine):
         while run.pending and run.groups[run.pending[0]] == groups[-1]:
             ex.bound.append(run.pending.pop(0))
         assert len(items) <= share or len(set(groups)) == 1
-        assert not ex.bound or (len(set(groups)) == 1 and len(items) == (1 if run.single else CHUNK))
+        assert not ex.bound or (len(set(groups)) == 1 and len(items) == run.limit(items[0]))
 
     @precondition(lambda self: self.begun())
     @rule(pick=PICK, count=st.integers(0, 6), failed=st.sampled_from([0, 0, 1]), again=st.booleans())
@@ -1112,7 +1118,7 @@ class Machine(RuleBasedStateMachine):
     def serve(self, ex: Execution) -> None:
         """Let an execution do what it can until it has to leave."""
         if ex.run.total is None:
-            self.offer(ex.run, 3, single=False, sizes=(2, 1))
+            self.offer(ex.run, 3, single=0, sizes=(2, 1))
         if not ex.begun and ex.job in self.model.execs:
             self.begin_one(ex)
         while ex.job in self.model.execs:

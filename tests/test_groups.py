@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import pytest
 
-from pytest_supercheck.groups import arrange
+from pytest_supercheck.groups import Arrangement
 from pytest_supercheck.settings import Group
 
 SUITE = """
@@ -83,7 +83,8 @@ def few_plugins(monkeypatch: pytest.MonkeyPatch) -> None:
 def grouped(pytester: pytest.Pytester, group: Group, *args: str) -> list[list[str]]:
     """The names of the items of a directory, in the order in which they are to run, by group."""
     items, _ = pytester.inline_genitems("-p", "pytest_supercheck.plugin", "-p", "no:cacheprovider", *args)
-    places, joined = arrange(items, group)
+    arrangement = Arrangement(items, group)
+    places, joined = arrangement.places, arrangement.joined
     assert sorted(places) == list(range(len(items)))
     groups: list[list[str]] = []
     for index, place in enumerate(places):

@@ -194,7 +194,7 @@ def test_port_over_a_real_server(gateway: RedisGateway) -> None:
     port: Gateway = gateway
     run = RunId("a")
     assert port.submit(RunRequest(run_id=run)).state == "queued"
-    assert port.offer(run, ["t.py::x"], single=True)
+    assert port.offer(run, ["t.py::x"], single=1)
     status = port.keep(run)
     assert (status.state, status.position, status.total) == ("waiting", 1, 1)
     assert [row.run for row in port.queue().runs] == [run]

@@ -32,7 +32,7 @@ RINGS: Final = (
     frozenset({"dispatch", "redis_gateway", "valkey", "directory_store", "s3_store", "stores"}),
     frozenset(
         {
-            *("plugin", "session", "ending", "groups", "submission", "connector", "replay"),
+            *("plugin", "session", "ending", "durations", "groups", "submission", "connector", "replay"),
             *("xdist_protocol", "xdist_fixtures"),
             *("local_archive", "diary", "markup", "report"),
             *("embedded", "cli", "host", "pool", "worker", "supervisor", "runner", "execution", "recorder"),
@@ -50,6 +50,7 @@ IMPORTERS: Final = {
         "settings",
         "session",
         "ending",
+        "durations",
         "groups",
         "replay",
         "xdist_protocol",

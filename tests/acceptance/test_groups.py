@@ -216,3 +216,32 @@ def test_option_is_read_like_the_others(twins: Twins) -> None:
     assert alone in twins.run("--supercheck", "--supercheck-group=module", SUPERCHECK_GROUP="none").output
     twins.ini("addopts = --dist loadfile -n2")
     assert alone in twins.run("--supercheck").output
+
+
+def test_what_took_long_begins_first_the_next_time(twins: Twins) -> None:
+    """Unless the order matters, as with -x, or is asked to be forgotten."""
+    for old in twins.path.glob("*.py"):
+        old.unlink()
+    twins.files(
+        test_order="""
+            import pathlib, pytest, time
+
+            @pytest.mark.parametrize("n", range(12))
+            def test_it(n):
+                with pathlib.Path("began").open("a") as file:
+                    file.write(f"{n}\\n")
+                time.sleep(0.5 if n == 11 else 0.02)
+        """
+    )
+
+    def began(*args: str) -> list[int]:
+        twins.path.joinpath("began").unlink(missing_ok=True)
+        seen = twins.run("--supercheck", "--supercheck-executions=2", *args)
+        assert seen.code == 0, seen.output
+        return [int(line) for line in twins.path.joinpath("began").read_text().split()]
+
+    assert began().index(11) > 2
+    assert began().index(11) < 2
+    assert began("-x").index(11) > 2
+    assert began("--cache-clear").index(11) > 2
+    assert began("-p", "no:cacheprovider").index(11) > 2

@@ -63,11 +63,14 @@ def test_without_cache(twins: Twins) -> None:
 
 
 def test_only_the_local_session_writes_the_cache(twins: Twins) -> None:
-    """Executions leave the cache alone: it holds what the whole session saw."""
-    plain, other = twins.both(("--cache-show",), (), ("--cache-show",))
+    """Executions leave the cache alone: it holds what the whole session saw, and only durations besides."""
+    glob = "cache/*"  # what pytest's own plugins keep
+    plain, other = twins.both(("--cache-show", glob), (), ("--cache-show", glob))
     assert plain[1].code == other[1].code == 1
     assert "test_one.py::test_sizes[2]" in plain[2].output
     assert other[2].lines == plain[2].lines
+    everything = sorted(path.name for path in (twins.path / ".pytest_cache" / "v").rglob("*") if path.is_file())
+    assert [name for name in everything if name != "durations"] == ["lastfailed", "nodeids"]
 
 
 @pytest.mark.parametrize("args", ["--collect-only", "--collect-only -q", "--fixtures", "--markers", "--version"])
