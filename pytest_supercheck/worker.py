@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import signal
 import threading
 from dataclasses import dataclass, field
@@ -113,7 +114,8 @@ def work(place: Place, name: str, leash: int) -> None:
 
     client = connect()
     supervisor.workplace = supervisor.Workplace(connect, place.host_socket, leash, place.execution_timeout_s)
-    threading.Thread(target=_end_with_host, args=(leash,), daemon=True).start()
+    directory = os.path.dirname(place.host_socket)
+    threading.Thread(target=_end_with_host, args=(leash, directory), daemon=True).start()
 
     def on_killed(job: Job, _pid: int, _status: int, _usage: Any) -> None:
         """RQ calls this when a work-horse has died: no need to wait for its lease."""
@@ -137,7 +139,8 @@ def work(place: Place, name: str, leash: int) -> None:
     queue.delete(delete_jobs=True)
 
 
-def _end_with_host(leash: int) -> None:
-    """A thread: the host holds the other end of the pipe and never writes."""
+def _end_with_host(leash: int, directory: str) -> None:
+    """A thread: the host holds the other end of the pipe and never writes; a killed one leaves its directory behind."""
     os.read(leash, 1)
+    shutil.rmtree(directory, ignore_errors=True)
     os._exit(1)

@@ -103,6 +103,23 @@ def test_sigterm_finishes_the_current_tests_and_gives_the_rest_back(pool: Pool) 
     second.stop()
 
 
+def test_a_worker_killed_leaves_nothing_behind(pool: Pool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Kill -9 of a `supercheck worker` ends its processes and removes its directory."""
+    place = tmp_path / "tmp"
+    place.mkdir()
+    with monkeypatch.context() as context:
+        context.setenv("TMPDIR", str(place))
+        worker = pool.worker(2)
+    pool.pytest(pool.suite("hang", HANG), "-q")
+    running(pool)
+    wait_for(lambda: bool(worker.test_processes()), "a test runs")
+    known = [*worker.rq_workers(), *worker.supervisors(), *worker.test_processes()]
+    assert list(place.glob("supercheck-*"))
+    worker.process.kill()
+    wait_for(lambda: not any(command_line(pid) for pid in known), "its processes are gone")
+    wait_for(lambda: not list(place.glob("supercheck-*")), "its directory is gone")
+
+
 def test_a_second_sigterm_stops_at_once(pool: Pool) -> None:
     """The second SIGTERM does not wait for the tests."""
     worker = pool.worker(1)
