@@ -26,6 +26,8 @@
 --   sc:lanes              set     index   lanes that are not empty
 --   sc:lane:LANE          zset    index   waiting runs of one project and one set of labels that wish for a slot now;
 --                                         score = priority * 1e12 + seq; LANE = PROJECT or PROJECT \31 LABEL,LABEL
+--   sc:ended              zset    7 days  runs that ended and are not recorded -> ms from which a recorder may claim it;
+--                                         each is forgotten with its run
 --   sc:later              zset    index   lost job -> ms at which its slot is wished for again
 --   sc:leases             zset    index   e:JOB, w:WORKER, c:RUN -> ms at which it lapses
 --   sc:workers            set     index   live workers that take work
@@ -64,6 +66,7 @@ local STATE_TTL_MS = 24 * 3600 * 1000
 local WORKER_TTL_MS = 24 * 3600 * 1000
 local MAIL_TTL_MS = 24 * 3600 * 1000
 local LEFT_TTL_MS = 3600 * 1000
+local CLAIM_MS = 60 * 1000 -- how long a recorder has for a run before another may try
 local STATE_LENGTH = 1000
 local RUNNING_CAPACITY = 5
 local QUEUED_CAPACITY = 50
@@ -451,6 +454,9 @@ local function end_run(run, outcome, message)
   add_result(run.id, event({'t', 'end', 'at', NOW, 'outcome', outcome, 'message', message or ''}))
   add_state(run.id, 't', 'end', 'at', NOW, 'outcome', outcome)
   touch(run.id)
+  call('ZREMRANGEBYSCORE', 'sc:ended', '-inf', NOW - RUN_TTL_MS)
+  call('ZADD', 'sc:ended', NOW, run.id)
+  call('PEXPIRE', 'sc:ended', RUN_TTL_MS)
 end
 
 -- The run holds no slot: it waits at its old place, or is over.
@@ -1058,6 +1064,39 @@ function ops.queue()
   end
 end
 
+-- A run that lapsed work leaves as it is: unlike `keep`, nobody's sign of life.
+function ops.look() return status_of(args.run) end
+
+-- When a lease was last renewed, or nil.
+local function renewed_ms(member)
+  local lapses_ms = call('ZSCORE', 'sc:leases', member)
+  return lapses_ms and tonumber(lapses_ms) - LEASE_MS or nil
+end
+
+local function worker_row(id)
+  local worker = read(worker_key(id), {'host', 'pid', 'labels', 'job', 'suspect'}, {pid = true})
+  return {worker = id, host = worker.host or '', pid = worker.pid or 0, labels = worker.labels or '',
+          job = worker.job or '', suspect = worker.suspect and 1 or 0, renewed_ms = renewed_ms('w:' .. id)}
+end
+
+local function execution_row(job)
+  local exec = load_exec(job)
+  if not exec then return nil end
+  local item = exec.alone and not is_done(exec.run, exec.alone) and exec.alone or undone(exec)[1]
+  return {job = job, run = exec.run, project = exec.project, n = exec.n, attempt = exec.attempt, worker = exec.worker,
+          host = exec.host, state = exec.state, leaving = exec.leaving and 1 or 0, renewed_ms = renewed_ms('e:' .. job),
+          item = item, nodeid = item and call('LINDEX', run_key(exec.run, 'items'), item) or ''}
+end
+
+function ops.pool()
+  return function()
+    local workers, executions = {}, {}
+    for _, id in ipairs(call('SMEMBERS', 'sc:workers')) do workers[#workers + 1] = worker_row(id) end
+    for _, job in ipairs(call('SMEMBERS', 'sc:held')) do executions[#executions + 1] = execution_row(job) end
+    return {now_ms = NOW, workers = workers, executions = executions}
+  end
+end
+
 local function set_limit(key, name, value)
   if not value then return end
   if value < 0 then call('HDEL', key, name) else call('HSET', key, name, int(value)) end
@@ -1076,6 +1115,41 @@ function ops.pause()
 end
 
 function ops.tick() return {} end
+
+-- Operations of a recorder --------------------------------------------------------------------------------------------
+
+local function details(run)
+  local more = read(run_key(run.id), {'spec', 'ended_ms'}, {ended_ms = true})
+  return {
+    run = run.id, project = run.project, priority = run.priority, state = run.state, want = run.want,
+    outcome = run.outcome or '', message = run.message or '', total = run.total, spec = more.spec or '{}',
+    submitted_ms = run.submitted_ms, started_ms = run.started_ms, ended_ms = more.ended_ms,
+  }
+end
+
+function ops.details()
+  local run = load_run(args.run)
+  return run and details(run) or {gone = 1}
+end
+
+-- The run that ended first and that nobody has recorded or is recording.
+function ops.claim()
+  while true do
+    local id = call('ZRANGEBYSCORE', 'sc:ended', '-inf', NOW, 'LIMIT', 0, 1)[1]
+    if not id then return {none = 1} end
+    local run = load_run(id)
+    if run then
+      call('ZADD', 'sc:ended', NOW + CLAIM_MS, id)
+      return details(run)
+    end
+    call('ZREM', 'sc:ended', id)
+  end
+end
+
+function ops.recorded()
+  call('ZREM', 'sc:ended', args.run)
+  return {}
+end
 
 -- Operations of a worker ----------------------------------------------------------------------------------------------
 

@@ -38,11 +38,15 @@ from pytest_supercheck.model import (
     JobId,
     Leave,
     Next,
+    PoolExecution,
+    PoolStatus,
+    PoolWorker,
     Priority,
     ProjectFigures,
     QueuedRun,
     QueueStatus,
     Recycle,
+    RunDetails,
     RunId,
     RunRequest,
     RunStatus,
@@ -204,6 +208,30 @@ class Dispatcher:
         reply = self._call("queue")
         return QueueStatus(figures=_figures(reply["figures"]), runs=tuple(_queued_run(row) for row in reply["runs"]))
 
+    def look(self, run: RunId) -> RunStatus:
+        """
+        Look where a run stands, without keeping it alive.
+
+        Returns:
+            Its status; state `gone` when there is no such run.
+        """
+        return _run_status(run, self._call("look", run=run))
+
+    def pool(self) -> PoolStatus:
+        """
+        Look at the workers and at the executions that hold a slot.
+
+        Returns:
+            Both, and the clock by which their times are meant.
+        """
+        reply = self._call("pool")
+        workers, executions = map(_pool_worker, reply["workers"]), map(_pool_execution, reply["executions"])
+        return PoolStatus(
+            now_ms=reply["now_ms"],
+            workers=tuple(sorted(workers, key=lambda worker: (worker.host, worker.pid, worker.worker))),
+            executions=tuple(sorted(executions, key=lambda execution: (execution.run, execution.n))),
+        )
+
     def limits(self, *, running: int | None = None, queued: int | None = None, project: str | None = None) -> Figures:
         """
         Set the capacities of the pool or of a project; what is absent stays.
@@ -239,6 +267,32 @@ class Dispatcher:
     def tick(self) -> None:
         """Reap what has lapsed and promote; every other operation does so too."""
         self._call("tick")
+
+    # Operations of a recorder.
+
+    def details(self, run: RunId) -> RunDetails | None:
+        """
+        Read what is known of a run beside its results.
+
+        Returns:
+            Its details, or None when there is no such run.
+        """
+        reply = self._call("details", run=run)
+        return None if "gone" in reply else _run_details(reply)
+
+    def claim(self) -> RunDetails | None:
+        """
+        Take a run that has ended, to record it; nobody else gets it for 60 seconds.
+
+        Returns:
+            The one that ended first, or None when there is nothing to do.
+        """
+        reply = self._call("claim")
+        return None if "none" in reply else _run_details(reply)
+
+    def recorded(self, run: RunId) -> None:
+        """Say that a run is recorded for good: nobody gets it any more. Repeating it is harmless."""
+        self._call("recorded", run=run)
 
     # Operations of a worker.
 
@@ -536,6 +590,23 @@ def _run_status(run: RunId, reply: Reply) -> RunStatus:
         total=reply.get("total"),
         figures=_figures(reply["figures"]),
     )
+
+
+def _run_details(row: Reply) -> RunDetails:
+    priority = PRIORITIES[row.pop("priority")]
+    optional = {name: row.pop(name, None) for name in ("total", "started_ms", "ended_ms")}
+    return RunDetails(priority=priority, **optional, **row)
+
+
+def _pool_worker(row: Reply) -> PoolWorker:
+    labels = tuple(label for label in row.pop("labels").split(",") if label)
+    suspect, renewed_ms = bool(row.pop("suspect")), row.pop("renewed_ms", None)
+    return PoolWorker(labels=labels, suspect=suspect, renewed_ms=renewed_ms, **row)
+
+
+def _pool_execution(row: Reply) -> PoolExecution:
+    leaving, optional = bool(row.pop("leaving")), {name: row.pop(name, None) for name in ("item", "renewed_ms")}
+    return PoolExecution(leaving=leaving, **optional, **row)
 
 
 def _queued_run(row: Reply) -> QueuedRun:

@@ -195,6 +195,98 @@ class QueueStatus:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PoolWorker:
+    """A worker process that takes work."""
+
+    #: Its id.
+    worker: str
+    #: Where it runs.
+    host: str
+    #: Its process id there.
+    pid: int
+    #: What it offers.
+    labels: tuple[str, ...]
+    #: The execution that it serves; empty when idle.
+    job: str
+    #: True when its last execution lapsed: others are asked first.
+    suspect: bool
+    #: When it last gave a sign of life, ms since 1970; None when its lease is gone.
+    renewed_ms: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PoolExecution:
+    """An execution that holds a slot."""
+
+    #: Its RQ job.
+    job: JobId
+    #: The run it serves.
+    run: RunId
+    #: The run's project.
+    project: str
+    #: Number of the slot within the run, from 1.
+    n: int
+    #: How often that number has been given out, from 1.
+    attempt: int
+    #: The worker that serves it.
+    worker: str
+    #: That worker's host.
+    host: str
+    #: ``promoted`` until its supervisor has begun, then ``begun``.
+    state: str
+    #: True when it has been told to give its slot back.
+    leaving: bool
+    #: When its lease was last renewed, ms since 1970; None when that is gone.
+    renewed_ms: int | None
+    #: Index of the test that it runs; None when it has none.
+    item: int | None
+    #: That test; empty when it has none.
+    nodeid: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PoolStatus:
+    """Who works on what."""
+
+    #: The dispatcher's clock, ms since 1970.
+    now_ms: int
+    #: By host, then process.
+    workers: tuple[PoolWorker, ...]
+    #: By run, then number.
+    executions: tuple[PoolExecution, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunDetails:
+    """What the pool knows of one run beside its results."""
+
+    #: The run.
+    run: RunId
+    #: Tenant.
+    project: str
+    #: Rank before age.
+    priority: Priority
+    #: Where it stands; never ``gone``.
+    state: RunState
+    #: Most slots to hold at a time.
+    want: int
+    #: How it ends or ended; empty before.
+    outcome: str
+    #: Why, in words; often empty.
+    message: str
+    #: Items offered; None before that.
+    total: int | None
+    #: `RunRequest.spec`, untouched.
+    spec: str
+    #: When it was submitted, ms since 1970.
+    submitted_ms: int
+    #: When its first execution began, ms since 1970; None before.
+    started_ms: int | None
+    #: When it ended, ms since 1970; None before.
+    ended_ms: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Begun:
     """What a supervisor needs to know about its execution."""
 

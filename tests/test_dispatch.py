@@ -1593,6 +1593,8 @@ def test_every_key_is_documented_and_expires(pool: Pool) -> None:
     pool.started("b", want=2)
     pool.submit("c", labels=("gpu",))
     pool.submit("d")
+    pool.submit("e")
+    pool.dispatcher.cancel(RunId("e"), outcome="cancelled", how="leave")
     pool.client.rpush("sc:run:d:offer", "left over")
     pool.client.expire("sc:run:d:offer", 5)
     rows = documented_keys()
@@ -1623,6 +1625,83 @@ def test_finished_runs_leave_only_what_expires(pool: Pool) -> None:
     for worker in ("h-1", "h-2"):
         pool.dispatcher.quit(worker)
     assert [key for key in pool.all_keys() if pool.client.pttl(key) < 0] == ["sc:pool"]
+
+
+# Looking on, and recording.
+
+
+def test_pool_tells_who_works_on_what(pool: Pool) -> None:
+    """Every worker with what it does, every execution with the first of its tests that is not reported."""
+    busy, idle = pool.workers(2)
+    assert {busy, idle} == {"h-1", "h-2"}
+    [job] = pool.started("a", items=3, want=1)
+    pool.take(job)
+    pool.report(job, [0])
+    status = pool.dispatcher.pool()
+    assert status.now_ms == pool.now_ms
+    assert [(worker.worker, worker.host, worker.job) for worker in status.workers] == [
+        (name, "h", job if name == pool.worker_of(job) else "") for name in ("h-1", "h-2")
+    ]
+    assert all(worker.renewed_ms == pool.now_ms for worker in status.workers)
+    [execution] = status.executions
+    assert (execution.job, execution.run, execution.n, execution.state) == (job, "a", 1, "begun")
+    assert (execution.item, execution.nodeid) == (1, "t.py::a[1]")
+
+
+def test_execution_without_a_test_says_so(pool: Pool) -> None:
+    """Before anything was offered."""
+    pool.workers(1)
+    pool.submit("a")
+    [execution] = pool.dispatcher.pool().executions
+    assert (execution.state, execution.item, execution.nodeid) == ("promoted", None, "")
+
+
+def test_look_keeps_nobody_alive(pool: Pool) -> None:
+    """A viewer is no session: the run of a session that has gone is abandoned however many look at it."""
+    pool.submit("a")
+    for _ in range(4):
+        pool.now_ms += 5_000
+        status = pool.dispatcher.look(RunId("a"))
+    assert (status.state, status.outcome) == ("ended", "abandoned")
+    assert pool.dispatcher.look(RunId("b")).state == "gone"
+
+
+def test_ended_run_is_claimed_once_until_it_is_recorded(pool: Pool) -> None:
+    """By one recorder at a time; by another when the first says nothing for a minute; by nobody afterwards."""
+    pool.workers(1)
+    assert pool.dispatcher.claim() is None
+    [job] = pool.started("a", items=1, spec='{"x": 1}')
+    assert pool.dispatcher.claim() is None
+    pool.take(job)
+    pool.report(job, [0])
+    pool.dispatcher.leave(job)
+    claimed = pool.dispatcher.claim()
+    assert claimed is not None
+    assert (claimed.run, claimed.outcome, claimed.total, claimed.spec) == ("a", "finished", 1, '{"x": 1}')
+    assert claimed.ended_ms == pool.now_ms
+    assert pool.dispatcher.claim() is None
+    pool.forward(61)
+    assert pool.dispatcher.claim() == claimed
+    pool.dispatcher.recorded(RunId("a"))
+    pool.forward(61)
+    assert pool.dispatcher.claim() is None
+    assert pool.dispatcher.details(RunId("a")) == claimed
+
+
+def test_withdrawn_run_is_not_recorded(pool: Pool) -> None:
+    """Nothing of it is kept."""
+    pool.submit("a")
+    pool.dispatcher.cancel(RunId("a"), outcome="withdrawn", how="leave")
+    assert pool.dispatcher.claim() is None
+
+
+def test_runs_that_nobody_records_are_forgotten_in_time(pool: Pool) -> None:
+    """A pool without a server keeps a week of them, not all."""
+    for run in ("a", "b"):
+        pool.submit(run)
+        pool.dispatcher.cancel(RunId(run), outcome="cancelled", how="leave")
+        pool.forward(7 * 24 * 3600 + 1, alive=False)
+    assert pool.client.zrange("sc:ended", 0, -1) == [b"b"]
 
 
 # Faults.
