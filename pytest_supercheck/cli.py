@@ -16,8 +16,9 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict
+from importlib.metadata import entry_points
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 
@@ -34,14 +35,18 @@ if TYPE_CHECKING:
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
+#: Group of entry points, each of which is a command.
+COMMANDS: Final = "supercheck.commands"
+
 _URL_HELP = "The pool's Redis: redis://, rediss:// or unix://. Default: $SUPERCHECK_REDIS_URL, then $SUPERCHECK_URL."
 
 
-def _url_option(command: _F) -> _F:
+def url_option(command: _F) -> _F:
+    """Add --url to a command."""
     return click.option("--url", metavar="URL", help=_URL_HELP)(command)
 
 
-def _reports_errors(command: _F) -> _F:
+def reports_errors(command: _F) -> _F:
     """Errors of ours end the command with their message and their exit code."""
 
     @functools.wraps(command)
@@ -73,7 +78,20 @@ def _dispatcher(url: str | None) -> Dispatcher:
     return Dispatcher(connect_redis(address, password=settings.token))
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+class _Commands(click.Group):
+    """Our commands, and those that other parts of the distribution declare by an entry point of `COMMANDS`."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted({*super().list_commands(ctx), *entry_points(group=COMMANDS).names})
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        command = super().get_command(ctx, cmd_name)
+        for entry in entry_points(group=COMMANDS, name=cmd_name) if command is None else ():
+            command = entry.load()
+        return command
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="supercheck")
 def main() -> None:
     """
@@ -88,7 +106,7 @@ def main() -> None:
 
 
 @main.command()
-@_url_option
+@url_option
 @click.option(
     "-c",
     "--concurrency",
@@ -96,7 +114,7 @@ def main() -> None:
     metavar="N",
     help="Executions at a time on this host. Default: $SUPERCHECK_MAX_CONCURRENT_TESTS, else the CPUs.",
 )
-@_reports_errors
+@reports_errors
 def worker(url: str | None, concurrency: int | None) -> None:
     """
     Serve executions until told to stop.
@@ -244,10 +262,10 @@ def report(run: str, store: str | None, output: Path | None, show: bool) -> None
 
 
 @main.group(invoke_without_command=True)
-@_url_option
+@url_option
 @click.option("--json", "as_json", is_flag=True, help="As JSON.")
 @click.pass_context
-@_reports_errors
+@reports_errors
 def queue(context: click.Context, url: str | None, as_json: bool) -> None:
     """Show who runs and who waits; change it with a subcommand."""
     context.obj = url
@@ -296,7 +314,7 @@ def _run_text(run: QueuedRun, now_ms: float) -> str:
 
 @queue.command()
 @click.pass_obj
-@_reports_errors
+@reports_errors
 def pause(url: str | None) -> None:
     """Start nothing new; what runs goes on, and runs may still be submitted."""
     click.echo(_figures_text(_dispatcher(url).pause(on=True)))
@@ -304,7 +322,7 @@ def pause(url: str | None) -> None:
 
 @queue.command()
 @click.pass_obj
-@_reports_errors
+@reports_errors
 def resume(url: str | None) -> None:
     """Start runs again."""
     click.echo(_figures_text(_dispatcher(url).pause(on=False)))
@@ -314,7 +332,7 @@ def resume(url: str | None) -> None:
 @click.argument("run")
 @click.option("--now", is_flag=True, help="Kill the tests that run instead of letting them finish.")
 @click.pass_obj
-@_reports_errors
+@reports_errors
 def cancel(url: str | None, run: str, now: bool) -> None:
     """Cancel a run; what it has reported is kept."""
     from pytest_supercheck.model import RunId
@@ -329,7 +347,7 @@ def cancel(url: str | None, run: str, now: bool) -> None:
 @click.argument("run")
 @click.argument("rank", type=click.Choice(["high", "normal", "low"]))
 @click.pass_obj
-@_reports_errors
+@reports_errors
 def priority(url: str | None, run: str, rank: Any) -> None:
     """Change the rank of a run that waits."""
     from pytest_supercheck.model import RunId
@@ -349,7 +367,7 @@ def _known(state: str, run: str) -> None:
 @click.option("--queued", type=click.IntRange(0), metavar="M", help="Runs that may wait.")
 @click.option("--project", metavar="NAME", help="For one project, within the pool's limits.")
 @click.pass_obj
-@_reports_errors
+@reports_errors
 def limits(url: str | None, running: int | None, queued: int | None, project: str | None) -> None:
     """Show the limits, or set them at once, while everything runs."""
     figures = _dispatcher(url).limits(running=running, queued=queued, project=project)

@@ -12,8 +12,8 @@
 --   returns   a JSON object; `promoted` [[job, worker], ...] is for its log; `error` is a caller's fault
 --
 -- Keys                    type    TTL     meaning
---   sc:pool               hash    none    seq (age of the last run), ewma_ms (how long runs take), paused: settings
---                                         and one row of statistics
+--   sc:pool               hash    none    seq (age of the last run), ewma_ms (how long runs take), refused (how many
+--                                         were), paused: settings and one row of statistics
 --   sc:limits             hash    none    running, queued: the pool's capacities; configuration
 --   sc:limits:PROJECT     hash    none    the same of one project; an absent field is no limit
 --   sc:held               set     index   jobs that hold a slot; running = its size, no counter that could leak
@@ -956,6 +956,7 @@ end
 local function refuse(run)
   leave_indexes(run)
   erase(run)
+  call('HINCRBY', 'sc:pool', 'refused', 1)
   local now = figures(run.project)
   return {refused = 1, figures = now, retry_after_s = retry_after_s(now)}
 end
@@ -1064,7 +1065,7 @@ function ops.queue()
   end
 end
 
--- A run that lapsed work leaves as it is: unlike `keep`, nobody's sign of life.
+-- Unlike `keep`, nobody's sign of life.
 function ops.look() return status_of(args.run) end
 
 -- When a lease was last renewed, or nil.
@@ -1093,7 +1094,8 @@ function ops.pool()
     local workers, executions = {}, {}
     for _, id in ipairs(call('SMEMBERS', 'sc:workers')) do workers[#workers + 1] = worker_row(id) end
     for _, job in ipairs(call('SMEMBERS', 'sc:held')) do executions[#executions + 1] = execution_row(job) end
-    return {now_ms = NOW, workers = workers, executions = executions}
+    return {now_ms = NOW, workers = workers, executions = executions, unrecorded = call('ZCARD', 'sc:ended'),
+            refused = tonumber(call('HGET', 'sc:pool', 'refused') or 0)}
   end
 end
 
@@ -1118,12 +1120,23 @@ function ops.tick() return {} end
 
 -- Operations of a recorder --------------------------------------------------------------------------------------------
 
+-- How often each number has been given out, as "N-TIMES".
+local function attempts(run_id)
+  local found, n = {}, 1
+  while true do
+    local times = call('HGET', run_key(run_id), 'attempt:' .. n)
+    if not times then return found end
+    found[n], n = n .. '-' .. times, n + 1
+  end
+end
+
 local function details(run)
   local more = read(run_key(run.id), {'spec', 'ended_ms'}, {ended_ms = true})
   return {
     run = run.id, project = run.project, priority = run.priority, state = run.state, want = run.want,
     outcome = run.outcome or '', message = run.message or '', total = run.total, spec = more.spec or '{}',
     submitted_ms = run.submitted_ms, started_ms = run.started_ms, ended_ms = more.ended_ms,
+    attempts = attempts(run.id),
   }
 end
 

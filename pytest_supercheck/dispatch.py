@@ -230,6 +230,8 @@ class Dispatcher:
             now_ms=reply["now_ms"],
             workers=tuple(sorted(workers, key=lambda worker: (worker.host, worker.pid, worker.worker))),
             executions=tuple(sorted(executions, key=lambda execution: (execution.run, execution.n))),
+            unrecorded=reply["unrecorded"],
+            refused=reply["refused"],
         )
 
     def limits(self, *, running: int | None = None, queued: int | None = None, project: str | None = None) -> Figures:
@@ -595,7 +597,8 @@ def _run_status(run: RunId, reply: Reply) -> RunStatus:
 def _run_details(row: Reply) -> RunDetails:
     priority = PRIORITIES[row.pop("priority")]
     optional = {name: row.pop(name, None) for name in ("total", "started_ms", "ended_ms")}
-    return RunDetails(priority=priority, **optional, **row)
+    attempts = tuple(row.pop("attempts"))  # an empty list comes as an empty object
+    return RunDetails(priority=priority, attempts=attempts, **optional, **row)
 
 
 def _pool_worker(row: Reply) -> PoolWorker:

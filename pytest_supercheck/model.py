@@ -254,6 +254,10 @@ class PoolStatus:
     workers: tuple[PoolWorker, ...]
     #: By run, then number.
     executions: tuple[PoolExecution, ...]
+    #: Runs that have ended and are not recorded.
+    unrecorded: int
+    #: Runs refused because the queue was full, since the pool's data began.
+    refused: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -284,6 +288,8 @@ class RunDetails:
     started_ms: int | None
     #: When it ended, ms since 1970; None before.
     ended_ms: int | None
+    #: ``N-TIMES`` for each number of a slot: how often it was given out.
+    attempts: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -63,6 +63,19 @@ class RedisGateway:
         """
         return cls(connect_redis(url, username=username, password=password, timeout_s=timeout_s))
 
+    @classmethod
+    def later(cls, url: str, *, username: str | None = None, password: str | None = None) -> RedisGateway:
+        """
+        Make a gateway without asking whether the server is there: for who outlives its absences.
+
+        Raises:
+            Unreachable: The URL is malformed.
+        """
+        try:
+            return cls(open_redis(url, username, password, socket_timeout=CONNECT_TIMEOUT_S))
+        except ValueError:
+            raise _malformed(url) from None
+
     def __enter__(self) -> Self:
         return self
 
@@ -75,6 +88,17 @@ class RedisGateway:
         """Close the connections."""
         self.dispatcher.close()
         self._client.close()
+
+    def check(self) -> None:
+        """
+        Check that the server answers, lets us in, takes writes and is new enough.
+
+        Raises:
+            Unreachable: It does not; the message says why and what to do.
+        """
+        with redis_errors():
+            facts: Any = self._client.info()
+        check_server(facts)
 
     def submit(self, request: RunRequest) -> Admission:
         """As `Gateway.submit`."""
@@ -128,10 +152,7 @@ def connect_redis(
         checker = open_redis(url, username, password, socket_timeout=timeout_s, retry=Retry(NoBackoff(), 0))
         client = open_redis(url, username, password, socket_timeout=timeout_s)
     except ValueError:
-        # Its words are kept back: they may quote a part of the password.
-        raise Unreachable(
-            f"{masked(url)} is not a Redis URL. Use redis://, rediss:// or unix://, and percent-encode the password."
-        ) from None
+        raise _malformed(url) from None
     try:
         _check_within(checker, timeout_s)
     except Unreachable as exc:
@@ -173,6 +194,13 @@ def is_new_enough(version: str) -> bool:
     """
     numbers = [int(number) for number in re.findall(r"\d+", version)[:2]]
     return tuple(numbers) >= OLDEST_VERSION
+
+
+def _malformed(url: str) -> Unreachable:
+    # Without the words of the error: they may quote a part of the password.
+    return Unreachable(
+        f"{masked(url)} is not a Redis URL. Use redis://, rediss:// or unix://, and percent-encode the password."
+    )
 
 
 def open_redis(url: str, username: str | None = None, password: str | None = None, **settings: Any) -> redis.Redis:

@@ -1,0 +1,178 @@
+"""
+Who may come in: tokens, sessions of browsers, and protection against other sites' forms.
+
+Between the database and the routes; knows rows and secrets, nothing of HTTP but what a cookie holds.
+
+As long as no token has been made, a server on a loopback address lets in whoever reaches it under a local name, as
+Redis there does; on any other address it does not start. With the first token everybody has to sign in.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import secrets
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from sqlalchemy import delete, insert, select, update
+
+from supercheck_server.database import Database
+from supercheck_server.tables import sessions, tokens
+
+#: What every token begins with, so that scanners for secrets can find one.
+PREFIX: Final = "sct_"
+#: Seconds that a browser stays signed in.
+SESSION_S: Final = 14 * 24 * 3600
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Token:
+    """A token without its secret."""
+
+    #: Its public id.
+    id: str
+    #: What whoever made it calls it.
+    name: str
+    #: When it was made, ms since 1970.
+    created_ms: int
+    #: When it lapses, ms since 1970; None for never.
+    expires_ms: int | None
+    #: When it was revoked, ms since 1970; None while it is not.
+    revoked_ms: int | None
+
+
+class Access:
+    """The tokens and sessions of a database."""
+
+    def __init__(self, database: Database, *, now_ms: Callable[[], int] = lambda: int(time.time() * 1000)) -> None:
+        self._database = database
+        self._now_ms = now_ms
+
+    def create(self, name: str, *, days: int | None = None) -> tuple[Token, str]:
+        """
+        Make a token.
+
+        Args:
+            days: Until it lapses, from 1; None for never.
+
+        Returns:
+            The token, and its secret of 256 random bits, which is nowhere else.
+        """
+        secret = PREFIX + secrets.token_urlsafe(32)
+        now_ms = self._now_ms()
+        token = Token(
+            id=secrets.token_hex(4),
+            name=name,
+            created_ms=now_ms,
+            expires_ms=now_ms + days * 86_400_000 if days else None,
+            revoked_ms=None,
+        )
+        row = {
+            "id": token.id,
+            "name": name,
+            "hash": _hash(secret),
+            "created_ms": now_ms,
+            "expires_ms": token.expires_ms,
+        }
+        with self._database.write() as connection:
+            connection.execute(insert(tokens).values(row))
+        return token, secret
+
+    def list(self) -> list[Token]:
+        """All tokens, the oldest first."""
+        columns = (tokens.c.id, tokens.c.name, tokens.c.created_ms, tokens.c.expires_ms, tokens.c.revoked_ms)
+        with self._database.read() as connection:
+            rows = connection.execute(select(*columns).order_by(tokens.c.created_ms, tokens.c.id)).mappings()
+            return [Token(**row) for row in rows]
+
+    def revoke(self, token_id: str) -> bool:
+        """
+        Let nobody in with a token any more, nor with a session that it began.
+
+        Returns:
+            False when there is no such token.
+        """
+        with self._database.write() as connection:
+            connection.execute(delete(sessions).where(sessions.c.token_id == token_id))
+            revoked = update(tokens).where(tokens.c.id == token_id, tokens.c.revoked_ms.is_(None))
+            connection.execute(revoked.values(revoked_ms=self._now_ms()))
+            return connection.execute(select(tokens.c.id).where(tokens.c.id == token_id)).first() is not None
+
+    def is_open(self) -> bool:
+        """Whether no token has ever been made."""
+        with self._database.read() as connection:
+            return connection.execute(select(tokens.c.id).limit(1)).first() is None
+
+    def by_secret(self, secret: str) -> Token | None:
+        """The token with that secret; None when there is none, or it has lapsed or was revoked."""
+        wanted = _hash(secret)
+        with self._database.read() as connection:
+            row = connection.execute(select(tokens).where(tokens.c.hash == wanted)).mappings().first()
+        # The index has compared hashes, which tell nobody anything; this comparison takes the same time for all.
+        if row is None or not hmac.compare_digest(row["hash"], wanted):
+            return None
+        return self._valid(Token(**{name: row[name] for name in Token.__slots__}))
+
+    def sign_in(self, secret: str) -> str | None:
+        """
+        Begin a browser's session.
+
+        Returns:
+            What its cookie holds; None when the secret is no valid token's.
+        """
+        token = self.by_secret(secret)
+        if token is None:
+            return None
+        cookie = secrets.token_urlsafe(32)
+        row = {"hash": _hash(cookie), "token_id": token.id, "expires_ms": self._now_ms() + SESSION_S * 1000}
+        with self._database.write() as connection:
+            connection.execute(delete(sessions).where(sessions.c.expires_ms <= self._now_ms()))
+            connection.execute(insert(sessions).values(row))
+        return cookie
+
+    def by_cookie(self, cookie: str) -> Token | None:
+        """The token with which a browser has signed in; None when its session or its token is over."""
+        columns = [tokens.c[name] for name in Token.__slots__]
+        joined = select(*columns).join(sessions, sessions.c.token_id == tokens.c.id)
+        valid = joined.where(sessions.c.hash == _hash(cookie), sessions.c.expires_ms > self._now_ms())
+        with self._database.read() as connection:
+            row = connection.execute(valid).mappings().first()
+        return self._valid(Token(**row)) if row else None
+
+    def sign_out(self, cookie: str) -> None:
+        """End a browser's session."""
+        with self._database.write() as connection:
+            connection.execute(delete(sessions).where(sessions.c.hash == _hash(cookie)))
+
+    def _valid(self, token: Token) -> Token | None:
+        lapsed = token.expires_ms is not None and token.expires_ms <= self._now_ms()
+        return None if lapsed or token.revoked_ms is not None else token
+
+
+def form_token(cookie: str) -> str:
+    """
+    What a form has to bring, so that it is one of our pages: nobody without the cookie can make it.
+
+    Returns:
+        Another one each time, so that compression tells nothing about it.
+    """
+    nonce = secrets.token_urlsafe(9)
+    return f"{nonce}.{_sign(cookie, nonce)}"
+
+
+def is_form_token(cookie: str, given: str) -> bool:
+    """Whether a form's token was made for that cookie."""
+    nonce, _, signature = given.partition(".")
+    return hmac.compare_digest(_sign(cookie, nonce).encode(), signature.encode("utf-8", "replace"))
+
+
+def _sign(cookie: str, nonce: str) -> str:
+    key = cookie.encode("utf-8", "replace")
+    return hmac.new(key, f"form {nonce}".encode("utf-8", "replace"), hashlib.sha256).hexdigest()
+
+
+def _hash(secret: str) -> str:
+    return hashlib.sha256(secret.encode("utf-8", "replace")).hexdigest()

@@ -1,0 +1,289 @@
+"""
+The HTTP API, version 1: what programs may see and do, described at `/openapi.json`.
+
+Between HTTP and the dispatcher and history; the same dispatcher that clients in the network use.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Annotated, Any, Final
+
+from fastapi import APIRouter, HTTPException, Path, Query, Request
+from fastapi.params import Depends
+from pydantic import BaseModel, Field
+from starlette.responses import StreamingResponse
+
+from pytest_supercheck.dispatch import Dispatcher
+from pytest_supercheck.model import Figures, PoolExecution, PoolStatus, Priority, QueuedRun, RunId
+from supercheck_server.feed import Feed
+from supercheck_server.history import History, RunFilter, RunRow
+from supercheck_server.view import QueueView
+
+#: What a run's id looks like; anything else is unknown without asking.
+RUN_ID: Final = r"^[A-Za-z0-9][A-Za-z0-9_-]{0,127}$"
+
+RunPath = Annotated[str, Path(pattern=RUN_ID, description="A run's id.")]
+
+
+class Trouble(BaseModel):
+    """Why a request was not answered."""
+
+    #: In words.
+    detail: str
+
+
+class Cancel(BaseModel):
+    """How to cancel."""
+
+    now: bool = Field(False, description="Kill the tests that run instead of letting them finish.")
+
+
+class Rank(BaseModel):
+    """A run's new rank."""
+
+    priority: Priority
+
+
+class Limits(BaseModel):
+    """New limits; what is absent or null stays."""
+
+    running: int | None = Field(None, ge=0, le=1_000_000, description="Executions at a time.")
+    queued: int | None = Field(None, ge=0, le=1_000_000, description="Runs that may wait.")
+    project: str | None = Field(
+        None, min_length=1, max_length=200, description="For one project; the pool's limits when absent."
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Queue(Figures):
+    """The pool's figures with its runs and executions."""
+
+    #: Running runs by age, then waiting ones in rank order.
+    runs: tuple[QueuedRun, ...]
+    #: Who runs what.
+    executions: tuple[PoolExecution, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """A run, alive or recorded."""
+
+    #: Its id and whose it is.
+    run: str
+    project: str
+    #: `waiting`, `running`, `stopping` or `ended`.
+    state: str
+    #: `live`, `passed`, `failed`, or what ended it.
+    verdict: str
+    #: What ended it, and in words; empty while it lives.
+    outcome: str
+    message: str
+    #: Tests reported, tests in all (null while unknown), and the share in percent.
+    done: int
+    total: int | None
+    percent: float
+    #: Executions that hold a slot; place in the queue from 1, 0 for none; seconds until a slot is likely.
+    held: int
+    position: int
+    eta_s: float | None
+    #: Executions that have begun so far, each a number and how often it was given out.
+    attempts: tuple[str, ...]
+    #: Times, ms since 1970.
+    submitted_ms: int | None
+    started_ms: int | None
+    ended_ms: int | None
+    #: The run's row in the history; null while there is none.
+    record: RunRow | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Runs:
+    """A page of runs."""
+
+    #: The last submitted first.
+    runs: list[RunRow]
+    #: What to give as `after` for the next page; empty at the end.
+    after: str
+
+
+ANSWERS: Final[dict[int | str, dict[str, Any]]] = {
+    400: {"model": Trouble, "description": "The request cannot be read"},
+    401: {"model": Trouble, "description": "No token, or one that is not valid"},
+    403: {"model": Trouble, "description": "Not allowed"},
+    503: {"model": Trouble, "description": "Redis or the database cannot be used now"},
+}
+UNKNOWN: Final[dict[int | str, dict[str, Any]]] = {404: {"model": Trouble, "description": "There is no such run"}}
+EVENTS: Final[dict[int | str, dict[str, Any]]] = {
+    200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}, "description": "Server-sent events"}
+}
+
+
+def api_routes(dispatcher: Dispatcher, history: History, queue_feed: Callable[[], Feed], *, gate: Depends) -> APIRouter:
+    """
+    Make the routes.
+
+    Args:
+        queue_feed: The feed whose pictures are `queue_of` as JSON.
+        gate: Decides who may come in.
+    """
+    routes = APIRouter(prefix="/api/v1", responses=ANSWERS, dependencies=[gate])
+
+    @routes.get("/queue", tags=["queue"], summary="Who runs and who waits")
+    def queue() -> Queue:
+        return queue_of(QueueView.look(dispatcher))
+
+    @routes.get(
+        "/queue/events", tags=["queue"], summary="The same, whenever it changes", responses=EVENTS,
+        response_class=StreamingResponse,
+    )  # fmt: skip
+    async def queue_events() -> StreamingResponse:
+        return event_stream(queue_feed())
+
+    @routes.post("/queue/pause", tags=["queue"], summary="Start nothing new; what runs goes on")
+    def pause() -> Figures:
+        return dispatcher.pause(on=True)
+
+    @routes.post("/queue/resume", tags=["queue"], summary="Start runs again")
+    def resume() -> Figures:
+        return dispatcher.pause(on=False)
+
+    @routes.post("/queue/limits", tags=["queue"], summary="Change the limits, at once")
+    def limits(new: Limits) -> Figures:
+        return dispatcher.limits(running=new.running, queued=new.queued, project=new.project)
+
+    @routes.get("/workers", tags=["queue"], summary="Who works on what")
+    def workers() -> PoolStatus:
+        return dispatcher.pool()
+
+    @routes.get("/runs", tags=["runs"], summary="The runs of the history, the last submitted first")
+    def runs(
+        project: Annotated[str, Query(max_length=200)] = "",
+        verdict: Annotated[str, Query(max_length=50)] = "",
+        branch: Annotated[str, Query(max_length=500)] = "",
+        trigger: Annotated[str, Query(max_length=50)] = "",
+        search: Annotated[str, Query(max_length=200)] = "",
+        since_ms: Annotated[int | None, Query(ge=0, le=1 << 53)] = None,
+        until_ms: Annotated[int | None, Query(ge=0, le=1 << 53)] = None,
+        after: Annotated[str, Query(max_length=64)] = "",
+        limit: Annotated[int, Query(ge=1, le=200)] = 50,
+    ) -> Runs:
+        wanted = RunFilter(
+            project=project, verdict=verdict, branch=branch, trigger=trigger, search=search,
+            since_ms=since_ms, until_ms=until_ms,
+        )  # fmt: skip
+        rows = history.runs(wanted, after=after, limit=limit)
+        return Runs(runs=rows, after=rows[-1].key if len(rows) == limit else "")
+
+    @routes.get("/runs/{run_id}", tags=["runs"], summary="Where a run stands", responses=UNKNOWN)
+    def run(run_id: RunPath) -> Run:
+        return _known(look_at_run(dispatcher, history, run_id))
+
+    @routes.post(
+        "/runs/{run_id}/cancel", tags=["runs"], summary="Cancel a run; its results are kept", responses=UNKNOWN
+    )
+    def cancel(run_id: RunPath, request: Request, how: Cancel | None = None) -> Run:
+        now = how is not None and how.now
+        cancel_run(dispatcher, run_id, visitor=request.state.visitor, now=now)
+        return _known(look_at_run(dispatcher, history, run_id))
+
+    @routes.post("/runs/{run_id}/priority", tags=["runs"], summary="Change a run's rank", responses=UNKNOWN)
+    def priority(run_id: RunPath, rank: Rank) -> Run:
+        dispatcher.priority(RunId(run_id), priority=rank.priority)
+        return _known(look_at_run(dispatcher, history, run_id))
+
+    return routes
+
+
+def cancel_run(dispatcher: Dispatcher, run: str, *, visitor: str, now: bool) -> None:
+    """
+    Cancel a run in somebody's name.
+
+    Args:
+        visitor: Who it was; goes into the run's message.
+        now: Kill the tests that run instead of letting them finish.
+    """
+    words = f"cancelled through the server by {visitor}"
+    dispatcher.cancel(RunId(run), outcome="cancelled", how="kill" if now else "leave", message=words)
+
+
+def queue_of(view: QueueView) -> Queue:
+    """The queue as the API shows it."""
+    figures = {name: getattr(view.queue.figures, name) for name in Figures.__slots__}
+    return Queue(**figures, runs=view.queue.runs, executions=view.pool.executions)
+
+
+def event_stream(feed: Feed) -> StreamingResponse:
+    """A feed as a response that lasts; no proxy on the way keeps it back."""
+    headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+    return StreamingResponse(feed.watch(), media_type="text/event-stream", headers=headers)
+
+
+def look_at_run(dispatcher: Dispatcher, history: History, run: str) -> Run | None:
+    """
+    Look where a run stands, in the pool or in the history.
+
+    Returns:
+        None when neither knows it.
+    """
+    record = history.run(run)
+    details = dispatcher.details(RunId(run))
+    if details is None:
+        return _recorded(record) if record else None
+    status = dispatcher.look(RunId(run))
+    if status.state == "gone":
+        return _recorded(record) if record else None
+    return Run(
+        run=run,
+        project=details.project,
+        state=status.state,
+        verdict=record.verdict if record else "live",
+        outcome=status.outcome,
+        message=status.message,
+        done=status.done,
+        total=status.total,
+        percent=_percent(status.done, status.total),
+        held=status.held,
+        position=status.position,
+        eta_s=status.eta_s,
+        attempts=details.attempts,
+        submitted_ms=details.submitted_ms,
+        started_ms=details.started_ms,
+        ended_ms=details.ended_ms,
+        record=record,
+    )
+
+
+def _recorded(record: RunRow) -> Run:
+    return Run(
+        run=record.id,
+        project=record.project,
+        state="ended",
+        verdict=record.verdict,
+        outcome=record.outcome,
+        message=record.message,
+        done=record.done,
+        total=record.total,
+        percent=_percent(record.done, record.total),
+        held=0,
+        position=0,
+        eta_s=None,
+        attempts=(),
+        submitted_ms=record.submitted_ms,
+        started_ms=record.started_ms,
+        ended_ms=record.ended_ms,
+        record=record,
+    )
+
+
+def _percent(done: int, total: int | None) -> float:
+    if total is None:
+        return 0.0
+    return round(100 * done / total, 1) if total else 100.0
+
+
+def _known(run: Run | None) -> Run:
+    if run is None:
+        raise HTTPException(404, "There is no such run.")
+    return run

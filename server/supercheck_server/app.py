@@ -1,0 +1,163 @@
+"""
+The server's object graph: settings in, an ASGI application out.
+
+The one place that knows all parts; below it everybody is handed what it needs.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import asdict
+from importlib import resources
+from typing import Final
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.staticfiles import StaticFiles
+from starlette.exceptions import HTTPException
+from starlette.middleware.gzip import GZipMiddleware
+from starlette.responses import JSONResponse, Response
+
+from pytest_supercheck import __version__
+from pytest_supercheck.errors import SupercheckError, Unreachable
+from pytest_supercheck.redis_gateway import RedisGateway
+from supercheck_server.access import Access
+from supercheck_server.api import api_routes, queue_of
+from supercheck_server.database import Database
+from supercheck_server.errors import DatabaseTrouble
+from supercheck_server.feed import Feeds
+from supercheck_server.gate import Gate, sign_in_address
+from supercheck_server.health import health_routes
+from supercheck_server.history import History
+from supercheck_server.live_pages import live_routes
+from supercheck_server.metrics import Metrics
+from supercheck_server.render import CONTENT_SECURITY_POLICY, Renderer, static_version
+from supercheck_server.settings import Settings
+from supercheck_server.sign_in import sign_in_routes
+from supercheck_server.view import QueueView
+
+_TITLES: Final = {
+    400: "That cannot be read",
+    401: "Sign in",
+    403: "Not allowed",
+    404: "Not found",
+    405: "Not here",
+    503: "Not now",
+}
+
+
+class Parts:
+    """What a server is made of; made once, closed at its end."""
+
+    def __init__(self, settings: Settings) -> None:
+        """
+        Make the parts, and the database's tables.
+
+        Raises:
+            Unreachable: No pool was given, or its URL is malformed.
+            DatabaseTrouble: The database cannot be used.
+        """
+        if settings.redis_url is None:
+            raise Unreachable("No pool was given: set SUPERCHECK_REDIS_URL, or use --url redis://HOST:6379/0.")
+        self.settings = settings
+        self.gateway = RedisGateway.later(settings.redis_url, password=settings.redis_password)
+        self.dispatcher = self.gateway.dispatcher
+        self.database = Database(settings.database_url)
+        self.database.migrate()
+        self.history = History(self.database)
+        self.access = Access(self.database)
+        self.metrics = Metrics(self.dispatcher)
+        self.feeds = Feeds()
+
+    def close(self) -> None:
+        """Close the connections."""
+        self.gateway.close()
+        self.database.close()
+
+
+def create_app(parts: Parts) -> FastAPI:
+    """
+    Make the application.
+
+    Args:
+        parts: Closed by whoever made them, after the application has ended.
+    """
+
+    @asynccontextmanager
+    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+        yield
+        parts.feeds.close()
+
+    app = FastAPI(
+        title="pytest-supercheck", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None,
+        description="The pool's queue and the history of its runs.",
+    )  # fmt: skip
+    gate, renderer = Gate(parts.access), Renderer()
+
+    def queue_json() -> str:
+        return json.dumps(asdict(queue_of(QueueView.look(parts.dispatcher))))
+
+    checks = {"redis": parts.gateway.check, "database": parts.database.check}
+    app.include_router(health_routes(checks, parts.metrics))
+    app.include_router(
+        api_routes(
+            parts.dispatcher,
+            parts.history,
+            lambda: parts.feeds.named("api queue", queue_json, event="queue"),
+            gate=gate.programs(),
+        )
+    )
+    app.include_router(sign_in_routes(parts.access, renderer))
+    app.include_router(live_routes(parts.dispatcher, renderer, parts.feeds, gate=gate.people()))
+    files = StaticFiles(directory=str(resources.files("supercheck_server") / "static"))
+    app.mount(f"/static/{static_version()}", files, name="static")
+    app.add_middleware(GZipMiddleware, minimum_size=1000, compresslevel=5)
+    app.middleware("http")(_with_headers)
+    _answer_errors(app, renderer)
+    return app
+
+
+async def _with_headers(request: Request, proceed: Callable[[Request], Awaitable[Response]]) -> Response:
+    response = await proceed(request)
+    response.headers.setdefault("Content-Security-Policy", CONTENT_SECURITY_POLICY)
+    response.headers["X-Content-Type-Options"] = "nosniff"
+    response.headers["Referrer-Policy"] = "same-origin"
+    if request.url.path.startswith("/static/") and response.status_code == 200:
+        response.headers["Cache-Control"] = "public, max-age=31536000, immutable"
+    return response
+
+
+def _answer_errors(app: FastAPI, renderer: Renderer) -> None:
+    """Errors as JSON to programs, as pages to people."""
+
+    def answer(request: Request, status: int, words: str, headers: dict[str, str] | None = None) -> Response:
+        if _is_program(request):
+            return JSONResponse({"detail": words}, status, headers)
+        title = _TITLES.get(status, "Something went wrong")
+        page = {"title": title, "words": words, "sign_in": sign_in_address(request)}
+        response = renderer.page(request, "message.html", status=status, **page)
+        response.headers.update(headers or {})
+        return response
+
+    @app.exception_handler(HTTPException)
+    async def on_http(request: Request, exc: HTTPException) -> Response:
+        return answer(request, exc.status_code, str(exc.detail), dict(exc.headers or {}))
+
+    @app.exception_handler(RequestValidationError)
+    async def on_invalid(request: Request, exc: RequestValidationError) -> Response:
+        places = {str(part) for error in exc.errors() for part in error["loc"]}
+        if "run_id" in places:
+            return answer(request, 404, "There is no such run.")
+        first = exc.errors()[0]
+        return answer(request, 400, f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}")
+
+    @app.exception_handler(SupercheckError)
+    async def on_trouble(request: Request, exc: SupercheckError) -> Response:
+        passing = isinstance(exc, (Unreachable, DatabaseTrouble))
+        return answer(request, 503 if passing else 500, str(exc), {"Retry-After": "5"} if passing else None)
+
+
+def _is_program(request: Request) -> bool:
+    return request.url.path.startswith("/api/") or "text/html" not in request.headers.get("accept", "")

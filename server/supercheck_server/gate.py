@@ -1,0 +1,169 @@
+"""
+The gate in front of the routes: who is asking, may they, and does the request come from a page of ours.
+
+Between HTTP and `access`. Answers 401 and 403 as JSON to programs and as pages to people.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import secrets
+from typing import Annotated, Final
+from urllib.parse import quote, urlsplit
+
+from fastapi import Depends, HTTPException, Request
+from fastapi.params import Depends as Dependency
+from fastapi.security import HTTPBearer
+from starlette.concurrency import run_in_threadpool
+from starlette.responses import Response
+
+from supercheck_server.access import SESSION_S, Access, form_token, is_form_token
+
+#: The browser's cookie. Without a session it only ties forms to the browser.
+COOKIE: Final = "supercheck"
+#: Where a form or a script brings the form's token.
+FIELD: Final = "form_token"
+HEADER: Final = "X-Form-Token"
+
+_SAFE: Final = frozenset({"GET", "HEAD", "OPTIONS"})
+
+#: For the OpenAPI document; the gate reads the header by itself.
+_BEARER: Final = HTTPBearer(auto_error=False, description="A token, as `supercheck token create` prints it.")
+
+
+class Gate:
+    """Decides about requests; its two dependencies stand before all routes but health, sign-in and static files."""
+
+    def __init__(self, access: Access) -> None:
+        self._access = access
+
+    def programs(self) -> Dependency:
+        """The dependency of the HTTP API: a token, or a browser's session or an open server and no foreign page."""
+
+        def check(request: Request, _shown: Annotated[object, Depends(_BEARER)]) -> None:
+            self._let_in(request)
+            by_token = "authorization" in request.headers
+            if by_token or request.method in _SAFE:
+                return
+            check_origin(request)
+            if request.state.signed_in and not is_form_token(cookie_of(request), request.headers.get(HEADER, "")):
+                raise HTTPException(403, f"A browser's request needs its page's form token in {HEADER}.")
+
+        return Depends(check)
+
+    def people(self) -> Dependency:
+        """The dependency of pages: a browser's session or an open server, and for forms their token."""
+
+        async def check(request: Request) -> None:
+            await run_in_threadpool(self._let_in, request)
+            if request.method not in _SAFE:
+                await check_form(request)
+
+        return Depends(check)
+
+    def _let_in(self, request: Request) -> None:
+        kind, _, secret = request.headers.get("authorization", "").partition(" ")
+        if kind:
+            token = self._access.by_secret(secret.strip()) if kind.lower() == "bearer" else None
+            if token is None:
+                raise _unauthorized("This token is unknown, revoked or has expired.")
+        else:
+            token = self._access.by_cookie(cookie_of(request)) if cookie_of(request) else None
+        request.state.signed_in = token is not None
+        request.state.visitor = token.name if token else "local"
+        if token is None:
+            self._let_in_unknown(request)
+
+    def _let_in_unknown(self, request: Request) -> None:
+        if not self._access.is_open():
+            raise _unauthorized("Sign in, or send a token: Authorization: Bearer TOKEN.")
+        # No token yet: whoever is on this machine. A page of another site that has its name point here is not.
+        if not is_local(request.url.hostname or ""):
+            raise HTTPException(
+                403,
+                "No token has been made yet, so this server answers under a local name only: use "
+                "http://127.0.0.1, or make a token with 'supercheck token create' and sign in.",
+            )
+
+
+def is_local(host: str) -> bool:
+    """
+    Whether a host's name or address is this machine's own, whatever a name server says.
+
+    Args:
+        host: `localhost`, or a name below it, or an address.
+    """
+    if host == "localhost" or host.endswith(".localhost"):
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
+def cookie_of(request: Request) -> str:
+    """What the browser's cookie holds; empty for none."""
+    return request.cookies.get(COOKIE, "")
+
+
+def page_token(request: Request) -> str:
+    """The token for the forms of a page; `keep_cookie` has to see the page's response."""
+    if not cookie_of(request) and not hasattr(request.state, "new_cookie"):
+        request.state.new_cookie = secrets.token_urlsafe(32)
+    return form_token(getattr(request.state, "new_cookie", "") or cookie_of(request))
+
+
+def keep_cookie(request: Request, response: Response) -> None:
+    """Give the browser its cookie, if `page_token` has made one."""
+    made = getattr(request.state, "new_cookie", "")
+    if made:
+        set_cookie(request, response, made)
+
+
+def set_cookie(request: Request, response: Response, value: str) -> None:
+    """Give the browser a cookie; an empty one takes it away."""
+    response.set_cookie(
+        COOKIE,
+        value,
+        max_age=SESSION_S if value else 0,
+        httponly=True,
+        samesite="lax",
+        secure=request.url.scheme == "https",
+        path="/",
+    )
+
+
+async def check_form(request: Request) -> None:
+    """
+    Require that a form is one of ours.
+
+    Raises:
+        HTTPException: 403.
+    """
+    check_origin(request)
+    given = request.headers.get(HEADER) or str((await request.form()).get(FIELD, ""))
+    if not cookie_of(request) or not is_form_token(cookie_of(request), given):
+        raise HTTPException(403, "This form is too old, or not one of this server's. Load the page again.")
+
+
+def check_origin(request: Request) -> None:
+    """
+    Require that no page of another site sends this.
+
+    Raises:
+        HTTPException: 403.
+    """
+    origin = request.headers.get("origin")
+    foreign = origin is not None and urlsplit(origin).netloc != request.headers.get("host")
+    if foreign or request.headers.get("sec-fetch-site") in ("cross-site", "same-site"):
+        raise HTTPException(403, "A page of another site may not do this.")
+
+
+def sign_in_address(request: Request) -> str:
+    """Where to sign in, to come back to this page."""
+    here = request.url.path + (f"?{request.url.query}" if request.url.query else "")
+    return f"/sign-in?next={quote(here, safe='/')}" if request.method in _SAFE else "/sign-in"
+
+
+def _unauthorized(words: str) -> HTTPException:
+    return HTTPException(401, words, headers={"WWW-Authenticate": "Bearer"})

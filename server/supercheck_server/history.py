@@ -1,0 +1,522 @@
+"""
+Questions to the history, each answered from an index: no page costs more because there are more runs.
+
+Between the database and whoever shows it. Reads only; lists go on from the last row's key, never from an offset.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from sqlalchemy import ColumnElement, Select, func, literal, or_, select, tuple_
+
+from supercheck_server.database import Database
+from supercheck_server.outcomes import FAILING
+from supercheck_server.tables import causes, executions, failures, results, runs, tests
+
+#: Rows of a list.
+PAGE_ROWS: Final = 50
+#: Results of a test that its page shows.
+TEST_RESULTS: Final = 200
+#: Characters of a search that are looked at.
+SEARCH_LIMIT: Final = 200
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunRow:
+    """A run as lists show it."""
+
+    #: Its number in the history.
+    no: int
+    #: Its id.
+    id: str
+    #: Whose it is.
+    project: str
+    #: `live`, or as `RunSummary.verdict` has it.
+    verdict: str
+    #: How it ended; empty while it has not.
+    outcome: str
+    #: More words about that.
+    message: str
+    #: What started it.
+    trigger: str
+    #: The branch it ran on.
+    branch: str
+    #: The commit.
+    commit: str
+    #: The pull request; 0 for none.
+    pull_request: int
+    #: The repository's address.
+    repository: str
+    #: Who started it.
+    user: str
+    #: The machine of the session that started it.
+    host: str
+    #: The page of the CI job that started it.
+    url: str
+    #: Tests that it was to run.
+    total: int
+    #: Tests that passed, and so on.
+    passed: int
+    failed: int
+    errors: int
+    skipped: int
+    xfailed: int
+    xpassed: int
+    #: Executions that served it.
+    executions: int
+    #: Times, ms since 1970.
+    submitted_ms: int
+    started_ms: int | None
+    ended_ms: int | None
+    #: Its folder in the store; empty while it is not recorded.
+    folder: str
+    #: False while its record waits for the store.
+    delivered: bool
+
+    @property
+    def done(self) -> int:
+        """Tests with a result."""
+        return self.passed + self.failed + self.errors + self.skipped + self.xfailed + self.xpassed
+
+    @property
+    def bad(self) -> int:
+        """Tests that failed."""
+        return self.failed + self.errors
+
+    @property
+    def pass_rate(self) -> float:
+        """Share of the tests with a result that did not fail; 1 when there are none."""
+        return 1 - self.bad / self.done if self.done else 1.0
+
+    @property
+    def duration_s(self) -> float | None:
+        """Seconds from its first execution to its end; None when one of them is missing."""
+        return (self.ended_ms - self.started_ms) / 1000 if self.ended_ms and self.started_ms else None
+
+    @property
+    def key(self) -> str:
+        """Where a list goes on after it."""
+        return f"{self.submitted_ms}-{self.no}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunFilter:
+    """Which runs a list has; what is empty does not matter."""
+
+    #: One project.
+    project: str = ""
+    #: One verdict.
+    verdict: str = ""
+    #: One branch.
+    branch: str = ""
+    #: One trigger.
+    trigger: str = ""
+    #: Submitted at this time or later, ms since 1970.
+    since_ms: int | None = None
+    #: Submitted before this time, ms since 1970.
+    until_ms: int | None = None
+    #: The beginning of an id or commit, or a part of branch, user, project or message.
+    search: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResultRow:
+    """A test's result in a run."""
+
+    #: Place in the run's list of items.
+    position: int
+    #: The test.
+    key: str
+    nodeid: str
+    #: As pytest says it.
+    outcome: str
+    #: Seconds in all phases.
+    duration_s: float
+    #: Number of the execution that ran it.
+    n: int
+    #: Which attempt it was.
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FailureRow:
+    """A test's failure in a run."""
+
+    #: Place in the run's list of items.
+    position: int
+    #: The test.
+    key: str
+    nodeid: str
+    #: Setup, call or teardown.
+    phase: str
+    #: The first line of what pytest says.
+    message: str
+    #: Number of what it failed of.
+    cause_no: int
+    #: That, without what differs from time to time.
+    cause: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Comparison:
+    """A run beside the one before it."""
+
+    #: The run before.
+    before: RunRow
+    #: Failing now and not before; failing before and not now; failing both times. Keys with nodeids.
+    new: tuple[tuple[str, str], ...]
+    fixed: tuple[tuple[str, str], ...]
+    still: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TestRow:
+    """A test with what its last runs say."""
+
+    __test__ = False
+
+    #: Its number in the history.
+    no: int
+    #: Names it in addresses.
+    key: str
+    #: Whose it is.
+    project: str
+    #: pytest's.
+    nodeid: str
+    #: A letter per run, the newest last.
+    recent: str
+    #: Share of the changes between passing and failing that there could be.
+    flakiness: float
+    #: Microseconds that it takes.
+    mean_us: int
+    #: When it ran last, ms since 1970.
+    last_ms: int
+
+    @property
+    def pass_rate(self) -> float:
+        """Share of its last runs that did not fail."""
+        return 1 - sum(letter in FAILING for letter in self.recent) / len(self.recent) if self.recent else 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TestResult:
+    """One result of a test's history."""
+
+    __test__ = False
+
+    #: The run.
+    run: str
+    branch: str
+    commit: str
+    #: When that was submitted, ms since 1970.
+    submitted_ms: int
+    #: As pytest says it.
+    outcome: str
+    #: Seconds in all phases.
+    duration_s: float
+    #: Place in the run's list of items.
+    position: int
+    #: Which attempt it was.
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CauseRow:
+    """What tests have failed of."""
+
+    #: Its number in the history.
+    no: int
+    #: Whose tests.
+    project: str
+    #: In words.
+    title: str
+    #: Failures, tests and runs since the time asked for.
+    count: int
+    tests: int
+    runs: int
+    #: The first and the last run since then.
+    first_run: str
+    last_run: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExecutionRow:
+    """One execution of a run."""
+
+    #: Its number and its job.
+    n: int
+    job: str
+    #: Where it ran.
+    host: str
+    #: Times, ms since 1970.
+    started_ms: int
+    ended_ms: int | None
+
+
+class History:
+    """The questions."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def runs(self, wanted: RunFilter, *, after: str = "", limit: int = PAGE_ROWS) -> list[RunRow]:
+        """
+        A page of the runs, the last submitted first.
+
+        Args:
+            after: `RunRow.key` of the last row of the page before; what is malformed counts as empty.
+        """
+        query = _runs().where(*_matching(wanted)).order_by(runs.c.submitted_ms.desc(), runs.c.no.desc())
+        if (key := _parse_key(after)) is not None:
+            query = query.where(tuple_(runs.c.submitted_ms, runs.c.no) < tuple_(literal(key[0]), literal(key[1])))
+        return [_run(row) for row in self._all(query.limit(limit))]
+
+    def run(self, run: str) -> RunRow | None:
+        """The run with that id."""
+        rows = self._all(_runs().where(runs.c.id == run))
+        return _run(rows[0]) if rows else None
+
+    def live(self) -> list[RunRow]:
+        """The runs that were seen alive and have not been recorded, the first submitted first."""
+        query = _runs().where(runs.c.verdict == "live").order_by(runs.c.submitted_ms)
+        return [_run(row) for row in self._all(query)]
+
+    def undelivered(self) -> int:
+        """How many recorded runs wait for the store."""
+        query = select(func.count()).select_from(runs).where(runs.c.delivered == 0, runs.c.verdict != "live")
+        return self._count(query)
+
+    def choices(self, column: str) -> list[str]:
+        """
+        The different values of a column of the runs, by leaps through its index.
+
+        Args:
+            column: `project`, `verdict`, `branch` or `trigger`.
+        """
+        values = runs.c[column]
+        first = select(func.min(values).label("value"))
+        leaps = first.cte("leaps", recursive=True)
+        following = select(func.min(values)).where(values > leaps.c.value).scalar_subquery()
+        leaps = leaps.union_all(select(following).where(leaps.c.value.is_not(None)))
+        query = select(leaps.c.value).where(leaps.c.value.is_not(None)).limit(200)
+        return [row["value"] for row in self._all(query) if row["value"]]
+
+    def previous(self, run: RunRow) -> RunRow | None:
+        """The run of the same project and branch that was submitted before, and ran as far as it was meant to."""
+        query = (
+            _runs()
+            .where(runs.c.branch == run.branch, runs.c.project == run.project, runs.c.verdict.in_(("passed", "failed")))
+            .where(tuple_(runs.c.submitted_ms, runs.c.no) < tuple_(literal(run.submitted_ms), literal(run.no)))
+            .order_by(runs.c.submitted_ms.desc(), runs.c.no.desc())
+        )
+        rows = self._all(query.limit(1))
+        return _run(rows[0]) if rows else None
+
+    def compare(self, run: RunRow, before: RunRow) -> Comparison:
+        """Which tests fail anew, no more and still; one that did not run at all is neither new nor fixed."""
+        now, then = self._failing(run.no), self._failing(before.no)
+        ran = self._ran(run.no, [no for no in then if no not in now])
+        return Comparison(
+            before=before,
+            new=tuple(test for no, test in now.items() if no not in then),
+            fixed=tuple(test for no, test in then.items() if no in ran),
+            still=tuple(test for no, test in now.items() if no in then),
+        )
+
+    def failures(self, run_no: int, *, after: int = -1, limit: int = PAGE_ROWS) -> list[FailureRow]:
+        """A page of a run's failures, in collection order, from the position after `after` on."""
+        query = (
+            select(
+                failures.c.position, tests.c.key, tests.c.nodeid, failures.c.phase, failures.c.message,
+                failures.c.cause_no, causes.c.title.label("cause"),
+            )
+            .join(tests, tests.c.no == failures.c.test_no)
+            .join(causes, causes.c.no == failures.c.cause_no)
+            .where(failures.c.run_no == run_no, failures.c.position > after)
+            .order_by(failures.c.position)
+        )  # fmt: skip
+        return [FailureRow(**row) for row in self._all(query.limit(limit))]
+
+    def results(self, run_no: int, *, after: int = -1, limit: int = PAGE_ROWS) -> list[ResultRow]:
+        """A page of a run's results, in collection order, from the position after `after` on."""
+        query = (
+            select(
+                results.c.position, tests.c.key, tests.c.nodeid, results.c.outcome, results.c.duration_us,
+                results.c.n, results.c.attempt,
+            )
+            .join(tests, tests.c.no == results.c.test_no)
+            .where(results.c.run_no == run_no, results.c.position > after)
+            .order_by(results.c.position)
+        )  # fmt: skip
+        return [
+            ResultRow(duration_s=row["duration_us"] / 1e6, **{k: row[k] for k in row if k != "duration_us"})
+            for row in self._all(query.limit(limit))
+        ]
+
+    def executions(self, run_no: int) -> list[ExecutionRow]:
+        """A run's executions, in order of their start; the first 500."""
+        columns = [executions.c[name] for name in ExecutionRow.__slots__]
+        query = select(*columns).where(executions.c.run_no == run_no)
+        return [ExecutionRow(**row) for row in self._all(query.order_by(executions.c.started_ms).limit(500))]
+
+    def test(self, key: str) -> TestRow | None:
+        """The test with that key."""
+        rows = self._all(_tests().where(tests.c.key == key))
+        return TestRow(**rows[0]) if rows else None
+
+    def test_results(self, test_no: int) -> list[TestResult]:
+        """A test's last results, the newest first."""
+        query = (
+            select(
+                runs.c.id.label("run"), runs.c.branch, runs.c.commit, runs.c.submitted_ms, results.c.outcome,
+                results.c.duration_us, results.c.position, results.c.attempt,
+            )
+            .join(runs, runs.c.no == results.c.run_no)
+            .where(results.c.test_no == test_no)
+            .order_by(results.c.run_no.desc())
+        )  # fmt: skip
+        return [
+            TestResult(duration_s=row["duration_us"] / 1e6, **{k: row[k] for k in row if k != "duration_us"})
+            for row in self._all(query.limit(TEST_RESULTS))
+        ]
+
+    def first_bad_run(self, test_no: int) -> str | None:
+        """The run with which a test that fails now began to fail; None when its last result is no failure."""
+        mine = results.c.test_no == test_no
+        with self._database.read() as connection:
+            newest = select(results.c.outcome).where(mine).order_by(results.c.run_no.desc()).limit(1)
+            if connection.execute(newest).scalar() not in ("failed", "error"):
+                return None
+            good = select(results.c.run_no).where(mine, results.c.outcome.not_in(("failed", "error")))
+            last_good = connection.execute(good.order_by(results.c.run_no.desc()).limit(1)).scalar() or 0
+            first = select(results.c.run_no).where(mine, results.c.run_no > last_good)
+            no = connection.execute(first.order_by(results.c.run_no).limit(1)).scalar()
+            return connection.execute(select(runs.c.id).where(runs.c.no == no)).scalar()
+
+    def flaky(self, project: str = "", *, after: str = "", limit: int = PAGE_ROWS) -> list[TestRow]:
+        """A page of the tests that change between passing and failing, the worst first."""
+        return self._ranked("flakiness", project, after, limit)
+
+    def slow(self, project: str = "", *, after: str = "", limit: int = PAGE_ROWS) -> list[TestRow]:
+        """A page of the tests, the slowest first."""
+        return self._ranked("mean_us", project, after, limit)
+
+    def causes(self, project: str = "", *, since_ms: int, limit: int = PAGE_ROWS) -> list[CauseRow]:
+        """What tests have failed of since a time, the most frequent first."""
+        query = (
+            select(
+                failures.c.cause_no,
+                func.count().label("count"),
+                func.count(failures.c.test_no.distinct()).label("tests"),
+                func.count(failures.c.run_no.distinct()).label("runs"),
+                func.min(failures.c.run_no).label("first_no"),
+                func.max(failures.c.run_no).label("last_no"),
+            )
+            .where(failures.c.run_no >= self._first_no_since(since_ms))
+            .group_by(failures.c.cause_no)
+        )
+        if project:
+            query = query.join(causes, causes.c.no == failures.c.cause_no).where(causes.c.project == project)
+        found = query.order_by(func.count().desc(), failures.c.cause_no).limit(limit).subquery()
+        first, last = runs.alias("first"), runs.alias("last")
+        named = (
+            select(
+                causes.c.no, causes.c.project, causes.c.title, found.c.count, found.c.tests, found.c.runs,
+                first.c.id.label("first_run"), last.c.id.label("last_run"),
+            )
+            .join(causes, causes.c.no == found.c.cause_no)
+            .join(first, first.c.no == found.c.first_no)
+            .join(last, last.c.no == found.c.last_no)
+            .order_by(found.c.count.desc(), found.c.cause_no)
+        )  # fmt: skip
+        return [CauseRow(**row) for row in self._all(named)]
+
+    def cause_tests(self, cause_no: int, *, limit: int = PAGE_ROWS) -> list[FailureRow]:
+        """The last failures of one cause, the newest first; `position` and the run are the last column's."""
+        query = (
+            select(
+                failures.c.position, tests.c.key, tests.c.nodeid, failures.c.phase, failures.c.message,
+                failures.c.cause_no, runs.c.id.label("cause"),
+            )
+            .join(tests, tests.c.no == failures.c.test_no)
+            .join(runs, runs.c.no == failures.c.run_no)
+            .where(failures.c.cause_no == cause_no)
+            .order_by(failures.c.run_no.desc(), failures.c.position)
+        )  # fmt: skip
+        return [FailureRow(**row) for row in self._all(query.limit(limit))]
+
+    def _ranked(self, column: str, project: str, after: str, limit: int) -> list[TestRow]:
+        rank = tests.c[column]
+        query = _tests().where(rank > 0).order_by(rank.desc(), tests.c.no.desc())
+        if project:
+            query = query.where(tests.c.project == project)
+        if (key := _parse_key(after, float)) is not None:
+            query = query.where(tuple_(rank, tests.c.no) < tuple_(literal(key[0]), literal(key[1])))
+        return [TestRow(**row) for row in self._all(query.limit(limit))]
+
+    def _failing(self, run_no: int) -> dict[int, tuple[str, str]]:
+        query = (
+            select(failures.c.test_no, tests.c.key, tests.c.nodeid)
+            .join(tests, tests.c.no == failures.c.test_no)
+            .where(failures.c.run_no == run_no)
+            .order_by(failures.c.position)
+        )
+        return {row["test_no"]: (row["key"], row["nodeid"]) for row in self._all(query)}
+
+    def _ran(self, run_no: int, test_nos: Sequence[int]) -> set[int]:
+        found: set[int] = set()
+        for start in range(0, len(test_nos), 500):
+            some = test_nos[start : start + 500]
+            query = select(results.c.test_no).where(results.c.run_no == run_no, results.c.test_no.in_(some))
+            found.update(row["test_no"] for row in self._all(query.where(results.c.outcome != "skipped")))
+        return found
+
+    def _first_no_since(self, since_ms: int) -> int:
+        query = select(runs.c.no).where(runs.c.submitted_ms >= since_ms).order_by(runs.c.submitted_ms, runs.c.no)
+        rows = self._all(query.limit(1))
+        return int(rows[0]["no"]) if rows else 1 << 60
+
+    def _count(self, query: Select[Any]) -> int:
+        with self._database.read() as connection:
+            return int(connection.execute(query).scalar_one())
+
+    def _all(self, query: Select[Any]) -> list[dict[str, Any]]:
+        with self._database.read() as connection:
+            return [dict(row) for row in connection.execute(query).mappings()]
+
+
+def _runs() -> Select[Any]:
+    return select(*(runs.c[name] for name in RunRow.__slots__))
+
+
+def _tests() -> Select[Any]:
+    return select(*(tests.c[name] for name in TestRow.__slots__))
+
+
+def _run(row: dict[str, Any]) -> RunRow:
+    return RunRow(**{**row, "delivered": bool(row["delivered"])})
+
+
+def _matching(wanted: RunFilter) -> Iterable[ColumnElement[bool]]:
+    for name in ("project", "verdict", "branch", "trigger"):
+        if value := getattr(wanted, name):
+            yield runs.c[name] == value
+    if wanted.since_ms is not None:
+        yield runs.c.submitted_ms >= wanted.since_ms
+    if wanted.until_ms is not None:
+        yield runs.c.submitted_ms < wanted.until_ms
+    if text := wanted.search.strip()[:SEARCH_LIMIT]:
+        begins = (runs.c[name].startswith(text, autoescape=True) for name in ("id", "commit"))
+        contains = (runs.c[name].icontains(text, autoescape=True) for name in ("branch", "user", "project", "message"))
+        yield or_(*begins, *contains)
+
+
+def _parse_key(text: str, first: type[int | float] = int) -> tuple[float, int] | None:
+    value, _, no = text.rpartition("-")
+    try:
+        return first(value), int(no)
+    except (ValueError, OverflowError):
+        return None

@@ -1,0 +1,72 @@
+"""
+Running the application: the socket, the signals, and who may come in where.
+"""
+
+from __future__ import annotations
+
+from types import FrameType
+from typing import Final
+
+import click
+import uvicorn
+
+from pytest_supercheck.errors import SupercheckError
+from supercheck_server.app import Parts, create_app
+from supercheck_server.feed import Feeds
+from supercheck_server.gate import is_local
+from supercheck_server.logs import configure_logs
+from supercheck_server.settings import Settings
+
+#: Seconds that answers on their way have when the server ends.
+GRACE_S: Final = 5
+
+
+class NoToken(SupercheckError):
+    """No token has been made yet. Make one first: supercheck token create NAME"""
+
+
+class _Server(uvicorn.Server):
+    """Lets the viewers of live pages go when it is told to end: it would wait for them."""
+
+    def __init__(self, config: uvicorn.Config, feeds: Feeds) -> None:
+        super().__init__(config)
+        self._feeds = feeds
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        self._feeds.close()
+        super().handle_exit(sig, frame)
+
+
+def serve(settings: Settings, *, host: str, port: int) -> int:
+    """
+    Serve until SIGTERM or Ctrl-C.
+
+    Args:
+        host: Address to listen on; one that others reach needs a token.
+        port: 0 for any that is free.
+
+    Returns:
+        An exit code.
+
+    Raises:
+        NoToken: The address is not a loopback one, and no token has been made.
+        SupercheckError: The database cannot be used, or there is no pool's address.
+    """
+    configure_logs()
+    parts = Parts(settings)
+    try:
+        if not is_local(host) and parts.access.is_open():
+            raise NoToken(f"{host} can be reached by others, and n{NoToken.__doc__[1:] if NoToken.__doc__ else ''}")
+        config = uvicorn.Config(
+            create_app(parts), host=host, port=port, log_config=None, timeout_graceful_shutdown=GRACE_S
+        )
+        try:
+            listener = config.bind_socket()
+        except SystemExit:
+            raise SupercheckError(f"{host}:{port} cannot be listened on: another program does, perhaps.") from None
+        shown = f"[{host}]" if ":" in host else host
+        click.echo(f"supercheck server: http://{shown}:{listener.getsockname()[1]}; Ctrl-C stops")
+        _Server(config, parts.feeds).run(sockets=[listener])
+    finally:
+        parts.close()
+    return 0

@@ -1,0 +1,79 @@
+"""
+What whoever runs the server configures: the only reader of its environment variables.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from pytest_supercheck.operators import BadVariable
+
+#: Where everything is kept that has no address of its own.
+DATA: Final = ".supercheck"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """The settings of one server."""
+
+    #: The pool's Redis; None when not given. May hold a password: not in the repr.
+    redis_url: str | None = field(repr=False)
+    #: Password of the pool, where the URL has none.
+    redis_password: str | None = field(repr=False)
+    #: Directory of what has no address of its own, and of records that wait for the store.
+    data: Path
+    #: SQLAlchemy's URL of the history. May hold a password: not in the repr.
+    database_url: str = field(repr=False)
+    #: A directory, or `s3://bucket/prefix`.
+    store: str
+    #: Days that a run is kept; None for ever.
+    retention_days: int | None
+    #: Runs that are kept of each project; None for all.
+    retention_runs: int | None
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str] | None = None, *, data: Path | None = None) -> Settings:
+        """
+        Read the environment.
+
+        Args:
+            data: Wins over SUPERCHECK_DATA.
+
+        Raises:
+            BadVariable: A value is malformed; the message names the variable and what it should be.
+        """
+        environ = os.environ if environ is None else environ
+        data = (data or Path(environ.get("SUPERCHECK_DATA") or DATA)).absolute()
+        return cls(
+            redis_url=environ.get("SUPERCHECK_REDIS_URL") or environ.get("SUPERCHECK_URL") or None,
+            redis_password=environ.get("SUPERCHECK_TOKEN") or None,
+            data=data,
+            database_url=_database_url(environ.get("SUPERCHECK_DATABASE_URL", "").strip(), data),
+            store=environ.get("SUPERCHECK_STORE") or str(data),
+            retention_days=_number(environ, "SUPERCHECK_RETENTION_DAYS"),
+            retention_runs=_number(environ, "SUPERCHECK_RETENTION_RUNS"),
+        )
+
+
+def _number(environ: Mapping[str, str], name: str) -> int | None:
+    text = environ.get(name, "").strip()
+    if not text:
+        return None
+    if not (text.isascii() and text.isdigit()) or int(text) < 1:
+        raise BadVariable(f"{name}={text!r}: it must be a whole number from 1 up")
+    return int(text)
+
+
+def _database_url(given: str, data: Path) -> str:
+    if not given:
+        return f"sqlite:///{data / 'history.sqlite'}"
+    scheme, separator, rest = given.partition("://")
+    if not separator or scheme.partition("+")[0] not in ("sqlite", "postgresql", "postgres"):
+        # Its value is kept back: it may hold a password.
+        raise BadVariable("SUPERCHECK_DATABASE_URL: it must begin with sqlite:/// or postgresql://")
+    # The driver that the `server` extra brings, whatever SQLAlchemy would take by itself.
+    return f"postgresql+psycopg://{rest}" if scheme in ("postgresql", "postgres") else given

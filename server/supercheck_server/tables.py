@@ -1,0 +1,178 @@
+"""
+The tables of the history, as the newest migration leaves them.
+
+The history is an index of what is in the store and can be rebuilt from it; tokens and sessions are state of the
+server. Times are ms since 1970, durations microseconds; `no` are numbers of our own, small enough for ten million rows.
+A run's number grows with its time of recording, so "the newest first" is "the highest number first".
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    SmallInteger,
+    Table,
+    Text,
+    UniqueConstraint,
+)
+
+metadata: Final = MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+#: SQLite numbers rows by itself only where the type is INTEGER.
+_Number = BigInteger().with_variant(Integer, "sqlite")
+
+#: One row per run that was seen alive or recorded.
+runs: Final = Table(
+    "runs",
+    metadata,
+    Column("no", _Number, primary_key=True, autoincrement=True),
+    Column("id", Text, nullable=False, unique=True),
+    Column("project", Text, nullable=False),
+    # `live`, or as `RunSummary.verdict` has it.
+    Column("verdict", Text, nullable=False),
+    Column("outcome", Text, nullable=False, default=""),
+    Column("message", Text, nullable=False, default=""),
+    Column("trigger", Text, nullable=False, default=""),
+    Column("branch", Text, nullable=False, default=""),
+    Column("commit", Text, nullable=False, default=""),
+    Column("pull_request", Integer, nullable=False, default=0),
+    Column("repository", Text, nullable=False, default=""),
+    Column("user", Text, nullable=False, default=""),
+    Column("host", Text, nullable=False, default=""),
+    Column("url", Text, nullable=False, default=""),
+    Column("total", Integer, nullable=False, default=0),
+    Column("passed", Integer, nullable=False, default=0),
+    Column("failed", Integer, nullable=False, default=0),
+    Column("errors", Integer, nullable=False, default=0),
+    Column("skipped", Integer, nullable=False, default=0),
+    Column("xfailed", Integer, nullable=False, default=0),
+    Column("xpassed", Integer, nullable=False, default=0),
+    Column("executions", Integer, nullable=False, default=0),
+    Column("submitted_ms", BigInteger, nullable=False),
+    Column("started_ms", BigInteger),
+    Column("ended_ms", BigInteger),
+    # Its folder in the store; empty while it is not recorded.
+    Column("folder", Text, nullable=False, default=""),
+    # 0 while its record waits on a server's own disk for the store.
+    Column("delivered", SmallInteger, nullable=False, default=0),
+    Index(None, "submitted_ms", "no"),
+    Index(None, "project", "submitted_ms", "no"),
+    Index(None, "verdict", "submitted_ms", "no"),
+    Index(None, "branch", "submitted_ms", "no"),
+    Index(None, "trigger", "submitted_ms", "no"),
+)
+
+#: One row per test of a project, with what its last runs say.
+tests: Final = Table(
+    "tests",
+    metadata,
+    Column("no", _Number, primary_key=True, autoincrement=True),
+    # Of project and nodeid, which can be too long for an index; names the test in addresses.
+    Column("key", Text, nullable=False, unique=True),
+    Column("project", Text, nullable=False),
+    Column("nodeid", Text, nullable=False),
+    # A letter for each of the last runs, the newest last; see `outcomes`.
+    Column("recent", Text, nullable=False, default=""),
+    # Changes between passing and failing in `recent`, as a share of the changes that there could be.
+    Column("flakiness", Float, nullable=False, default=0.0),
+    # What it takes, recent runs counting more.
+    Column("mean_us", BigInteger, nullable=False, default=0),
+    Column("last_ms", BigInteger, nullable=False, default=0),
+    Index(None, "flakiness", "no"),
+    Index(None, "mean_us", "no"),
+    Index(None, "project", "flakiness", "no"),
+    Index(None, "project", "mean_us", "no"),
+)
+
+#: One row per test and run.
+results: Final = Table(
+    "results",
+    metadata,
+    Column("run_no", _Number, ForeignKey("runs.no", ondelete="CASCADE"), primary_key=True),
+    # Its place in the run's list of items.
+    Column("position", Integer, primary_key=True),
+    Column("test_no", _Number, ForeignKey("tests.no"), nullable=False),
+    Column("outcome", Text, nullable=False),
+    Column("duration_us", BigInteger, nullable=False),
+    # Number of the execution that ran it.
+    Column("n", Integer, nullable=False),
+    Column("attempt", SmallInteger, nullable=False),
+    Index(None, "test_no", "run_no"),
+    sqlite_with_rowid=False,
+)
+
+#: What tests fail of, without what differs from time to time.
+causes: Final = Table(
+    "causes",
+    metadata,
+    Column("no", _Number, primary_key=True, autoincrement=True),
+    Column("key", Text, nullable=False, unique=True),
+    Column("project", Text, nullable=False),
+    Column("title", Text, nullable=False),
+)
+
+#: One row per failing test and run.
+failures: Final = Table(
+    "failures",
+    metadata,
+    Column("run_no", _Number, ForeignKey("runs.no", ondelete="CASCADE"), primary_key=True),
+    Column("position", Integer, primary_key=True),
+    Column("test_no", _Number, ForeignKey("tests.no"), nullable=False),
+    Column("cause_no", _Number, ForeignKey("causes.no"), nullable=False),
+    Column("phase", Text, nullable=False),
+    Column("message", Text, nullable=False),
+    Index(None, "cause_no", "run_no"),
+    sqlite_with_rowid=False,
+)
+
+#: One row per execution of a run.
+executions: Final = Table(
+    "executions",
+    metadata,
+    Column("run_no", _Number, ForeignKey("runs.no", ondelete="CASCADE"), primary_key=True),
+    Column("job", Text, primary_key=True),
+    Column("n", Integer, nullable=False),
+    Column("host", Text, nullable=False),
+    Column("started_ms", BigInteger, nullable=False),
+    Column("ended_ms", BigInteger),
+    sqlite_with_rowid=False,
+)
+
+#: Who may come in. Of a token only its hash is kept.
+tokens: Final = Table(
+    "tokens",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("name", Text, nullable=False),
+    Column("hash", Text, nullable=False),
+    Column("created_ms", BigInteger, nullable=False),
+    Column("expires_ms", BigInteger),
+    Column("revoked_ms", BigInteger),
+    UniqueConstraint("hash"),
+)
+
+#: Browsers that are signed in. Of a cookie only its hash is kept.
+sessions: Final = Table(
+    "sessions",
+    metadata,
+    Column("hash", Text, primary_key=True),
+    Column("token_id", Text, ForeignKey("tokens.id", ondelete="CASCADE"), nullable=False),
+    Column("expires_ms", BigInteger, nullable=False),
+    Index(None, "token_id"),
+    sqlite_with_rowid=False,
+)
