@@ -243,6 +243,24 @@ class CauseRow:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CauseFailure:
+    """One failure of a cause."""
+
+    #: The run and when that was submitted, ms since 1970.
+    run: str
+    submitted_ms: int
+    branch: str
+    #: The test.
+    key: str
+    nodeid: str
+    #: Setup, call or teardown.
+    phase: str
+    #: The first line of what pytest says, and the cause.
+    message: str
+    title: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ExecutionRow:
     """One execution of a run."""
 
@@ -434,19 +452,26 @@ class History:
         )  # fmt: skip
         return [CauseRow(**row) for row in self._all(named)]
 
-    def cause_tests(self, cause_no: int, *, limit: int = PAGE_ROWS) -> list[FailureRow]:
-        """The last failures of one cause, the newest first; `position` and the run are the last column's."""
+    def cause_failures(self, cause_no: int, *, limit: int = PAGE_ROWS) -> list[CauseFailure]:
+        """The last failures of one cause, the newest first."""
         query = (
             select(
-                failures.c.position, tests.c.key, tests.c.nodeid, failures.c.phase, failures.c.message,
-                failures.c.cause_no, runs.c.id.label("cause"),
+                runs.c.id.label("run"),
+                runs.c.submitted_ms,
+                runs.c.branch,
+                tests.c.key,
+                tests.c.nodeid,
+                failures.c.phase,
+                failures.c.message,
+                causes.c.title,
             )
             .join(tests, tests.c.no == failures.c.test_no)
             .join(runs, runs.c.no == failures.c.run_no)
+            .join(causes, causes.c.no == failures.c.cause_no)
             .where(failures.c.cause_no == cause_no)
             .order_by(failures.c.run_no.desc(), failures.c.position)
-        )  # fmt: skip
-        return [FailureRow(**row) for row in self._all(query.limit(limit))]
+        )
+        return [CauseFailure(**row) for row in self._all(query.limit(limit))]
 
     def _ranked(self, column: str, project: str, after: str, limit: int) -> list[TestRow]:
         rank = tests.c[column]

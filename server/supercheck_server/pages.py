@@ -1,0 +1,241 @@
+"""
+The pages of the history: runs, tests, and what can be learned from many of them.
+
+Between people and the history, the shelf and, for runs that live, the dispatcher.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from datetime import datetime, timedelta, timezone
+from typing import Annotated, Any, Final
+from urllib.parse import urlencode
+
+from fastapi import APIRouter, HTTPException, Query, Request
+from fastapi.params import Depends
+from starlette.responses import HTMLResponse, Response, StreamingResponse
+
+from pytest_supercheck.dispatch import Dispatcher
+from pytest_supercheck.errors import NotStored
+from pytest_supercheck.model import PoolExecution
+from pytest_supercheck.store import BadKey, check_key, headers
+from supercheck_server import charts
+from supercheck_server.api import Run, RunPath, event_stream, look_at_run
+from supercheck_server.feed import Feeds
+from supercheck_server.history import PAGE_ROWS, Comparison, History, RunFilter, RunRow
+from supercheck_server.render import Renderer
+from supercheck_server.shelf import Shelf
+
+#: How far back the page of failures looks, in days.
+FAILURE_DAYS: Final = 14
+#: Bytes of a file that are read at once.
+CHUNK_BYTES: Final = 1 << 18
+
+Text = Annotated[str, Query(max_length=200)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sources:
+    """What pages are made from."""
+
+    dispatcher: Dispatcher
+    history: History
+    shelf: Shelf
+    renderer: Renderer
+    feeds: Feeds
+
+
+def run_routes(sources: Sources, *, gate: Depends) -> APIRouter:
+    """The routes of runs."""
+    routes = APIRouter(include_in_schema=False, dependencies=[gate], default_response_class=HTMLResponse)
+    history, renderer = sources.history, sources.renderer
+
+    @routes.get("/")
+    def runs(request: Request, wanted: Annotated[RunQuery, Query()]) -> Response:
+        rows = history.runs(wanted.filter(), after=wanted.after)
+        page = {
+            "rows": rows,
+            "wanted": wanted,
+            "projects": history.choices("project"),
+            "verdicts": history.choices("verdict"),
+            "triggers": history.choices("trigger"),
+            "spark": charts.pass_rates([row.pass_rate for row in reversed(rows) if row.done]),
+            "more": f"/?{wanted.link(after=rows[-1].key)}" if len(rows) == PAGE_ROWS else "",
+            "undelivered": history.undelivered(),
+        }
+        return renderer.page(request, "runs.html", title="Runs", **page)
+
+    @routes.get("/runs/{run_id}")
+    def run(request: Request, run_id: RunPath, after: int = -1, bad_after: int = -1) -> Response:
+        found = _found(look_at_run(sources.dispatcher, history, run_id))
+        if found.record is None or not found.record.folder:
+            return renderer.page(request, "run_alive.html", title=found.project, **_live(sources, run_id))
+        return renderer.page(
+            request, "run.html", title=found.project, **_recorded(history, found.record, after, bad_after)
+        )
+
+    @routes.get("/runs/{run_id}/live")
+    async def run_live(run_id: RunPath) -> StreamingResponse:
+        def look() -> str:
+            return renderer.text("run_live.html", **_live(sources, run_id))
+
+        return event_stream(sources.feeds.named(f"run {run_id}", look, event="run"))
+
+    @routes.get("/runs/{run_id}/files/{path:path}")
+    def file(request: Request, run_id: RunPath, path: str) -> Response:
+        row = history.run(run_id)
+        if row is None or not row.folder:
+            raise HTTPException(404, "This run has no files.")
+        return _file(sources.shelf, row.folder + (path or "index.html"))
+
+    return routes
+
+
+def test_routes(sources: Sources, *, gate: Depends) -> APIRouter:
+    """The routes of tests."""
+    routes = APIRouter(include_in_schema=False, dependencies=[gate], default_response_class=HTMLResponse)
+    history, renderer = sources.history, sources.renderer
+
+    @routes.get("/tests/{key}")
+    def test(request: Request, key: str) -> Response:
+        row = history.test(key)
+        if row is None:
+            raise HTTPException(404, "There is no such test.")
+        results = history.test_results(row.no)
+        page = {
+            "test": row,
+            "results": results,
+            "first_bad": history.first_bad_run(row.no),
+            "durations": charts.durations([(one.outcome, one.duration_s) for one in reversed(results)]),
+        }
+        return renderer.page(request, "test.html", title="Test", **page)
+
+    @routes.get("/flaky")
+    def flaky(request: Request, project: Text = "", after: Text = "") -> Response:
+        rows = history.flaky(project, after=after)
+        more = _more("/flaky", project, f"{rows[-1].flakiness!r}-{rows[-1].no}") if len(rows) == PAGE_ROWS else ""
+        page = {"rows": rows, "project": project, "projects": history.choices("project"), "more": more}
+        return renderer.page(request, "flaky.html", title="Flaky tests", **page)
+
+    @routes.get("/slow")
+    def slow(request: Request, project: Text = "", after: Text = "") -> Response:
+        rows = history.slow(project, after=after)
+        more = _more("/slow", project, f"{rows[-1].mean_us}-{rows[-1].no}") if len(rows) == PAGE_ROWS else ""
+        page = {"rows": rows, "project": project, "projects": history.choices("project"), "more": more}
+        return renderer.page(request, "slow.html", title="Slow tests", **page)
+
+    @routes.get("/failures")
+    def failures(request: Request, project: Text = "") -> Response:
+        rows = history.causes(project, since_ms=round((time.time() - FAILURE_DAYS * 86400) * 1000))
+        page = {"rows": rows, "project": project, "projects": history.choices("project"), "days": FAILURE_DAYS}
+        return renderer.page(request, "failures.html", title="Failures by cause", **page)
+
+    @routes.get("/failures/{cause_no}")
+    def cause(request: Request, cause_no: int) -> Response:
+        rows = history.cause_failures(cause_no) if 0 < cause_no < 1 << 62 else []
+        if not rows:
+            raise HTTPException(404, "There is no such cause, or no failure of it any more.")
+        return renderer.page(request, "cause.html", title="Failures of one cause", rows=rows)
+
+    return routes
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunQuery:
+    """What the form above the list of runs asks for."""
+
+    project: Text = ""
+    verdict: Text = ""
+    branch: Text = ""
+    trigger: Text = ""
+    search: Text = ""
+    since: Text = ""
+    until: Text = ""
+    after: Text = ""
+
+    def filter(self) -> RunFilter:
+        """As the history wants it; dates are days in UTC, and what is no date does not matter."""
+        until = _day(self.until)
+        return RunFilter(
+            project=self.project,
+            verdict=self.verdict,
+            branch=self.branch,
+            trigger=self.trigger,
+            search=self.search,
+            since_ms=_ms(_day(self.since)),
+            until_ms=_ms(until + timedelta(days=1) if until else None),
+        )
+
+    def link(self, **changes: str) -> str:
+        """A query with changes, without what is empty."""
+        asked = {name: getattr(self, name) for name in self.__dataclass_fields__ if name != "after"}
+        return urlencode({name: value for name, value in {**asked, **changes}.items() if value})
+
+
+def _live(sources: Sources, run_id: str) -> dict[str, Any]:
+    run = _found(look_at_run(sources.dispatcher, sources.history, run_id))
+    executions: list[PoolExecution] = [one for one in sources.dispatcher.pool().executions if one.run == run_id]
+    return {"run": run, "executions": executions}
+
+
+def _recorded(history: History, row: RunRow, after: int, bad_after: int) -> dict[str, Any]:
+    before = history.previous(row)
+    comparison: Comparison | None = history.compare(row, before) if before else None
+    failures = history.failures(row.no, after=bad_after)
+    results = history.results(row.no, after=after)
+    executions = history.executions(row.no)
+    return {
+        "run": row,
+        "comparison": comparison,
+        "failures": failures,
+        "more_failures": failures[-1].position if len(failures) == PAGE_ROWS else None,
+        "results": results,
+        "more_results": results[-1].position if len(results) == PAGE_ROWS else None,
+        "executions": executions,
+        "timeline": charts.timeline(executions, row.started_ms, row.ended_ms),
+        "after": after,
+        "bad_after": bad_after,
+    }
+
+
+def _file(shelf: Shelf, key: str) -> Response:
+    try:
+        stream = shelf.open(check_key(key))
+    except (NotStored, BadKey):
+        raise HTTPException(404, "There is no such file.") from None
+    told = headers(key)
+
+    def chunks() -> Any:
+        with stream:
+            while chunk := stream.read(CHUNK_BYTES):
+                yield chunk
+
+    # A report brings its own style in the page; it may run nothing and send nothing.
+    policy = "default-src 'none'; style-src 'unsafe-inline'; img-src 'self' data:; media-src 'self'; frame-ancestors 'none'; sandbox allow-popups"
+    return StreamingResponse(
+        chunks(),
+        media_type=told.content_type,
+        headers={"Cache-Control": told.cache_control, "Content-Security-Policy": policy},
+    )
+
+
+def _found(run: Run | None) -> Run:
+    if run is None:
+        raise HTTPException(404, "There is no such run.")
+    return run
+
+
+def _more(path: str, project: str, after: str) -> str:
+    return f"{path}?{urlencode({'project': project, 'after': after} if project else {'after': after})}"
+
+
+def _day(text: str) -> datetime | None:
+    try:
+        return datetime.strptime(text, "%Y-%m-%d").replace(tzinfo=timezone.utc)
+    except ValueError:
+        return None
+
+
+def _ms(at: datetime | None) -> int | None:
+    return None if at is None else round(at.timestamp() * 1000)

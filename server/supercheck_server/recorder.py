@@ -1,0 +1,240 @@
+"""
+Finished runs → the store and the history, and what has to be done from time to time.
+
+Last step of the flow on a pool. Every step can be repeated, so that a recorder that was killed, or a second one, loses
+and doubles nothing: the claim only saves work. A run leaves the pool's list when all of it is written.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+import time
+from collections.abc import Sequence
+from datetime import datetime, timezone
+from typing import Final
+
+from pytest_supercheck.dispatch import Dispatcher
+from pytest_supercheck.errors import SupercheckError
+from pytest_supercheck.model import RunDetails, RunId
+from pytest_supercheck.origin import origin_of
+from pytest_supercheck.record import FAILING, Origin, RunSummary
+from pytest_supercheck.transcript import Recorded, Submitted, Transcript
+from supercheck_server.history import History, RunFilter, RunRow
+from supercheck_server.ledger import Ledger
+from supercheck_server.metrics import Metrics
+from supercheck_server.shelf import Shelf
+
+logger = logging.getLogger(__name__)
+
+#: Seconds between two looks for finished runs, and after which a run that the pool does not know counts as lost.
+EVERY_S: Final = 0.5
+LOST_S: Final = 30
+#: Seconds between two attempts to bring to the store what waits.
+DELIVER_S: Final = 10.0
+
+
+class Recorder:
+    """The work of recording; `Keeper` does it again and again."""
+
+    def __init__(
+        self, *, dispatcher: Dispatcher, shelf: Shelf, ledger: Ledger, history: History, metrics: Metrics
+    ) -> None:
+        self._dispatcher = dispatcher
+        self._shelf = shelf
+        self._ledger = ledger
+        self._history = history
+        self._metrics = metrics
+        self._noted: set[RunId] = set()
+
+    def record_next(self) -> bool:
+        """
+        Record the run that ended first.
+
+        Returns:
+            False when there is nothing to do.
+
+        Raises:
+            SupercheckError: A part cannot be used; the run is recorded later, by this server or another.
+        """
+        details = self._dispatcher.claim()
+        if details is None:
+            return False
+        recorded = self._read(details)
+        self._write(recorded)
+        self._dispatcher.recorded(details.run)
+        logger.info("run recorded", extra={"run_id": details.run, "outcome": details.outcome})
+        return True
+
+    def note_live(self) -> None:
+        """Note the runs that live, so that none is forgotten if the pool should lose it."""
+        runs = self._dispatcher.queue().runs
+        self._ledger.note_live([run for run in runs if run.run not in self._noted])
+        self._noted = {run.run for run in runs}
+
+    def close_lost(self) -> int:
+        """
+        Close runs that were seen alive and that the pool does not know any more: it has lost its data.
+
+        Returns:
+            How many they were.
+        """
+        closed = 0
+        before_ms = (time.time() - LOST_S) * 1000
+        for row in self._history.live():
+            if row.submitted_ms > before_ms or self._dispatcher.details(RunId(row.id)) is not None:
+                continue
+            self._write(_lost(row))
+            logger.warning("run closed as lost", extra={"run_id": row.id})
+            closed += 1
+        return closed
+
+    def deliver(self) -> int:
+        """
+        Bring to the store what waits for it.
+
+        Raises:
+            StoreTrouble: It is still not taken.
+        """
+        return self._shelf.deliver(self._ledger.mark_delivered)
+
+    def _read(self, details: RunDetails) -> Recorded:
+        submitted = Submitted(
+            id=details.run,
+            project=details.project,
+            origin=origin_of(details.spec),
+            submitted_at=_time(details.submitted_ms),
+        )
+        transcript = Transcript(submitted, _nodeids(self._dispatcher.nodeids(details.run)))
+        after = "0"
+        while True:
+            batches, after = self._dispatcher.events(details.run, after=after, wait_s=0)
+            for batch in batches:
+                transcript.feed(batch)
+            if not batches:
+                break
+        ended_at = _time(details.ended_ms) if details.ended_ms else None
+        return transcript.finish(outcome=details.outcome or "lost", message=details.message, ended_at=ended_at)
+
+    def _write(self, recorded: Recorded) -> None:
+        folder, delivered = self._shelf.save(recorded)
+        if self._ledger.write(recorded.record, folder, delivered=delivered):
+            self._count(recorded.record.summary)
+        if delivered:
+            self._write_index(recorded.record.summary.project)
+
+    def _write_index(self, project: str) -> None:
+        rows = self._history.runs(RunFilter(project=project), limit=200)
+        self._shelf.write_index(project, [summary_of(row) for row in rows if row.folder])
+
+    def _count(self, summary: RunSummary) -> None:
+        self._metrics.runs.labels(summary.verdict).inc()
+        self._metrics.failures.inc(sum(summary.counts.get(outcome, 0) for outcome in FAILING))
+        self._metrics.wait_s.observe(max(0.0, summary.waited_s))
+        self._metrics.duration_s.observe(max(0.0, summary.duration_s))
+        self._metrics.lag_s.observe(max(0.0, time.time() - summary.ended_at.timestamp()))
+
+
+class Keeper(threading.Thread):
+    """A thread that records and keeps the house, and outlives the absence of everything that it needs."""
+
+    def __init__(self, recorder: Recorder) -> None:
+        super().__init__(name="supercheck-recorder", daemon=True)
+        self._recorder = recorder
+        self._over = threading.Event()
+        self._trouble = ""
+        self._due: dict[str, float] = {}
+
+    def stop(self) -> None:
+        """Let the run that is being recorded be finished, then end."""
+        self._over.set()
+        self.join(30)
+
+    def run(self) -> None:
+        """The thread."""
+        while not self._over.is_set():
+            try:
+                worked = self._work()
+                self._trouble = ""
+            except SupercheckError as exc:
+                worked = self._note_trouble(str(exc))
+            except Exception:
+                # A run that cannot be recorded must not keep the others from it: its claim lapses, they are next.
+                logger.exception("recording failed")
+                worked = False
+            if not worked:
+                self._over.wait(EVERY_S)
+
+    def _work(self) -> bool:
+        self._recorder.note_live()
+        if self._recorder.record_next():
+            return True
+        if self._is_due("lost", LOST_S):
+            self._recorder.close_lost()
+        if self._is_due("deliver", DELIVER_S):
+            self._recorder.deliver()
+        return False
+
+    def _is_due(self, what: str, every_s: float) -> bool:
+        now = time.monotonic()
+        if now < self._due.get(what, 0):
+            return False
+        self._due[what] = now + every_s
+        return True
+
+    def _note_trouble(self, words: str) -> bool:
+        if words != self._trouble:
+            logger.warning("recorder waits", extra={"reason": words})
+        self._trouble = words
+        return False
+
+
+def summary_of(row: RunRow) -> RunSummary:
+    """A run's summary from its row, as far as lists need it."""
+    counts = {"passed": row.passed, "failed": row.failed, "error": row.errors, "skipped": row.skipped}
+    counts |= {"xfailed": row.xfailed, "xpassed": row.xpassed}
+    return RunSummary(
+        id=row.id,
+        project=row.project,
+        outcome=row.outcome,
+        message=row.message,
+        origin=Origin(
+            user=row.user,
+            host=row.host,
+            trigger=row.trigger,
+            repository=row.repository,
+            branch=row.branch,
+            commit=row.commit,
+            pull_request=row.pull_request,
+            url=row.url,
+        ),
+        submitted_at=_time(row.submitted_ms),
+        started_at=_time(row.started_ms) if row.started_ms else None,
+        ended_at=_time(row.ended_ms or row.submitted_ms),
+        total=row.total,
+        counts={outcome: count for outcome, count in counts.items() if count},
+        executions=row.executions,
+    )
+
+
+def _lost(row: RunRow) -> Recorded:
+    submitted = Submitted(id=row.id, project=row.project, origin=Origin(), submitted_at=_time(row.submitted_ms))
+    words = "the pool has lost the run's data before it ended; what it had reported is gone with them"
+    return Transcript(submitted, ()).finish(outcome="lost", message=words)
+
+
+def _nodeids(names: Sequence[str]) -> list[str]:
+    """The nodeids of a run's items, whatever a client has sent in their place."""
+    found = []
+    for name in names:
+        try:
+            parsed = json.loads(name)
+        except (ValueError, RecursionError):
+            parsed = name
+        found.append(str(parsed[0]) if isinstance(parsed, list) and parsed else str(parsed))
+    return found
+
+
+def _time(ms: float) -> datetime:
+    return datetime.fromtimestamp(ms / 1000, timezone.utc)
