@@ -19,7 +19,7 @@ from pytest_supercheck.dispatch import Dispatcher
 from pytest_supercheck.model import Figures, PoolExecution, PoolStatus, Priority, QueuedRun, RunId
 from supercheck_server.feed import Feed
 from supercheck_server.history import History, RunFilter, RunRow
-from supercheck_server.view import QueueView
+from supercheck_server.view import QueueView, look_at_pool
 
 #: What a run's id looks like; anything else is unknown without asking.
 RUN_ID: Final = r"^[A-Za-z0-9][A-Za-z0-9_-]{0,127}$"
@@ -54,6 +54,24 @@ class Limits(BaseModel):
     project: str | None = Field(
         None, min_length=1, max_length=200, description="For one project; the pool's limits when absent."
     )
+
+
+class Asked(BaseModel):
+    """Which runs a list has; what is absent does not matter."""
+
+    project: str = Field("", max_length=200)
+    verdict: str = Field("", max_length=50)
+    branch: str = Field("", max_length=500)
+    trigger: str = Field("", max_length=50)
+    search: str = Field("", max_length=200, description="A beginning of id or commit, a part of other texts.")
+    since_ms: int | None = Field(None, ge=0, le=1 << 53, description="Submitted then or later, ms since 1970.")
+    until_ms: int | None = Field(None, ge=0, le=1 << 53, description="Submitted before, ms since 1970.")
+    after: str = Field("", max_length=64, description="`after` of the page before.")
+    limit: int = Field(50, ge=1, le=200)
+
+    def filter(self) -> RunFilter:
+        """As the history wants it."""
+        return RunFilter(**self.model_dump(exclude={"after", "limit"}))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -155,26 +173,12 @@ def api_routes(dispatcher: Dispatcher, history: History, queue_feed: Callable[[]
 
     @routes.get("/workers", tags=["queue"], summary="Who works on what")
     def workers() -> PoolStatus:
-        return dispatcher.pool()
+        return look_at_pool(dispatcher)
 
     @routes.get("/runs", tags=["runs"], summary="The runs of the history, the last submitted first")
-    def runs(
-        project: Annotated[str, Query(max_length=200)] = "",
-        verdict: Annotated[str, Query(max_length=50)] = "",
-        branch: Annotated[str, Query(max_length=500)] = "",
-        trigger: Annotated[str, Query(max_length=50)] = "",
-        search: Annotated[str, Query(max_length=200)] = "",
-        since_ms: Annotated[int | None, Query(ge=0, le=1 << 53)] = None,
-        until_ms: Annotated[int | None, Query(ge=0, le=1 << 53)] = None,
-        after: Annotated[str, Query(max_length=64)] = "",
-        limit: Annotated[int, Query(ge=1, le=200)] = 50,
-    ) -> Runs:
-        wanted = RunFilter(
-            project=project, verdict=verdict, branch=branch, trigger=trigger, search=search,
-            since_ms=since_ms, until_ms=until_ms,
-        )  # fmt: skip
-        rows = history.runs(wanted, after=after, limit=limit)
-        return Runs(runs=rows, after=rows[-1].key if len(rows) == limit else "")
+    def runs(asked: Annotated[Asked, Query()]) -> Runs:
+        rows = history.runs(asked.filter(), after=asked.after, limit=asked.limit)
+        return Runs(runs=rows, after=rows[-1].key if len(rows) == asked.limit else "")
 
     @routes.get("/runs/{run_id}", tags=["runs"], summary="Where a run stands", responses=UNKNOWN)
     def run(run_id: RunPath) -> Run:

@@ -16,13 +16,16 @@ from typing import Final
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.staticfiles import StaticFiles
+from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.middleware.gzip import GZipMiddleware
 from starlette.responses import JSONResponse, Response
 
 from pytest_supercheck import __version__
+from pytest_supercheck.directory_store import DirectoryStore
 from pytest_supercheck.errors import SupercheckError, Unreachable
 from pytest_supercheck.redis_gateway import RedisGateway
+from pytest_supercheck.stores import open_store
 from supercheck_server.access import Access
 from supercheck_server.api import api_routes, queue_of
 from supercheck_server.database import Database
@@ -31,10 +34,15 @@ from supercheck_server.feed import Feeds
 from supercheck_server.gate import Gate, sign_in_address
 from supercheck_server.health import health_routes
 from supercheck_server.history import History
-from supercheck_server.live_pages import live_routes
+from supercheck_server.ledger import Ledger
+from supercheck_server.live_pages import form_routes, live_routes
 from supercheck_server.metrics import Metrics
+from supercheck_server.pages import Sources, run_routes, test_routes
+from supercheck_server.recorder import Keeper, Recorder
 from supercheck_server.render import CONTENT_SECURITY_POLICY, Renderer, static_version
+from supercheck_server.retention import Retention
 from supercheck_server.settings import Settings
+from supercheck_server.shelf import Shelf
 from supercheck_server.sign_in import sign_in_routes
 from supercheck_server.view import QueueView
 
@@ -67,9 +75,26 @@ class Parts:
         self.database = Database(settings.database_url)
         self.database.migrate()
         self.history = History(self.database)
+        store = open_store(settings.store, endpoint=settings.s3_endpoint)
+        self.shelf = Shelf(store, DirectoryStore(settings.data / "waiting"))
         self.access = Access(self.database)
         self.metrics = Metrics(self.dispatcher)
         self.feeds = Feeds()
+        ledger = Ledger(self.database)
+        self.recorder = Recorder(
+            dispatcher=self.dispatcher,
+            shelf=self.shelf,
+            ledger=ledger,
+            history=self.history,
+            metrics=self.metrics,
+        )
+        self.retention = Retention(
+            history=self.history,
+            ledger=ledger,
+            shelf=self.shelf,
+            days=settings.retention_days,
+            runs_per_project=settings.retention_runs,
+        )
 
     def close(self) -> None:
         """Close the connections."""
@@ -87,8 +112,11 @@ def create_app(parts: Parts) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+        keeper = Keeper(parts.recorder, parts.retention)
+        keeper.start()
         yield
         parts.feeds.close()
+        await run_in_threadpool(keeper.stop)
 
     app = FastAPI(
         title="pytest-supercheck", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None,
@@ -99,7 +127,7 @@ def create_app(parts: Parts) -> FastAPI:
     def queue_json() -> str:
         return json.dumps(asdict(queue_of(QueueView.look(parts.dispatcher))))
 
-    checks = {"redis": parts.gateway.check, "database": parts.database.check}
+    checks = {"redis": parts.gateway.check, "database": parts.database.check, "store": parts.shelf.check}
     app.include_router(health_routes(checks, parts.metrics))
     app.include_router(
         api_routes(
@@ -110,7 +138,13 @@ def create_app(parts: Parts) -> FastAPI:
         )
     )
     app.include_router(sign_in_routes(parts.access, renderer))
+    sources = Sources(
+        dispatcher=parts.dispatcher, history=parts.history, shelf=parts.shelf, renderer=renderer, feeds=parts.feeds
+    )
+    app.include_router(run_routes(sources, gate=gate.people()))
+    app.include_router(test_routes(sources, gate=gate.people()))
     app.include_router(live_routes(parts.dispatcher, renderer, parts.feeds, gate=gate.people()))
+    app.include_router(form_routes(parts.dispatcher, gate=gate.people()))
     files = StaticFiles(directory=str(resources.files("supercheck_server") / "static"))
     app.mount(f"/static/{static_version()}", files, name="static")
     app.add_middleware(GZipMiddleware, minimum_size=1000, compresslevel=5)

@@ -8,7 +8,11 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import click
@@ -17,6 +21,7 @@ from pytest_supercheck.cli import reports_errors, url_option
 from pytest_supercheck.errors import SupercheckError
 
 if TYPE_CHECKING:
+    from supercheck_server.access import Access
     from supercheck_server.settings import Settings
 
 #: What the extra brings and nothing else does.
@@ -52,3 +57,98 @@ def server(url: str | None, host: str, port: int) -> None:
     from supercheck_server.serve import serve
 
     sys.exit(serve(_settings(url), host=host, port=port))
+
+
+@click.group()
+def token() -> None:
+    """Make, list and revoke the tokens that let people and programs in."""
+
+
+@token.command()
+@click.argument("name")
+@click.option(
+    "--days", type=click.IntRange(1, 36500), metavar="N", help="It lapses after so many days. Default: never."
+)
+@reports_errors
+def create(name: str, days: int | None) -> None:
+    """Make a token and print it; it is shown this once."""
+    with _access() as access:
+        _, secret = access.create(name, days=days)
+    click.echo(secret)
+
+
+@token.command("list")
+@reports_errors
+def list_tokens() -> None:
+    """List the tokens, without their secrets."""
+    with _access() as access:
+        for one in access.list():
+            state = "revoked" if one.revoked_ms else f"lapses {_day(one.expires_ms)}" if one.expires_ms else "valid"
+            click.echo(f"{one.id}  {_day(one.created_ms)}  {state:<18}  {one.name}")
+
+
+@token.command()
+@click.argument("token_id", metavar="ID")
+@reports_errors
+def revoke(token_id: str) -> None:
+    """Let nobody in with a token any more; ID is as `supercheck token list` shows it."""
+    with _access() as access:
+        if not access.revoke(token_id):
+            raise click.UsageError(f"there is no token {token_id!r}: 'supercheck token list' lists them")
+    click.echo(f"{token_id}: revoked")
+
+
+@click.group()
+def history() -> None:
+    """Look after the history."""
+
+
+@history.command()
+@reports_errors
+def rebuild() -> None:
+    """Bring into the database every run of the store that it does not know; all of them when it is empty."""
+    _need_extra()
+    from supercheck_server.rebuild import rebuild as rebuild_history
+
+    settings = _settings(None)
+    known, written, unreadable = rebuild_history(settings)
+    click.echo(f"{written} runs written, {known} were known, {unreadable} cannot be read")
+    sys.exit(1 if unreadable else 0)
+
+
+@contextmanager
+def _access() -> Iterator[Access]:
+    _need_extra()
+    from supercheck_server.access import Access
+    from supercheck_server.database import Database
+
+    database = Database(_settings(None).database_url)
+    try:
+        database.migrate()
+        yield Access(database)
+    finally:
+        database.close()
+
+
+def _day(ms: int) -> str:
+    return time.strftime("%Y-%m-%d", time.gmtime(ms / 1000))
+
+
+@click.command()
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="0 for any that is free.")
+@click.option(
+    "--data",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=Path(".supercheck"),
+    show_default=True,
+    help="Directory of the history and the records.",
+)
+@click.option("-c", "--concurrency", type=click.IntRange(1), metavar="N", help="Executions at a time.")
+@reports_errors
+def up(host: str, port: int, data: Path, concurrency: int | None) -> None:
+    """Run a whole pool on this machine: Valkey, the server and workers. Ctrl-C stops all of it."""
+    _need_extra()
+    from supercheck_server.up import up as run_all
+
+    run_all(data=data.absolute(), host=host, port=port, workers=concurrency)

@@ -49,7 +49,8 @@ class Gate:
             if request.state.signed_in and not is_form_token(cookie_of(request), request.headers.get(HEADER, "")):
                 raise HTTPException(403, f"A browser's request needs its page's form token in {HEADER}.")
 
-        return Depends(check)
+        dependency: Dependency = Depends(check)
+        return dependency
 
     def people(self) -> Dependency:
         """The dependency of pages: a browser's session or an open server, and for forms their token."""
@@ -59,7 +60,8 @@ class Gate:
             if request.method not in _SAFE:
                 await check_form(request)
 
-        return Depends(check)
+        dependency: Dependency = Depends(check)
+        return dependency
 
     def _let_in(self, request: Request) -> None:
         kind, _, secret = request.headers.get("authorization", "").partition(" ")

@@ -302,6 +302,17 @@ class History:
         query = _runs().where(runs.c.verdict == "live").order_by(runs.c.submitted_ms)
         return [_run(row) for row in self._all(query)]
 
+    def oldest(self, *, before_ms: int, limit: int) -> list[RunRow]:
+        """The runs that were submitted before a time, ms since 1970, the first submitted first."""
+        query = _runs().where(runs.c.submitted_ms < before_ms).order_by(runs.c.submitted_ms, runs.c.no)
+        return [_run(row) for row in self._all(query.limit(limit))]
+
+    def nth(self, project: str, number: int) -> RunRow | None:
+        """The run of a project with so many submitted after it or at it; None when there are fewer."""
+        query = _runs().where(runs.c.project == project).order_by(runs.c.submitted_ms.desc(), runs.c.no.desc())
+        rows = self._all(query.offset(number - 1).limit(1))
+        return _run(rows[0]) if rows else None
+
     def undelivered(self) -> int:
         """How many recorded runs wait for the store."""
         query = select(func.count()).select_from(runs).where(runs.c.delivered == 0, runs.c.verdict != "live")

@@ -6,29 +6,29 @@ Between people and the dispatcher. Every change works without JavaScript, as a f
 
 from __future__ import annotations
 
-from typing import Annotated, cast
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Form, HTTPException, Request
 from fastapi.params import Depends
 from starlette.responses import HTMLResponse, RedirectResponse, Response, StreamingResponse
 
 from pytest_supercheck.dispatch import Dispatcher
-from pytest_supercheck.model import PRIORITIES, PoolStatus, Priority, RunId
+from pytest_supercheck.model import PRIORITIES, PoolStatus, RunId
 from supercheck_server.api import RunPath, cancel_run, event_stream
 from supercheck_server.feed import Feeds
 from supercheck_server.render import Renderer
-from supercheck_server.view import QueueView
+from supercheck_server.view import QueueView, look_at_pool
 
 
 def live_routes(dispatcher: Dispatcher, renderer: Renderer, feeds: Feeds, *, gate: Depends) -> APIRouter:
-    """Make the routes."""
+    """The routes that show."""
     routes = APIRouter(include_in_schema=False, dependencies=[gate], default_response_class=HTMLResponse)
 
     def queue_text() -> str:
         return renderer.text("queue_live.html", view=QueueView.look(dispatcher))
 
     def workers_text() -> str:
-        return renderer.text("workers_live.html", **_workers(dispatcher.pool()))
+        return renderer.text("workers_live.html", **_workers(look_at_pool(dispatcher)))
 
     @routes.get("/queue")
     def queue(request: Request) -> Response:
@@ -40,11 +40,18 @@ def live_routes(dispatcher: Dispatcher, renderer: Renderer, feeds: Feeds, *, gat
 
     @routes.get("/workers")
     def workers(request: Request) -> Response:
-        return renderer.page(request, "workers.html", title="Workers", **_workers(dispatcher.pool()))
+        return renderer.page(request, "workers.html", title="Workers", **_workers(look_at_pool(dispatcher)))
 
     @routes.get("/workers/live")
     async def workers_live() -> StreamingResponse:
         return event_stream(feeds.named("workers", workers_text))
+
+    return routes
+
+
+def form_routes(dispatcher: Dispatcher, *, gate: Depends) -> APIRouter:
+    """The routes that change."""
+    routes = APIRouter(include_in_schema=False, dependencies=[gate], default_response_class=HTMLResponse)
 
     @routes.post("/queue/pause")
     def pause(request: Request) -> Response:
@@ -75,7 +82,7 @@ def live_routes(dispatcher: Dispatcher, renderer: Renderer, feeds: Feeds, *, gat
     def priority(request: Request, run_id: RunPath, priority: Annotated[str, Form()]) -> Response:
         if priority not in PRIORITIES:
             raise HTTPException(400, f"A priority is one of {', '.join(PRIORITIES)}.")
-        dispatcher.priority(RunId(run_id), priority=cast("Priority", priority))
+        dispatcher.priority(RunId(run_id), priority=priority)
         return done(request, "/queue")
 
     return routes
@@ -86,7 +93,7 @@ def done(request: Request, address: str) -> Response:
     return Response(status_code=204) if "hx-request" in request.headers else RedirectResponse(address, 303)
 
 
-def _workers(pool: PoolStatus) -> dict[str, object]:
+def _workers(pool: PoolStatus) -> dict[str, Any]:
     return {"pool": pool, "by_job": {execution.job: execution for execution in pool.executions}}
 
 

@@ -14,6 +14,7 @@ from urllib.parse import urlencode
 
 from fastapi import APIRouter, HTTPException, Query, Request
 from fastapi.params import Depends
+from pydantic import BaseModel, Field
 from starlette.responses import HTMLResponse, Response, StreamingResponse
 
 from pytest_supercheck.dispatch import Dispatcher
@@ -26,13 +27,22 @@ from supercheck_server.feed import Feeds
 from supercheck_server.history import PAGE_ROWS, Comparison, History, RunFilter, RunRow
 from supercheck_server.render import Renderer
 from supercheck_server.shelf import Shelf
+from supercheck_server.view import look_at_pool
 
 #: How far back the page of failures looks, in days.
 FAILURE_DAYS: Final = 14
 #: Bytes of a file that are read at once.
 CHUNK_BYTES: Final = 1 << 18
 
+#: A report brings its style in the page; whatever a run has left behind may run nothing and send nothing.
+FILE_POLICY: Final = (
+    "default-src 'none'; style-src 'unsafe-inline'; img-src 'self' data:; media-src 'self'; "
+    "frame-ancestors 'none'; sandbox allow-popups allow-popups-to-escape-sandbox"
+)
+
+#: What an address may say in one word of its query.
 Text = Annotated[str, Query(max_length=200)]
+Word = Annotated[str, Field(max_length=200)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +56,37 @@ class Sources:
     feeds: Feeds
 
 
+class RunQuery(BaseModel):
+    """What the form above the list of runs asks for."""
+
+    project: Word = ""
+    verdict: Word = ""
+    branch: Word = ""
+    trigger: Word = ""
+    search: Word = ""
+    since: Word = ""
+    until: Word = ""
+    after: Word = ""
+
+    def filter(self) -> RunFilter:
+        """As the history wants it; dates are days in UTC, and what is no date does not matter."""
+        until = _day(self.until)
+        return RunFilter(
+            project=self.project,
+            verdict=self.verdict,
+            branch=self.branch,
+            trigger=self.trigger,
+            search=self.search,
+            since_ms=_ms(_day(self.since)),
+            until_ms=_ms(until + timedelta(days=1) if until else None),
+        )
+
+    def link(self, **changes: str) -> str:
+        """A query with changes, without what is empty."""
+        asked = {name: getattr(self, name) for name in type(self).model_fields if name != "after"}
+        return urlencode({name: value for name, value in {**asked, **changes}.items() if value})
+
+
 def run_routes(sources: Sources, *, gate: Depends) -> APIRouter:
     """The routes of runs."""
     routes = APIRouter(include_in_schema=False, dependencies=[gate], default_response_class=HTMLResponse)
@@ -54,7 +95,7 @@ def run_routes(sources: Sources, *, gate: Depends) -> APIRouter:
     @routes.get("/")
     def runs(request: Request, wanted: Annotated[RunQuery, Query()]) -> Response:
         rows = history.runs(wanted.filter(), after=wanted.after)
-        page = {
+        page: dict[str, Any] = {
             "rows": rows,
             "wanted": wanted,
             "projects": history.choices("project"),
@@ -83,7 +124,7 @@ def run_routes(sources: Sources, *, gate: Depends) -> APIRouter:
         return event_stream(sources.feeds.named(f"run {run_id}", look, event="run"))
 
     @routes.get("/runs/{run_id}/files/{path:path}")
-    def file(request: Request, run_id: RunPath, path: str) -> Response:
+    def file(run_id: RunPath, path: str) -> Response:
         row = history.run(run_id)
         if row is None or not row.folder:
             raise HTTPException(404, "This run has no files.")
@@ -103,7 +144,7 @@ def test_routes(sources: Sources, *, gate: Depends) -> APIRouter:
         if row is None:
             raise HTTPException(404, "There is no such test.")
         results = history.test_results(row.no)
-        page = {
+        page: dict[str, Any] = {
             "test": row,
             "results": results,
             "first_bad": history.first_bad_run(row.no),
@@ -115,20 +156,25 @@ def test_routes(sources: Sources, *, gate: Depends) -> APIRouter:
     def flaky(request: Request, project: Text = "", after: Text = "") -> Response:
         rows = history.flaky(project, after=after)
         more = _more("/flaky", project, f"{rows[-1].flakiness!r}-{rows[-1].no}") if len(rows) == PAGE_ROWS else ""
-        page = {"rows": rows, "project": project, "projects": history.choices("project"), "more": more}
+        page: dict[str, Any] = {"rows": rows, "project": project, "projects": history.choices("project"), "more": more}
         return renderer.page(request, "flaky.html", title="Flaky tests", **page)
 
     @routes.get("/slow")
     def slow(request: Request, project: Text = "", after: Text = "") -> Response:
         rows = history.slow(project, after=after)
         more = _more("/slow", project, f"{rows[-1].mean_us}-{rows[-1].no}") if len(rows) == PAGE_ROWS else ""
-        page = {"rows": rows, "project": project, "projects": history.choices("project"), "more": more}
+        page: dict[str, Any] = {"rows": rows, "project": project, "projects": history.choices("project"), "more": more}
         return renderer.page(request, "slow.html", title="Slow tests", **page)
 
     @routes.get("/failures")
     def failures(request: Request, project: Text = "") -> Response:
         rows = history.causes(project, since_ms=round((time.time() - FAILURE_DAYS * 86400) * 1000))
-        page = {"rows": rows, "project": project, "projects": history.choices("project"), "days": FAILURE_DAYS}
+        page: dict[str, Any] = {
+            "rows": rows,
+            "project": project,
+            "projects": history.choices("project"),
+            "days": FAILURE_DAYS,
+        }
         return renderer.page(request, "failures.html", title="Failures by cause", **page)
 
     @routes.get("/failures/{cause_no}")
@@ -141,41 +187,9 @@ def test_routes(sources: Sources, *, gate: Depends) -> APIRouter:
     return routes
 
 
-@dataclass(frozen=True, kw_only=True)
-class RunQuery:
-    """What the form above the list of runs asks for."""
-
-    project: Text = ""
-    verdict: Text = ""
-    branch: Text = ""
-    trigger: Text = ""
-    search: Text = ""
-    since: Text = ""
-    until: Text = ""
-    after: Text = ""
-
-    def filter(self) -> RunFilter:
-        """As the history wants it; dates are days in UTC, and what is no date does not matter."""
-        until = _day(self.until)
-        return RunFilter(
-            project=self.project,
-            verdict=self.verdict,
-            branch=self.branch,
-            trigger=self.trigger,
-            search=self.search,
-            since_ms=_ms(_day(self.since)),
-            until_ms=_ms(until + timedelta(days=1) if until else None),
-        )
-
-    def link(self, **changes: str) -> str:
-        """A query with changes, without what is empty."""
-        asked = {name: getattr(self, name) for name in self.__dataclass_fields__ if name != "after"}
-        return urlencode({name: value for name, value in {**asked, **changes}.items() if value})
-
-
 def _live(sources: Sources, run_id: str) -> dict[str, Any]:
     run = _found(look_at_run(sources.dispatcher, sources.history, run_id))
-    executions: list[PoolExecution] = [one for one in sources.dispatcher.pool().executions if one.run == run_id]
+    executions: list[PoolExecution] = [one for one in look_at_pool(sources.dispatcher).executions if one.run == run_id]
     return {"run": run, "executions": executions}
 
 
@@ -211,12 +225,10 @@ def _file(shelf: Shelf, key: str) -> Response:
             while chunk := stream.read(CHUNK_BYTES):
                 yield chunk
 
-    # A report brings its own style in the page; it may run nothing and send nothing.
-    policy = "default-src 'none'; style-src 'unsafe-inline'; img-src 'self' data:; media-src 'self'; frame-ancestors 'none'; sandbox allow-popups"
     return StreamingResponse(
         chunks(),
         media_type=told.content_type,
-        headers={"Cache-Control": told.cache_control, "Content-Security-Policy": policy},
+        headers={"Cache-Control": told.cache_control, "Content-Security-Policy": FILE_POLICY},
     )
 
 

@@ -7,24 +7,24 @@ and doubles nothing: the claim only saves work. A run leaves the pool's list whe
 
 from __future__ import annotations
 
-import json
 import logging
 import threading
 import time
-from collections.abc import Sequence
 from datetime import datetime, timezone
 from typing import Final
 
 from pytest_supercheck.dispatch import Dispatcher
 from pytest_supercheck.errors import SupercheckError
 from pytest_supercheck.model import RunDetails, RunId
-from pytest_supercheck.origin import origin_of
+from pytest_supercheck.origin import read_origin
 from pytest_supercheck.record import FAILING, Origin, RunSummary
 from pytest_supercheck.transcript import Recorded, Submitted, Transcript
 from supercheck_server.history import History, RunFilter, RunRow
 from supercheck_server.ledger import Ledger
 from supercheck_server.metrics import Metrics
+from supercheck_server.retention import Retention
 from supercheck_server.shelf import Shelf
+from supercheck_server.view import nodeid_of
 
 logger = logging.getLogger(__name__)
 
@@ -33,6 +33,8 @@ EVERY_S: Final = 0.5
 LOST_S: Final = 30
 #: Seconds between two attempts to bring to the store what waits.
 DELIVER_S: Final = 10.0
+#: Seconds between two sweeps of what is too old.
+SWEEP_S: Final = 60.0
 
 
 class Recorder:
@@ -103,10 +105,10 @@ class Recorder:
         submitted = Submitted(
             id=details.run,
             project=details.project,
-            origin=origin_of(details.spec),
+            origin=read_origin(details.spec),
             submitted_at=_time(details.submitted_ms),
         )
-        transcript = Transcript(submitted, _nodeids(self._dispatcher.nodeids(details.run)))
+        transcript = Transcript(submitted, [nodeid_of(name) for name in self._dispatcher.nodeids(details.run)])
         after = "0"
         while True:
             batches, after = self._dispatcher.events(details.run, after=after, wait_s=0)
@@ -139,9 +141,10 @@ class Recorder:
 class Keeper(threading.Thread):
     """A thread that records and keeps the house, and outlives the absence of everything that it needs."""
 
-    def __init__(self, recorder: Recorder) -> None:
+    def __init__(self, recorder: Recorder, retention: Retention) -> None:
         super().__init__(name="supercheck-recorder", daemon=True)
         self._recorder = recorder
+        self._retention = retention
         self._over = threading.Event()
         self._trouble = ""
         self._due: dict[str, float] = {}
@@ -174,6 +177,8 @@ class Keeper(threading.Thread):
             self._recorder.close_lost()
         if self._is_due("deliver", DELIVER_S):
             self._recorder.deliver()
+        if self._is_due("sweep", SWEEP_S):
+            self._retention.sweep(time.time() * 1000)
         return False
 
     def _is_due(self, what: str, every_s: float) -> bool:
@@ -222,18 +227,6 @@ def _lost(row: RunRow) -> Recorded:
     submitted = Submitted(id=row.id, project=row.project, origin=Origin(), submitted_at=_time(row.submitted_ms))
     words = "the pool has lost the run's data before it ended; what it had reported is gone with them"
     return Transcript(submitted, ()).finish(outcome="lost", message=words)
-
-
-def _nodeids(names: Sequence[str]) -> list[str]:
-    """The nodeids of a run's items, whatever a client has sent in their place."""
-    found = []
-    for name in names:
-        try:
-            parsed = json.loads(name)
-        except (ValueError, RecursionError):
-            parsed = name
-        found.append(str(parsed[0]) if isinstance(parsed, list) and parsed else str(parsed))
-    return found
 
 
 def _time(ms: float) -> datetime:

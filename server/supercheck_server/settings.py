@@ -30,6 +30,8 @@ class Settings:
     database_url: str = field(repr=False)
     #: A directory, or `s3://bucket/prefix`.
     store: str
+    #: Address of the S3 server; None for AWS.
+    s3_endpoint: str | None
     #: Days that a run is kept; None for ever.
     retention_days: int | None
     #: Runs that are kept of each project; None for all.
@@ -54,6 +56,7 @@ class Settings:
             data=data,
             database_url=_database_url(environ.get("SUPERCHECK_DATABASE_URL", "").strip(), data),
             store=environ.get("SUPERCHECK_STORE") or str(data),
+            s3_endpoint=environ.get("SUPERCHECK_S3_ENDPOINT") or None,
             retention_days=_number(environ, "SUPERCHECK_RETENTION_DAYS"),
             retention_runs=_number(environ, "SUPERCHECK_RETENTION_RUNS"),
         )

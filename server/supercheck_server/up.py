@@ -1,0 +1,118 @@
+"""
+A whole pool on this machine for as long as one command runs: Valkey, the server and workers.
+
+Starts processes and waits for the first of them to end, or for Ctrl-C; knows nothing of what they do.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import FrameType
+from typing import Final
+
+import click
+
+from pytest_supercheck import valkey
+from pytest_supercheck.errors import Infrastructure, SupercheckError
+
+#: Seconds that workers have to finish their current tests, and the server to record what has ended.
+WORKERS_S: Final = 30.0
+SERVER_S: Final = 15.0
+
+_PR_SET_PDEATHSIG: Final = 1
+
+
+def up(*, data: Path, host: str, port: int, workers: int | None) -> None:
+    """
+    Run a pool until SIGTERM or Ctrl-C; a second one ends everything at once.
+
+    Args:
+        data: Directory of the history and the records; made when there is none.
+        workers: Executions at a time; None for the worker's own default.
+
+    Raises:
+        EmbeddedMissing: There is no Valkey to be had.
+        Infrastructure: A part ended by itself.
+    """
+    try:
+        data.mkdir(parents=True, exist_ok=True)
+    except OSError as exc:
+        raise SupercheckError(f"{data} cannot be made: {exc}") from exc
+    binary = valkey.find_server(notify=click.echo)
+    directory = valkey.make_directory()
+    pool = valkey.start_server(binary, directory)
+    try:
+        valkey.wait_ready(pool.socket_path, 10, pool)
+        environ = {**os.environ, "SUPERCHECK_REDIS_URL": pool.url, "SUPERCHECK_DATA": str(data)}
+        _Parts(environ, host=host, port=port, workers=workers).run(pool.url)
+    finally:
+        pool.stop()
+        for name in directory.iterdir():
+            name.unlink(missing_ok=True)
+        directory.rmdir()
+
+
+class _Parts:
+    """The server and the workers, each a process of its own that goes with this one."""
+
+    def __init__(self, environ: dict[str, str], *, host: str, port: int, workers: int | None) -> None:
+        self._environ = environ
+        many = ["-c", str(workers)] if workers else []
+        self._commands = {"server": ["server", "--host", host, "--port", str(port)], "worker": ["worker", *many]}
+        self._processes: dict[str, subprocess.Popen[bytes]] = {}
+        self._stops = 0
+
+    def run(self, url: str) -> None:
+        for signum in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(signum, self._on_signal)
+        try:
+            for name, words in self._commands.items():
+                self._processes[name] = self._start(words)
+            click.echo(f"supercheck up: pytest --supercheck --supercheck-url {url}")
+            while not self._stops:
+                self._require_all()
+                time.sleep(0.1)
+            click.echo("supercheck up: the current tests are finished; once more stops at once")
+            self._end("worker", WORKERS_S)
+            self._end("server", SERVER_S)
+        finally:
+            for process in self._processes.values():
+                process.kill()
+                process.wait()
+
+    def _start(self, words: list[str]) -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-m", "pytest_supercheck.cli", *words]
+        # Sessions of their own: Ctrl-C reaches this process alone, which tells them in order.
+        return subprocess.Popen(
+            command,
+            env=self._environ,
+            start_new_session=True,
+            preexec_fn=_die_with_parent,  # noqa: PLW1509 - this process has no threads
+        )
+
+    def _require_all(self) -> None:
+        for name, process in self._processes.items():
+            if process.poll() is not None:
+                raise Infrastructure(f"The {name} ended by itself, with {process.returncode}. What it said is above.")
+
+    def _end(self, name: str, patience_s: float) -> None:
+        process = self._processes[name]
+        process.terminate()
+        give_up_at = time.monotonic() + patience_s
+        while process.poll() is None and time.monotonic() < give_up_at and self._stops < 2:
+            time.sleep(0.05)
+
+    def _on_signal(self, _signum: int, _frame: FrameType | None) -> None:
+        self._stops += 1
+
+
+def _die_with_parent() -> None:
+    # Runs between fork and exec. Elsewhere than on Linux a part outlives this process when that is killed with -9.
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
