@@ -49,7 +49,10 @@ class Database:
         self.name: Final = parsed.render_as_string(hide_password=True)
         #: `sqlite` or `postgresql`.
         self.kind: Final = parsed.get_backend_name()
-        self._engine = _sqlite_engine(parsed) if self.kind == "sqlite" else _postgres_engine(parsed)
+        try:
+            self._engine = _sqlite_engine(parsed) if self.kind == "sqlite" else _postgres_engine(parsed)
+        except (SQLAlchemyError, ImportError) as exc:
+            raise DatabaseTrouble(f"{self.name} cannot be used: {exc}") from exc
 
     def close(self) -> None:
         """Close the connections."""

@@ -20,6 +20,8 @@ from supercheck_server.tables import causes, executions, failures, results, runs
 PAGE_ROWS: Final = 50
 #: Results of a test that its page shows.
 TEST_RESULTS: Final = 200
+#: What no time and no number reaches, and every database can take.
+_KEY_LIMIT: Final = 1 << 62
 #: Characters of a search that are looked at.
 SEARCH_LIMIT: Final = 200
 
@@ -550,9 +552,11 @@ def _matching(wanted: RunFilter) -> Iterable[ColumnElement[bool]]:
         yield or_(*begins, *contains)
 
 
-def _parse_key(text: str, first: type[int | float] = int) -> tuple[float, int] | None:
+def _parse_key(text: str, first: type[int] | type[float] = int) -> tuple[float, int] | None:
     value, _, no = text.rpartition("-")
     try:
-        return first(value), int(no)
+        key = first(value), int(no)
     except (ValueError, OverflowError):
         return None
+    # Also not of those that are no numbers, which are in no order.
+    return key if all(0 <= part < _KEY_LIMIT for part in key) else None

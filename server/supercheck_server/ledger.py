@@ -21,6 +21,8 @@ from supercheck_server.database import Database
 from supercheck_server.outcomes import add_recent, flakiness, mean_us
 from supercheck_server.tables import causes, executions, failures, results, runs, tests
 
+#: Characters of a text that is indexed.
+TEXT_LIMIT: Final = 200
 #: Values in one `IN (...)`, and rows in one statement.
 BATCH: Final = 500
 
@@ -43,7 +45,7 @@ class Ledger:
     def note_live(self, seen: Iterable[QueuedRun]) -> None:
         """Note runs that live; those that are known stay as they are."""
         rows = [
-            {"id": run.run, "project": storable(run.project), "verdict": "live", "submitted_ms": run.submitted_ms}
+            {"id": run.run, "project": short(run.project), "verdict": "live", "submitted_ms": run.submitted_ms}
             for run in seen
         ]
         if rows:
@@ -65,7 +67,7 @@ class Ledger:
         with self._database.write() as connection:
             live = {
                 "id": summary.id,
-                "project": storable(summary.project),
+                "project": short(summary.project),
                 "verdict": "live",
                 "submitted_ms": _ms(summary.submitted_at),
             }
@@ -115,7 +117,7 @@ class Ledger:
     ) -> None:
         known = self._tests(connection, summary.project, items)
         now_ms = _ms(summary.ended_at)
-        keys = [test_key(summary.project, item.nodeid) for item in items]
+        keys = [key_of(summary.project, item.nodeid) for item in items]
         for item, key in zip(items, keys, strict=True):
             test = known[key]
             test["recent"] = add_recent(test["recent"], item.outcome)
@@ -134,8 +136,8 @@ class Ledger:
         self, connection: Connection, run_no: int, project: str, failed: Sequence[tuple[ItemRecord, int]]
     ) -> None:
         titles = {item.index: storable(cause_of(failure_of(item)[1])) for item, _ in failed}
-        wanted = {test_key(project, title): title for title in titles.values()}
-        rows = [{"key": key, "project": storable(project), "title": title} for key, title in sorted(wanted.items())]
+        wanted = {key_of(project, title): title for title in titles.values()}
+        rows = [{"key": key, "project": short(project), "title": title} for key, title in sorted(wanted.items())]
         self._insert_new(connection, causes, rows, "key")
         numbers = {row["key"]: row["no"] for row in _by_keys(connection, causes, sorted(wanted))}
         connection.execute(
@@ -145,7 +147,7 @@ class Ledger:
                     "run_no": run_no,
                     "position": item.index,
                     "test_no": test_no,
-                    "cause_no": numbers[test_key(project, titles[item.index])],
+                    "cause_no": numbers[key_of(project, titles[item.index])],
                     "phase": storable(failure_of(item)[0]),
                     "message": storable(failure_of(item)[1]),
                 }
@@ -155,12 +157,12 @@ class Ledger:
 
     def _tests(self, connection: Connection, project: str, items: Sequence[ItemRecord]) -> dict[str, dict[str, Any]]:
         """The rows of the items' tests, made where there are none, by key."""
-        wanted = {test_key(project, item.nodeid): item.nodeid for item in items}
+        wanted = {key_of(project, item.nodeid): item.nodeid for item in items}
         known = {row["key"]: row for row in _by_keys(connection, tests, sorted(wanted))}
         # In one order everywhere, so that two recorders do not wait for each other.
         missing = sorted(wanted.keys() - known.keys())
         if missing:
-            rows = [{"key": key, "project": storable(project), "nodeid": storable(wanted[key])} for key in missing]
+            rows = [{"key": key, "project": short(project), "nodeid": storable(wanted[key])} for key in missing]
             self._insert_new(connection, tests, rows, "key")
             known.update((row["key"], row) for row in _by_keys(connection, tests, missing))
         return known
@@ -185,9 +187,14 @@ class Ledger:
         connection.execute(dialect.insert(table).on_conflict_do_nothing(index_elements=[key]), rows)
 
 
-def test_key(project: str, text: str) -> str:
+def key_of(project: str, text: str) -> str:
     """What names a test, or a cause, of a project: short, and the same whoever computes it."""
     return hashlib.sha256(f"{project}\0{text}".encode("utf-8", "surrogatepass")).hexdigest()[:32]
+
+
+def short(text: str) -> str:
+    """A text that an index takes, and everybody who asks for it has to write in the same way."""
+    return storable(text[:TEXT_LIMIT])
 
 
 def storable(text: str) -> str:
@@ -210,7 +217,7 @@ def _run_values(summary: RunSummary) -> dict[str, Any]:
         "verdict": summary.verdict,
         "message": summary.message[:2000],
         **{
-            name: getattr(origin, name)[:500]
+            name: getattr(origin, name)[:TEXT_LIMIT]
             for name in ("trigger", "branch", "commit", "repository", "user", "host", "url")
         },
     }

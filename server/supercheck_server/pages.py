@@ -42,6 +42,7 @@ FILE_POLICY: Final = (
 
 #: What an address may say in one word of its query.
 Text = Annotated[str, Query(max_length=200)]
+Position = Annotated[int, Query(ge=-1, lt=1 << 31)]
 Word = Annotated[str, Field(max_length=200)]
 
 
@@ -108,7 +109,7 @@ def run_routes(sources: Sources, *, gate: Depends) -> APIRouter:
         return renderer.page(request, "runs.html", title="Runs", **page)
 
     @routes.get("/runs/{run_id}")
-    def run(request: Request, run_id: RunPath, after: int = -1, bad_after: int = -1) -> Response:
+    def run(request: Request, run_id: RunPath, after: Position = -1, bad_after: Position = -1) -> Response:
         found = _found(look_at_run(sources.dispatcher, history, run_id))
         if found.record is None or not found.record.folder:
             return renderer.page(request, "run_alive.html", title=found.project, **_live(sources, run_id))

@@ -20,7 +20,7 @@ from pytest_supercheck.origin import read_origin
 from pytest_supercheck.record import FAILING, Origin, RunSummary
 from pytest_supercheck.transcript import Recorded, Submitted, Transcript
 from supercheck_server.history import History, RunFilter, RunRow
-from supercheck_server.ledger import Ledger
+from supercheck_server.ledger import Ledger, short
 from supercheck_server.metrics import Metrics
 from supercheck_server.retention import Retention
 from supercheck_server.shelf import Shelf
@@ -127,7 +127,7 @@ class Recorder:
             self._write_index(recorded.record.summary.project)
 
     def _write_index(self, project: str) -> None:
-        rows = self._history.runs(RunFilter(project=project), limit=200)
+        rows = self._history.runs(RunFilter(project=short(project)), limit=200)
         self._shelf.write_index(project, [summary_of(row) for row in rows if row.folder])
 
     def _count(self, summary: RunSummary) -> None:

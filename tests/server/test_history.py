@@ -1,0 +1,271 @@
+"""
+Records to rows and questions to them, on SQLite and PostgreSQL.
+"""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from sqlalchemy import func, select, text
+
+from pytest_supercheck.record import Failure, Origin, RunRecord, Text
+from supercheck_server.database import Database
+from supercheck_server.history import History, RunFilter, RunRow
+from supercheck_server.ledger import Ledger, key_of
+from supercheck_server.tables import metadata, results, runs
+from tests.server.conftest import NOON, make_item, make_record
+
+
+class Books:
+    """A ledger and a history over one database."""
+
+    def __init__(self, database: Database) -> None:
+        self.database = database
+        self.ledger = Ledger(database)
+        self.history = History(database)
+
+    def write(self, *records: RunRecord) -> None:
+        """Write runs."""
+        for record in records:
+            assert self.ledger.write(record, f"projects/x/runs/{record.summary.id}/", delivered=True)
+
+    def run(self, number: int) -> RunRow:
+        """A run by its number."""
+        row = self.history.run(f"0190-{number:06}")
+        assert row is not None
+        return row
+
+    def count(self, table: Any) -> int:
+        """Rows of a table."""
+        with self.database.read() as connection:
+            return connection.execute(select(func.count()).select_from(table)).scalar_one()
+
+
+@pytest.fixture
+def books(database: Database) -> Books:
+    """Empty ones."""
+    return Books(database)
+
+
+def test_run_is_written_as_it_was(books: Books) -> None:
+    """Counts, origin, times, results, failures and executions."""
+    books.write(make_record(1, "PPFS"))
+    run = books.run(1)
+    assert (run.project, run.verdict, run.outcome, run.total) == ("shop", "failed", "finished", 4)
+    assert (run.passed, run.failed, run.skipped, run.done, run.bad) == (2, 1, 1, 4, 1)
+    assert (run.user, run.trigger, run.branch) == ("ada", "push", "main")
+    assert run.duration_s == 4
+    assert [row.outcome for row in books.history.results(run.no)] == ["passed", "passed", "failed", "skipped"]
+    [failure] = books.history.failures(run.no)
+    assert (failure.nodeid, failure.phase) == ("test_a.py::test_2", "call")
+    assert (failure.message, failure.cause) == ("ValueError: no stock for 2", "ValueError: no stock for …")
+    assert [execution.host for execution in books.history.executions(run.no)] == ["h"]
+
+
+def test_writing_a_run_again_changes_nothing(books: Books) -> None:
+    """A recorder that was killed before it could say so begins anew."""
+    record = make_record(1)
+    books.write(record)
+    counts = {table.name: books.count(table) for table in metadata.sorted_tables}
+    assert not books.ledger.write(record, "projects/x/runs/other/", delivered=False)
+    assert {table.name: books.count(table) for table in metadata.sorted_tables} == counts
+    assert books.run(1).folder == "projects/x/runs/0190-000001/"
+    [row] = books.history.slow(limit=1)
+    assert len(row.recent) == 1
+
+
+def test_recorders_that_write_one_run_together_write_it_once(books: Books) -> None:
+    """And different runs of the same tests without waiting for each other for ever."""
+    written: list[bool] = []
+
+    def write(record: RunRecord) -> None:
+        written.append(books.ledger.write(record, "f/", delivered=True))
+
+    records = [
+        make_record(1, "PF" * 50),
+        make_record(1, "PF" * 50),
+        make_record(2, "FP" * 50),
+        make_record(3, "PP" * 50),
+    ]
+    threads = [threading.Thread(target=write, args=[record]) for record in records]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert sorted(written) == [False, True, True, True]
+    assert books.count(results) == 300
+    assert all(len(row.recent) == 3 for row in books.history.slow(limit=200))
+
+
+def test_list_goes_on_after_the_last_row(books: Books) -> None:
+    """Every run once, the last submitted first, also when two were submitted at the same time."""
+    books.write(*(make_record(number, "P", submitted_at=NOON) for number in range(1, 6)))
+    seen: list[str] = []
+    after = ""
+    while rows := books.history.runs(RunFilter(), after=after, limit=2):
+        seen += [row.id for row in rows]
+        after = rows[-1].key
+    assert seen == [f"0190-{number:06}" for number in (5, 4, 3, 2, 1)]
+
+
+@pytest.mark.parametrize("after", ["nonsense", "1-2-3", "9" * 50 + "-1", "-", "é-1"])
+def test_malformed_key_begins_at_the_front(books: Books, after: str) -> None:
+    """What a client sends is no reason to fail."""
+    books.write(make_record(1))
+    books.history.runs(RunFilter(), after=after)
+    books.history.flaky(after=after)
+
+
+def test_filters_and_search_find_what_is_meant(books: Books) -> None:
+    """Each by itself."""
+    books.write(
+        make_record(1, "P", project="shop"),
+        make_record(2, "F", project="bank", origin=Origin(branch="fix/100%_x", trigger="schedule", user="bob")),
+        make_record(3, "P", project="shop", outcome="lost", message="the pool has gone"),
+    )
+
+    def found(**wanted: Any) -> list[str]:
+        return [row.id[-1] for row in books.history.runs(RunFilter(**wanted))]
+
+    assert found(project="bank") == ["2"]
+    assert found(verdict="lost") == ["3"]
+    assert found(verdict="failed") == ["2"]
+    assert found(branch="main") == ["3", "1"]
+    assert found(trigger="schedule") == ["2"]
+    at = [round(make_record(number).summary.submitted_at.timestamp() * 1000) for number in (1, 2, 3)]
+    assert found(since_ms=at[1]) == ["3", "2"]
+    assert found(until_ms=at[1]) == ["1"]
+    assert found(search="0190-000001") == ["1"]
+    assert found(search="100%") == ["2"]
+    assert found(search="1%x") == []
+    assert found(search="HAS GONE") == ["3"]
+    assert found(search="BOB") == ["2"]
+    assert books.history.choices("project") == ["bank", "shop"]
+    assert books.history.choices("verdict") == ["failed", "lost", "passed"]
+
+
+def test_comparison_names_new_fixed_and_still_failing(books: Books) -> None:
+    """Beside the run before of the same branch and project that ran to its end."""
+    books.write(
+        make_record(1, "PFFF"),
+        make_record(2, "FFFF", project="other"),
+        make_record(3, "P", outcome="cancelled"),
+        make_record(4, "FFPS"),
+    )
+    before = books.history.previous(books.run(4))
+    assert before is not None
+    assert before.id == "0190-000001"
+    comparison = books.history.compare(books.run(4), before)
+    names = {
+        kind: [nodeid.removeprefix("test_a.py::") for _, nodeid in getattr(comparison, kind)]
+        for kind in ("new", "fixed", "still")
+    }
+    # The fourth was skipped: nobody knows whether it is mended.
+    assert names == {"new": ["test_0"], "fixed": ["test_2"], "still": ["test_1"]}
+    assert books.history.previous(books.run(1)) is None
+
+
+def test_test_knows_since_when_it_fails(books: Books) -> None:
+    """The first run after its last success."""
+    books.write(*(make_record(number, letter) for number, letter in enumerate("FPFFS", 1)))
+    row = books.history.test(key_of("shop", "test_a.py::test_0"))
+    assert row is not None
+    assert row.recent == "FPFFS"
+    assert [one.outcome for one in books.history.test_results(row.no)] == [
+        "skipped",
+        "failed",
+        "failed",
+        "passed",
+        "failed",
+    ]
+    assert books.history.first_bad_run(row.no) is None
+    books.write(make_record(6, "F"))
+    assert books.history.first_bad_run(row.no) == "0190-000006"
+
+
+def test_flaky_and_slow_lists_rank_and_go_on(books: Books) -> None:
+    """A test that broke once and stays broken is not flaky."""
+    for number, outcomes in enumerate(["PPP", "FPP", "PPF", "FPF"], 1):
+        books.write(make_record(number, outcomes))
+    flaky = books.history.flaky()
+    assert [row.nodeid for row in flaky] == ["test_a.py::test_0"]
+    assert flaky[0].flakiness == 1
+    first = books.history.slow(limit=2)
+    rest = books.history.slow(after=f"{first[-1].mean_us}-{first[-1].no}")
+    assert len({row.no for row in (*first, *rest)}) == 3
+    assert books.history.slow("other") == []
+
+
+def test_failures_of_one_kind_are_one_cause(books: Books) -> None:
+    """Whatever numbers they have in them; of one project."""
+    books.write(make_record(1, "FF"), make_record(2, "FP"), make_record(3, "F", project="bank"))
+    causes = books.history.causes(since_ms=0)
+    assert [(cause.project, cause.count, cause.tests, cause.runs) for cause in causes] == [
+        ("shop", 3, 2, 2),
+        ("bank", 1, 1, 1),
+    ]
+    assert (causes[0].first_run, causes[0].last_run) == ("0190-000001", "0190-000002")
+    assert [row.run for row in books.history.cause_failures(causes[0].no)] == [
+        "0190-000002",
+        "0190-000001",
+        "0190-000001",
+    ]
+    assert [cause.project for cause in books.history.causes("bank", since_ms=0)] == ["bank"]
+    assert books.history.causes(since_ms=1 << 50) == []
+
+
+def test_forgotten_run_leaves_nothing_but_its_tests(books: Books) -> None:
+    """The others stay."""
+    books.write(make_record(1), make_record(2))
+    books.ledger.forget("0190-000001")
+    assert books.history.run("0190-000001") is None
+    assert books.count(runs) == 1
+    assert books.count(results) == 3
+    assert len(books.history.failures(books.run(2).no)) == 1
+
+
+def test_hostile_texts_are_stored(books: Books) -> None:
+    """NULs, lone surrogates, a megabyte, many tests with one id."""
+    nasty = "a\0b\ud800<script>" + "x" * 1_000_000
+    trouble = Failure(phase="call\0", message=nasty, trace=Text(text=nasty))
+    items = (
+        make_item(0, "failed", nodeid=nasty, failures=(trouble,)),
+        make_item(1, nodeid=nasty),
+        make_item(2, "failed", nodeid="", failures=()),
+        make_item(3, phases_s=(1e300, float(1 << 60))),
+    )
+    origin = Origin(user=nasty, branch=nasty, commit=nasty, pull_request=1 << 80)
+    record = make_record(1, "P", project=nasty, message=nasty, origin=origin, total=4)
+    books.write(replace(record, items=items))
+    run = books.run(1)
+    assert run.pull_request == 0
+    assert [row.outcome for row in books.history.results(run.no)] == ["failed", "passed", "failed", "passed"]
+    [first, second] = books.history.failures(run.no)
+    assert "\0" not in first.message
+    assert second.message == "failed without a word"
+
+
+def test_pages_are_answered_from_indexes(books: Books) -> None:
+    """SQLite says how it would go about it: no table is read as a whole, and nothing is sorted."""
+    if books.database.kind != "sqlite":
+        pytest.skip("PostgreSQL reads small tables as a whole, rightly")
+    books.write(*(make_record(number, "PF") for number in range(1, 4)))
+    said: list[str] = []
+    with books.database.read() as connection:
+        statements = [
+            "SELECT * FROM runs ORDER BY submitted_ms DESC, no DESC LIMIT 50",
+            "SELECT * FROM runs WHERE project='x' ORDER BY submitted_ms DESC, no DESC LIMIT 50",
+            "SELECT * FROM runs WHERE branch='x' AND (submitted_ms, no) < (5, 5) ORDER BY submitted_ms DESC, no DESC LIMIT 5",
+            "SELECT * FROM results WHERE test_no=1 ORDER BY run_no DESC LIMIT 200",
+            "SELECT * FROM results WHERE run_no=1 AND position > 5 ORDER BY position LIMIT 50",
+            "SELECT * FROM tests WHERE flakiness > 0 ORDER BY flakiness DESC, no DESC LIMIT 50",
+            "SELECT * FROM tests WHERE project='x' AND mean_us > 0 ORDER BY mean_us DESC, no DESC LIMIT 50",
+        ]
+        for statement in statements:
+            rows = connection.execute(text(f"EXPLAIN QUERY PLAN {statement}")).all()
+            said += [f"{statement}: {row[3]}" for row in rows]
+    assert not [line for line in said if "SCAN" in line.partition(": ")[2] and "USING" not in line]
+    assert not [line for line in said if "TEMP B-TREE" in line]
