@@ -131,10 +131,10 @@ class Pool:
     def __init__(self, client: redis.Redis) -> None:
         self.client: Any = client
         self.dispatcher = Dispatcher(client)
-        self.dispatcher.join("w-1", host="h", pid=1)
 
     def submit(self, run: str, *, nodeids: Sequence[str] = (), spec: str = "{}", **asked: Any) -> RunId:
-        """Submit a run and offer its tests."""
+        """Submit a run and offer its tests; the worker gives a sign of life."""
+        self.dispatcher.join("w-1", host="h", pid=1)
         self.dispatcher.submit(RunRequest(run_id=RunId(run), spec=spec, **asked))
         if nodeids:
             self.dispatcher.offer(RunId(run), [json.dumps(nodeid) for nodeid in nodeids])

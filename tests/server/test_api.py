@@ -1,0 +1,216 @@
+"""
+The HTTP API, health and metrics, over real HTTP.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from dataclasses import replace
+from typing import Any
+
+import httpx
+import pytest
+import redis
+
+from pytest_supercheck.model import RunId
+from supercheck_server.settings import Settings
+from tests.server.conftest import Pool, Served, serving, wait_for
+
+
+def test_queue_has_the_figures_runs_and_executions(client: httpx.Client, pool: Pool) -> None:
+    """As `supercheck queue --json`, and who runs what."""
+    pool.submit("r1", nodeids=["a.py::a", "a.py::b"], project="shop")
+    pool.dispatcher.next(pool.job("r1"), fresh=True)
+    pool.submit("r2", project="bank", priority="high")
+    queue = client.get("/api/v1/queue").json()
+    assert (queue["running"], queue["running_capacity"], queue["queued"], queue["queued_capacity"]) == (1, 5, 0, 50)
+    assert [(run["run"], run["state"], run["position"]) for run in queue["runs"]] == [
+        ("r1", "running", 0),
+        ("r2", "waiting", 1),
+    ]
+    [execution] = queue["executions"]
+    assert (execution["host"], execution["nodeid"]) == ("h", "a.py::a")
+    assert [worker["worker"] for worker in client.get("/api/v1/workers").json()["workers"]] == ["w-1"]
+
+
+def test_pause_resume_and_limits_go_through_the_dispatcher(client: httpx.Client, pool: Pool) -> None:
+    """The same figures for clients in the network."""
+    assert client.post("/api/v1/queue/pause").json()["paused"]
+    assert pool.dispatcher.queue().figures.paused
+    assert not client.post("/api/v1/queue/resume").json()["paused"]
+    assert client.post("/api/v1/queue/limits", json={"running": 2, "queued": 3}).json()["running_capacity"] == 2
+    client.post("/api/v1/queue/limits", json={"running": 1, "project": "shop"})
+    assert pool.dispatcher.queue().figures.queued_capacity == 3
+    figures = pool.dispatcher.limits(project="shop")
+    assert figures.project is not None
+    assert figures.project.running_capacity == 1
+
+
+@pytest.mark.parametrize("limits", [{"running": -1}, {"queued": "x"}, {"running": 1 << 70}, {"project": ""}, [], "x"])
+def test_senseless_limits_are_refused_in_words(client: httpx.Client, pool: Pool, limits: Any) -> None:
+    """400 and which field it was."""
+    answer = client.post("/api/v1/queue/limits", json=limits)
+    assert answer.status_code == 400
+    assert "body" in answer.json()["detail"]
+
+
+def test_run_is_told_while_it_lives_and_afterwards(client: httpx.Client, pool: Pool) -> None:
+    """State, progress in percent, attempts, times."""
+    pool.submit("r1", nodeids=["a", "b", "c", "d"], project="shop")
+    job = pool.job("r1")
+    pool.dispatcher.next(job, fresh=True)
+    pool.dispatcher.append(job, b"[0,1,1772366400000000,1,2,3,4,5,1,2,1]\n", seq=1, done=[0])
+    run = client.get("/api/v1/runs/r1").json()
+    assert (run["state"], run["done"], run["total"], run["percent"], run["attempts"]) == (
+        "running",
+        1,
+        4,
+        25.0,
+        ["1-1"],
+    )
+    cancelled = client.post("/api/v1/runs/r1/cancel").json()
+    assert (cancelled["state"], cancelled["outcome"]) == ("stopping", "cancelled")
+    assert "local" in cancelled["message"]
+    pool.dispatcher.leave(job)
+    wait_for(lambda: (client.get("/api/v1/runs/r1").json()["record"] or {}).get("folder"), "the run is recorded")
+    pool.client.flushall()
+    run = client.get("/api/v1/runs/r1").json()
+    assert (run["state"], run["verdict"], run["done"]) == ("ended", "cancelled", 1)
+    assert [row["id"] for row in client.get("/api/v1/runs", params={"verdict": "cancelled"}).json()["runs"]] == ["r1"]
+
+
+def test_priority_changes_the_order(client: httpx.Client, pool: Pool) -> None:
+    """Of runs that wait."""
+    for run in ("r1", "r2", "r3"):
+        pool.submit(run)
+    client.post("/api/v1/runs/r3/priority", json={"priority": "high"})
+    assert [row.run for row in pool.dispatcher.queue().runs] == ["r1", "r3", "r2"]
+    assert client.post("/api/v1/runs/r3/priority", json={"priority": "urgent"}).status_code == 400
+
+
+@pytest.mark.parametrize("run", ["nobody", "..", "a%2Fb", "a b", "x" * 200, "%00"])
+@pytest.mark.parametrize("path", ["", "/cancel", "/priority"])
+def test_unknown_run_is_404(client: httpx.Client, pool: Pool, run: str, path: str) -> None:
+    """Also one that cannot be."""
+    address = f"/api/v1/runs/{run}{path}"
+    answer = client.post(address, json={"priority": "high"}) if path else client.get(address)
+    assert answer.status_code in (404, 405) if run == ".." else answer.status_code == 404
+
+
+def test_queue_is_told_when_it_changes(client: httpx.Client, pool: Pool) -> None:
+    """As server-sent events: at once, and then for every change."""
+    seen: list[dict[str, Any]] = []
+    with client.stream("GET", "/api/v1/queue/events") as answer:
+        assert answer.headers["content-type"].startswith("text/event-stream")
+        for line in answer.iter_lines():
+            if not line.startswith("data: "):
+                continue
+            seen.append(json.loads(line[6:]))
+            if len(seen) == 1:
+                pool.submit("r1")
+            if seen[-1]["runs"]:
+                break
+    assert [len(queue["runs"]) for queue in seen] == [0, 1]
+
+
+def test_many_viewers_cost_one_look(served: Served, pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And nobody is looked for when nobody watches."""
+    calls: list[int] = []
+    original = served.parts.dispatcher._call
+
+    def counted(op: str, **args: Any) -> Any:
+        if op == "queue" and threading.current_thread().name != "supercheck-recorder":
+            calls.append(1)
+        return original(op, **args)
+
+    monkeypatch.setattr(served.parts.dispatcher, "_call", counted)
+    threads = []
+    ready = threading.Barrier(21, timeout=30)
+
+    def watch() -> None:
+        with (
+            httpx.Client(base_url=served.url, timeout=30) as client,
+            client.stream("GET", "/api/v1/queue/events") as answer,
+        ):
+            lines = answer.iter_lines()
+            next(lines)
+            ready.wait()
+            for line in lines:
+                if '"r1"' in line:
+                    return
+
+    for _ in range(20):
+        threads.append(threading.Thread(target=watch))
+        threads[-1].start()
+    ready.wait()
+    before = len(calls)
+    pool.submit("r1")
+    for thread in threads:
+        thread.join(30)
+    assert not any(thread.is_alive() for thread in threads)
+    assert len(calls) - before < 20
+
+
+def test_readiness_says_which_part_is_missing(settings: Settings, pool: Pool, valkey: redis.Redis) -> None:
+    """In words, while liveness goes on."""
+    gone = replace(settings, redis_url="unix:///nonexistent/socket", store=str(settings.data / "store"))
+    with serving(gone) as served, httpx.Client(base_url=served.url) as client:
+        assert client.get("/healthz").json() == {"status": "ok"}
+        answer = client.get("/readyz")
+        assert answer.status_code == 503
+        parts = answer.json()["parts"]
+        assert "Redis does not answer" in parts["redis"]["words"]
+        assert parts["database"]["ready"]
+        assert parts["store"]["ready"]
+        refused = client.get("/api/v1/queue")
+        assert refused.status_code == 503
+        assert refused.headers["retry-after"] == "5"
+        page = client.get("/queue", headers={"Accept": "text/html"})
+        assert page.status_code == 503
+        assert "Redis does not answer" in page.text
+        assert client.get("/", headers={"Accept": "text/html"}).status_code == 200
+        assert "supercheck_up 0.0" in client.get("/metrics").text
+
+
+def test_metrics_count_what_happens(client: httpx.Client, served: Served, pool: Pool) -> None:
+    """The pool as it stands, and what was recorded."""
+    pool.finish("r1", missing=[0])
+    wait_for(lambda: _folder(served, "r1"), "the run is recorded")
+    text = client.get("/metrics").text
+    for line in (
+        "supercheck_up 1.0",
+        "supercheck_running_capacity 5.0",
+        "supercheck_workers 1.0",
+        "supercheck_refused_total 0.0",
+        "supercheck_unrecorded_runs 0.0",
+        'supercheck_runs_total{outcome="failed"} 1.0',
+        "supercheck_failed_tests_total 1.0",
+        "supercheck_record_lag_seconds_count 1.0",
+    ):
+        assert line in text.splitlines()
+
+
+def _folder(served: Served, run: str) -> str:
+    row = served.parts.history.run(run)
+    recorded = served.parts.dispatcher.pool().unrecorded == 0
+    return row.folder if row and recorded else ""
+
+
+def test_every_answer_tells_browsers_to_run_nothing_foreign(client: httpx.Client, pool: Pool) -> None:
+    """Pages, the API and errors."""
+    for path in ("/queue", "/api/v1/queue", "/nowhere", "/healthz"):
+        headers = client.get(path).headers
+        assert "script-src 'self'" in headers["content-security-policy"]
+        assert headers["x-content-type-options"] == "nosniff"
+
+
+def test_refusals_are_counted(client: httpx.Client, pool: Pool) -> None:
+    """By the pool itself, whoever was refused."""
+    from pytest_supercheck.errors import QueueFull
+    from pytest_supercheck.model import RunRequest
+
+    pool.dispatcher.limits(running=0, queued=0)
+    with pytest.raises(QueueFull):
+        pool.dispatcher.submit(RunRequest(run_id=RunId("r1")))
+    assert "supercheck_refused_total 1.0" in client.get("/metrics").text

@@ -1,0 +1,278 @@
+"""
+Finished runs become records, files and rows: once, whatever dies on the way.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+
+from pytest_supercheck.archive import Archive
+from pytest_supercheck.directory_store import DirectoryStore
+from pytest_supercheck.errors import StoreTrouble
+from pytest_supercheck.stores import open_store
+from supercheck_server.app import Parts
+from supercheck_server.history import RunFilter
+from supercheck_server.rebuild import rebuild
+from supercheck_server.recorder import Keeper
+from supercheck_server.settings import Settings
+from tests.conftest import Valkey
+from tests.s3 import BUCKET, KEY, SECRET, rclone
+from tests.server.conftest import Pool, wait_for
+
+#: Runs the recorder in a process of its own and stops it dead at the Nth call of a part.
+CRASHING = """
+import os, signal, sys
+from pathlib import Path
+from supercheck_server.app import Parts
+from supercheck_server.settings import Settings
+from pytest_supercheck.directory_store import DirectoryStore
+from supercheck_server.ledger import Ledger
+from pytest_supercheck.dispatch import Dispatcher
+
+left = int(sys.argv[1])
+def dying(original):
+    def method(*args, **kwargs):
+        global left
+        left -= 1
+        if left == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return original(*args, **kwargs)
+    return method
+
+for kind, names in ((DirectoryStore, ["put"]), (Dispatcher, ["events", "recorded"]), (Ledger, ["write", "_write_items"])):
+    for name in names:
+        setattr(kind, name, dying(getattr(kind, name)))
+parts = Parts(Settings.from_env(data=Path(sys.argv[2])))
+assert parts.recorder.record_next()
+print(left)
+"""
+
+
+@pytest.fixture
+def parts(settings: Settings) -> Iterator[Parts]:
+    """All of a server but HTTP."""
+    made = Parts(settings)
+    yield made
+    made.close()
+
+
+def all_runs(parts: Parts) -> list[tuple[str, str, int]]:
+    """What the history says, in brief."""
+    return [(row.id, row.verdict, row.done) for row in parts.history.runs(RunFilter())]
+
+
+def files(folder: Path) -> set[str]:
+    """The names of files below a folder."""
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+
+
+def test_finished_run_is_recorded(parts: Parts, pool: Pool, settings: Settings) -> None:
+    """In the store, readable without a server, and in the history."""
+    pool.finish("r1", 3, missing=[1])
+    assert parts.recorder.record_next()
+    assert not parts.recorder.record_next()
+    row = parts.history.run("r1")
+    assert row is not None
+    assert (row.project, row.verdict, row.total, row.passed, row.errors + row.failed) == ("shop", "failed", 3, 2, 1)
+    archive = Archive(open_store(settings.store))
+    record = archive.load(row.folder)
+    assert [item.nodeid for item in record.items] == [f"test_a.py::test_{index}" for index in range(3)]
+    assert {"run.json", "summary.json", "events.ndjson.gz", "index.html"} <= files(settings.data / row.folder)
+    assert (settings.data / "projects/shop/index.html").is_file()
+
+
+@pytest.mark.slow
+def test_recorder_killed_at_any_point_loses_and_doubles_nothing(
+    pool: Pool, settings: Settings, valkey_server: Valkey, tmp_path: Path
+) -> None:
+    """Killed at the first write, the second, ... until it comes through; each time the next one ends the same."""
+    environ = {**os.environ, "SUPERCHECK_REDIS_URL": valkey_server.url}
+    for stage in itertools.count(1):
+        run = pool.finish(f"r{stage}", 3, missing=[1])
+        data = tmp_path / f"data{stage}"
+        command = [sys.executable, "-c", CRASHING, str(stage), str(data)]
+        died = subprocess.run(command, env=environ, timeout=60, capture_output=True, text=True)
+        assert died.returncode in (0, -signal.SIGKILL), died.stderr
+        pool.client.zadd("sc:ended", {run: 0}, xx=True)  # its claim has lapsed
+        parts = Parts(replace(settings, data=data, database_url=f"sqlite:///{data}/history.sqlite", store=str(data)))
+        parts.recorder.record_next()
+        assert all_runs(parts) == [(run, "failed", 3)], stage
+        row = parts.history.run(run)
+        assert row is not None
+        assert len(parts.history.results(row.no)) == 3
+        assert all(test.recent in ("P", "E", "F") for test in parts.history.slow())
+        assert len(Archive(DirectoryStore(data)).load(row.folder).items) == 3
+        assert not parts.recorder.record_next()
+        parts.close()
+        if died.returncode == 0:
+            break
+    assert stage > 6, "every part was killed"
+
+
+def test_two_servers_share_the_work(parts: Parts, pool: Pool, settings: Settings) -> None:
+    """Every run is recorded once, by one of them."""
+    for number in range(12):
+        pool.finish(f"r{number}")
+    other = Parts(settings)
+    keepers = [Keeper(one.recorder, one.retention) for one in (parts, other)]
+    for keeper in keepers:
+        keeper.start()
+    wait_for(lambda: len([1 for row in parts.history.runs(RunFilter()) if row.folder]) == 12, "all runs are recorded")
+    for keeper in keepers:
+        keeper.stop()
+    assert sorted(all_runs(parts)) == sorted((f"r{number}", "passed", 2) for number in range(12))
+    assert all(len(test.recent) == 12 for test in parts.history.slow())
+    assert pool.client.exists("sc:ended") == 0
+    other.close()
+
+
+def test_garbage_in_the_stream_is_no_obstacle(parts: Parts, pool: Pool) -> None:
+    """Unknown versions and kinds, and what is no JSON."""
+    garbage = [b"\xff\x00", b"{}", b'{"t":"begin","v":99}', b"[" * 5000, b'{"t":"result","i":"x"}', b"[1e999,1]"]
+    pool.finish("r1", events=garbage)
+    assert parts.recorder.record_next()
+    assert all_runs(parts) == [("r1", "passed", 2)]
+
+
+def test_names_that_are_no_json_are_names(parts: Parts, pool: Pool) -> None:
+    """A client may send anything in the place of a test's id."""
+    run = pool.submit("r1", project="shop")
+    pool.dispatcher.offer(run, ["plain", '["listed", 2]', "17", "[" * 5000])
+    pool.dispatcher.cancel(run, outcome="cancelled", how="kill")
+    assert parts.recorder.record_next()
+    assert all_runs(parts) == [("r1", "cancelled", 0)]
+
+
+def test_cancelled_and_abandoned_runs_keep_what_was_reported(parts: Parts, pool: Pool) -> None:
+    """A partial report each."""
+    pool.submit("r1", nodeids=["a", "b"], project="shop")
+    job = pool.job("r1")
+    pool.dispatcher.next(job, fresh=True)
+    pool.dispatcher.append(job, b"[0,1,1772366400000000,1,2,3,4,5,1,2,1]\n", seq=1, done=[0])
+    pool.dispatcher.cancel(pool.submit("r1"), outcome="cancelled", how="kill")
+    pool.dispatcher.leave(job)
+    pool.submit("r2", project="shop")
+    pool.client.zadd("sc:leases", {"c:r2": 1})  # its session has gone
+    pool.dispatcher.tick()
+    for one in pool.dispatcher.pool().executions:
+        pool.dispatcher.leave(one.job)
+    while parts.recorder.record_next():
+        pass
+    assert sorted(all_runs(parts)) == [("r1", "cancelled", 1), ("r2", "abandoned", 0)]
+
+
+def test_run_of_a_pool_that_lost_its_data_is_closed_as_lost(parts: Parts, pool: Pool, monkeypatch: Any) -> None:
+    """It was seen alive; then Redis began anew without it."""
+    monkeypatch.setattr("supercheck_server.recorder.LOST_S", 0)
+    pool.submit("r1", nodeids=["a"], project="shop")
+    parts.recorder.note_live()
+    assert all_runs(parts) == [("r1", "live", 0)]
+    assert parts.recorder.close_lost() == 0
+    pool.client.flushall()
+    assert parts.recorder.close_lost() == 1
+    assert all_runs(parts) == [("r1", "lost", 0)]
+    row = parts.history.run("r1")
+    assert row is not None
+    assert "lost the run's data" in row.message
+    assert parts.recorder.close_lost() == 0
+
+
+def test_record_waits_while_the_store_is_away(pool: Pool, settings: Settings, tmp_path: Path, monkeypatch: Any) -> None:
+    """On the server's own disk; it is shown as waiting, and delivered when S3 is there again."""
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", KEY)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
+    monkeypatch.setenv("AWS_REGION", "us-east-1")
+    away = replace(settings, store=f"s3://{BUCKET}/x?addressing=path", s3_endpoint="http://127.0.0.1:1")
+    parts = Parts(away)
+    pool.finish("r1", 3, missing=[1])
+    assert parts.recorder.record_next()
+    row = parts.history.run("r1")
+    assert row is not None
+    assert not row.delivered
+    assert parts.history.undelivered() == 1
+    assert len(parts.shelf.load(row.folder).items) == 3
+    with pytest.raises(StoreTrouble):
+        parts.recorder.deliver()
+    parts.close()
+    with rclone(tmp_path / "s3") as s3:
+        parts = Parts(replace(away, s3_endpoint=s3.endpoint))
+        assert parts.recorder.deliver() == 1
+        assert parts.recorder.deliver() == 0
+        row = parts.history.run("r1")
+        assert row is not None
+        assert row.delivered
+        assert len(parts.shelf.archive.load(row.folder).items) == 3
+        assert files(settings.data / "waiting" / "projects") == set()
+        parts.close()
+
+
+def test_history_is_rebuilt_from_the_store(parts: Parts, pool: Pool, settings: Settings, tmp_path: Path) -> None:
+    """The same rows in a new database; a record that cannot be read is counted and left out."""
+    for number in range(3):
+        pool.finish(f"r{number}", missing=[number % 2])
+        parts.recorder.record_next()
+    anew = replace(settings, database_url=f"sqlite:///{tmp_path}/anew.sqlite")
+    assert rebuild(anew) == (0, 3, 0)
+    assert rebuild(anew) == (3, 0, 0)
+    other = Parts(anew)
+    assert all_runs(other) == all_runs(parts)
+    assert [(row.nodeid, row.recent) for row in other.history.slow()] == [
+        (row.nodeid, row.recent) for row in parts.history.slow()
+    ]
+    other.close()
+    row = parts.history.run("r1")
+    assert row is not None
+    (settings.data / row.folder / "run.json").write_text("{")
+    assert rebuild(replace(settings, database_url=f"sqlite:///{tmp_path}/third.sqlite")) == (0, 2, 1)
+
+
+def test_retention_removes_from_store_and_history_together(pool: Pool, settings: Settings) -> None:
+    """By age, by number of runs of a project, and nothing else."""
+    parts = Parts(replace(settings, retention_runs=2))
+    for number in range(4):
+        pool.finish(f"r{number}")
+        parts.recorder.record_next()
+    assert parts.retention.sweep(time.time() * 1000) == 2
+    assert parts.retention.sweep(time.time() * 1000) == 0
+    assert [row[0] for row in all_runs(parts)] == ["r3", "r2"]
+    assert {folder.name for folder in (settings.data / "projects/shop/runs").iterdir()} == {"r2", "r3"}
+    parts.close()
+    parts = Parts(replace(settings, retention_days=1))
+    assert parts.retention.sweep(time.time() * 1000) == 0
+    assert parts.retention.sweep((time.time() + 2 * 86400) * 1000) == 2
+    assert all_runs(parts) == []
+    parts.close()
+
+
+def test_keeper_outlives_what_it_needs(parts: Parts, pool: Pool, valkey: redis.Redis, monkeypatch: Any) -> None:
+    """Trouble of a moment, and even a fault of its own, and goes on afterwards."""
+    recorder = parts.recorder
+    faults: list[BaseException] = [StoreTrouble("the disk is full"), ZeroDivisionError("a fault")]
+    original = recorder.record_next
+
+    def troubled() -> bool:
+        if faults:
+            raise faults.pop()
+        return original()
+
+    monkeypatch.setattr(recorder, "record_next", troubled)
+    monkeypatch.setattr("supercheck_server.recorder.EVERY_S", 0.01)
+    pool.finish("r1")
+    keeper = Keeper(recorder, parts.retention)
+    keeper.start()
+    wait_for(lambda: ("r1", "passed", 2) in all_runs(parts), "the run is recorded")
+    keeper.stop()
+    assert not keeper.is_alive()
+    assert not faults
