@@ -112,7 +112,7 @@ def create_app(parts: Parts) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
-        keeper = Keeper(parts.recorder, parts.retention)
+        keeper = Keeper(parts.recorder, parts.retention, adopts="://" not in parts.settings.store)
         keeper.start()
         yield
         parts.feeds.close()

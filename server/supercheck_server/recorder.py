@@ -14,10 +14,10 @@ from datetime import datetime, timezone
 from typing import Final
 
 from pytest_supercheck.dispatch import Dispatcher
-from pytest_supercheck.errors import SupercheckError
+from pytest_supercheck.archive import run_of
+from pytest_supercheck.errors import NotStored, SupercheckError
 from pytest_supercheck.model import RunDetails, RunId
-from pytest_supercheck.origin import read_origin
-from pytest_supercheck.record import FAILING, Origin, RunSummary
+from pytest_supercheck.record import FAILING, Origin, RecordError, RunSummary, read_origin
 from pytest_supercheck.transcript import Recorded, Submitted, Transcript
 from supercheck_server.history import History, RunFilter, RunRow
 from supercheck_server.ledger import Ledger, short
@@ -33,6 +33,8 @@ EVERY_S: Final = 0.5
 LOST_S: Final = 30
 #: Seconds between two attempts to bring to the store what waits.
 DELIVER_S: Final = 10.0
+#: Seconds between two looks for runs that others have recorded.
+ADOPT_S: Final = 5.0
 #: Seconds between two sweeps of what is too old.
 SWEEP_S: Final = 60.0
 
@@ -49,6 +51,7 @@ class Recorder:
         self._history = history
         self._metrics = metrics
         self._noted: set[RunId] = set()
+        self._adopted: set[str] = set()
 
     def record_next(self) -> bool:
         """
@@ -101,6 +104,31 @@ class Recorder:
         """
         return self._shelf.deliver(self._ledger.mark_delivered)
 
+    def adopt(self) -> int:
+        """
+        Bring into the history what others have put into the store: sessions without a pool record their own runs.
+
+        Returns:
+            How many runs were new.
+
+        Raises:
+            StoreTrouble: The store cannot be used.
+        """
+        new = 0
+        for folder in reversed(self._shelf.archive.folders()):
+            if run_of(folder) in self._adopted:
+                continue
+            try:
+                known = self._history.run(run_of(folder))
+                if known is None or not known.folder:
+                    new += self._ledger.write(self._shelf.archive.load(folder), folder, delivered=True)
+            except NotStored:
+                continue  # it is still being written
+            except RecordError as exc:
+                logger.warning("run cannot be read", extra={"folder": folder, "reason": str(exc)})
+            self._adopted.add(run_of(folder))
+        return new
+
     def _read(self, details: RunDetails) -> Recorded:
         submitted = Submitted(
             id=details.run,
@@ -141,8 +169,15 @@ class Recorder:
 class Keeper(threading.Thread):
     """A thread that records and keeps the house, and outlives the absence of everything that it needs."""
 
-    def __init__(self, recorder: Recorder, retention: Retention) -> None:
+    def __init__(self, recorder: Recorder, retention: Retention, *, adopts: bool = False) -> None:
+        """
+        Make the thread.
+
+        Args:
+            adopts: Whether to look for runs in the store that somebody else has put there: cheap in a directory.
+        """
         super().__init__(name="supercheck-recorder", daemon=True)
+        self._adopts = adopts
         self._recorder = recorder
         self._retention = retention
         self._over = threading.Event()
@@ -170,6 +205,8 @@ class Keeper(threading.Thread):
                 self._over.wait(EVERY_S)
 
     def _work(self) -> bool:
+        if self._adopts and self._is_due("adopt", ADOPT_S):
+            self._recorder.adopt()
         self._recorder.note_live()
         if self._recorder.record_next():
             return True

@@ -55,7 +55,7 @@ class Settings:
             redis_password=environ.get("SUPERCHECK_TOKEN") or None,
             data=data,
             database_url=_database_url(environ.get("SUPERCHECK_DATABASE_URL", "").strip(), data),
-            store=environ.get("SUPERCHECK_STORE") or str(data),
+            store=environ.get("SUPERCHECK_STORE") or str(data / "store"),
             s3_endpoint=environ.get("SUPERCHECK_S3_ENDPOINT") or None,
             retention_days=_number(environ, "SUPERCHECK_RETENTION_DAYS"),
             retention_runs=_number(environ, "SUPERCHECK_RETENTION_RUNS"),

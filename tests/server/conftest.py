@@ -182,10 +182,10 @@ class Served:
 
 
 @contextmanager
-def serving(settings: Settings) -> Iterator[Served]:
-    """A server of its own on any port, in a thread."""
+def serving(settings: Settings, *, port: int = 0) -> Iterator[Served]:
+    """A server of its own, in a thread; on any port, if it is not said on which."""
     parts = Parts(settings)
-    config = uvicorn.Config(create_app(parts), port=0, log_config=None, timeout_graceful_shutdown=2)
+    config = uvicorn.Config(create_app(parts), port=port, log_config=None, timeout_graceful_shutdown=2)
     listener = config.bind_socket()
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, name="server")

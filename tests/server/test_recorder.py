@@ -22,6 +22,7 @@ from pytest_supercheck.archive import Archive
 from pytest_supercheck.directory_store import DirectoryStore
 from pytest_supercheck.errors import StoreTrouble
 from pytest_supercheck.stores import open_store
+from pytest_supercheck.transcript import Recorded
 from supercheck_server.app import Parts
 from supercheck_server.history import RunFilter
 from supercheck_server.rebuild import rebuild
@@ -29,7 +30,7 @@ from supercheck_server.recorder import Keeper
 from supercheck_server.settings import Settings
 from tests.conftest import Valkey
 from tests.s3 import BUCKET, KEY, SECRET, rclone
-from tests.server.conftest import Pool, wait_for
+from tests.server.conftest import Pool, make_record, wait_for
 
 #: Runs the recorder in a process of its own and stops it dead at the Nth call of a part.
 CRASHING = """
@@ -89,8 +90,8 @@ def test_finished_run_is_recorded(parts: Parts, pool: Pool, settings: Settings) 
     archive = Archive(open_store(settings.store))
     record = archive.load(row.folder)
     assert [item.nodeid for item in record.items] == [f"test_a.py::test_{index}" for index in range(3)]
-    assert {"run.json", "summary.json", "events.ndjson.gz", "index.html"} <= files(settings.data / row.folder)
-    assert (settings.data / "projects/shop/index.html").is_file()
+    assert {"run.json", "summary.json", "events.ndjson.gz", "index.html"} <= files(Path(settings.store, row.folder))
+    assert Path(settings.store, "projects/shop/index.html").is_file()
 
 
 @pytest.mark.slow
@@ -234,8 +235,24 @@ def test_history_is_rebuilt_from_the_store(parts: Parts, pool: Pool, settings: S
     other.close()
     row = parts.history.run("r1")
     assert row is not None
-    (settings.data / row.folder / "run.json").write_text("{")
+    Path(settings.store, row.folder, "run.json").write_text("{")
     assert rebuild(replace(settings, database_url=f"sqlite:///{tmp_path}/third.sqlite")) == (0, 2, 1)
+
+
+def test_runs_that_sessions_have_recorded_are_adopted(parts: Parts, settings: Settings) -> None:
+    """Embedded runs are in the same directory; what is half-written or damaged is no obstacle."""
+    folders = []
+    for number in (1, 2, 3):
+        record = make_record(number)
+        folders.append(
+            Archive(DirectoryStore(Path(settings.store))).save(Recorded(record=record, events=b"", texts={}))
+        )
+    Path(settings.store, folders[1], "run.json").write_text("{")
+    half = Path(settings.store, folders[0]).with_name("half")
+    half.mkdir()
+    assert parts.recorder.adopt() == 2
+    assert parts.recorder.adopt() == 0
+    assert [row[0] for row in all_runs(parts)] == ["0190-000003", "0190-000001"]
 
 
 def test_retention_removes_from_store_and_history_together(pool: Pool, settings: Settings) -> None:
@@ -247,7 +264,7 @@ def test_retention_removes_from_store_and_history_together(pool: Pool, settings:
     assert parts.retention.sweep(time.time() * 1000) == 2
     assert parts.retention.sweep(time.time() * 1000) == 0
     assert [row[0] for row in all_runs(parts)] == ["r3", "r2"]
-    assert {folder.name for folder in (settings.data / "projects/shop/runs").iterdir()} == {"r2", "r3"}
+    assert {folder.name for folder in Path(settings.store, "projects/shop/runs").iterdir()} == {"r2", "r3"}
     parts.close()
     parts = Parts(replace(settings, retention_days=1))
     assert parts.retention.sweep(time.time() * 1000) == 0

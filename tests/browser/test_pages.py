@@ -1,0 +1,234 @@
+"""
+The pages as people use them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Browser, BrowserContext, Page, expect
+
+from pytest_supercheck.model import RunId
+from pytest_supercheck.record import Failure, Text
+from supercheck_server.app import Parts
+from supercheck_server.ledger import Ledger
+from supercheck_server.settings import Settings
+from tests.server.conftest import Pool, Served, make_item, make_record, serving, wait_for
+
+#: Everything that has an address of its own; `{...}` is filled in.
+ADDRESSES = [
+    *("/", "/flaky", "/slow", "/failures", "/queue", "/workers", "/sign-in", "/nowhere"),
+    *("/runs/{run}", "/runs/r1", "/tests/{test}", "/failures/1"),
+]
+
+
+def fill(parts: Parts) -> dict[str, str]:
+    """Write some history; the addresses in it."""
+    ledger = Ledger(parts.database)
+    for number, outcomes in enumerate(["PPF", "FPP", "PPF", "FPFS"], 1):
+        record = make_record(number, outcomes)
+        ledger.write(record, f"projects/shop/runs/{record.summary.id}/", delivered=number != 3)
+    return {"run": "0190-000004", "test": parts.history.slow()[0].key}
+
+
+@pytest.fixture
+def busy(served: Served, pool: Pool) -> dict[str, str]:
+    """A history, a run that runs, one that waits."""
+    pool.submit("r1", nodeids=["a.py::a", "a.py::b"], project="shop")
+    pool.dispatcher.next(pool.job("r1"), fresh=True)
+    pool.submit("r2", project="bank")
+    return fill(served.parts)
+
+
+def test_run_is_watched_to_its_end(page: Page, pool: Pool) -> None:
+    """Progress and the current test without loading the page again, then the results."""
+    pool.submit("r1", nodeids=["a.py::first", "a.py::second"], project="shop")
+    page.goto("/runs/r1")
+    expect(page.get_by_text("0 of 2 tests")).to_be_visible()
+    job = pool.job("r1")
+    pool.dispatcher.next(job, fresh=True)
+    expect(page.get_by_text("a.py::first")).to_be_visible()
+    pool.dispatcher.append(job, b"[0,1,1772366400000000,1,2,3,4,5,1,2,1]\n", seq=1, done=[0])
+    pool.dispatcher.next(job, fresh=False)
+    expect(page.get_by_text("1 of 2 tests")).to_be_visible()
+    expect(page.get_by_text("a.py::second")).to_be_visible()
+    missing = json.dumps({"t": "missing", "i": 1, "n": 1, "reason": "not there"}).encode()
+    pool.dispatcher.append(job, missing + b"\n", seq=2, done=[1])
+    pool.dispatcher.leave(job)
+    expect(page.get_by_role("heading", name="All tests")).to_be_visible(timeout=20_000)
+    expect(page.get_by_role("heading", name="Failures")).to_be_visible()
+
+
+def test_queue_changes_under_the_readers_eyes(page: Page, pool: Pool) -> None:
+    """Runs come, are paused, ranked and cancelled; limits change."""
+    page.goto("/queue")
+    expect(page.get_by_text("Nothing runs and nobody waits.")).to_be_visible()
+    pool.submit("r1", project="shop")
+    pool.submit("r2", project="bank")
+    expect(page.get_by_text("position 1")).to_be_visible()
+    page.get_by_role("button", name="Pause").click()
+    expect(page.get_by_text("The pool is paused")).to_be_visible()
+    page.get_by_role("button", name="Resume").click()
+    expect(page.get_by_text("The pool is paused")).to_be_hidden()
+    page.get_by_label("Priority").select_option("high")
+    page.get_by_role("button", name="Set").first.click()
+    expect(page.locator("tr", has_text="r2").get_by_text("high", exact=True).first).to_be_visible()
+    page.get_by_label("Executions at a time").fill("7")
+    page.get_by_role("button", name="Set").last.click()
+    expect(page.get_by_text("1/7")).to_be_visible()
+    page.get_by_role("button", name="Cancel run r2").click()
+    expect(page.get_by_text("r2")).to_be_hidden()
+    assert page.url.endswith("/queue")
+
+
+def test_lost_connection_is_said_and_found_again(
+    chromium: Browser, settings: Settings, pool: Pool, unused_port: int
+) -> None:
+    """What is shown may be old; when the server is back, it is not."""
+    with serving(settings, port=unused_port) as served:
+        page = chromium.new_page(base_url=served.url)
+        page.goto("/queue")
+        expect(page.get_by_text("0/50")).to_be_visible()
+        expect(page.get_by_text("The connection is lost")).to_be_hidden()
+    expect(page.get_by_text("The connection is lost")).to_be_visible(timeout=20_000)
+    with serving(settings, port=unused_port):
+        expect(page.get_by_text("The connection is lost")).to_be_hidden(timeout=30_000)
+        pool.submit("r1", project="shop")
+        expect(page.get_by_text("shop")).to_be_visible()
+        page.close()
+
+
+def test_failure_is_found_from_the_list_of_runs(page: Page, busy: dict[str, str]) -> None:
+    """Run, failure, test, cause."""
+    page.goto("/")
+    page.get_by_label("State").select_option("failed")
+    page.get_by_role("button", name="Show").click()
+    page.locator(f"a[href='/runs/{busy['run']}']").click()
+    expect(page.get_by_role("heading", name="New failures: 1")).to_be_visible()
+    expect(page.get_by_role("heading", name="Still failing: 1")).to_be_visible()
+    page.get_by_role("link", name="same cause").first.click()
+    expect(page.get_by_role("heading", name="ValueError: no stock for …")).to_be_visible()
+    page.get_by_role("link", name="test_a.py::test_0").first.click()
+    expect(page.get_by_text("Fails since")).to_be_visible()
+
+
+def test_people_sign_in_and_out_and_are_refused(page: Page, served: Served, busy: dict[str, str]) -> None:
+    """And come back to where they wanted to go."""
+    secret = served.parts.access.create("ada")[1]
+    page.goto("/flaky")
+    expect(page.get_by_role("heading", name="Sign in")).to_be_visible()
+    page.get_by_role("link", name="Sign in").click()
+    page.get_by_label("Token").fill("wrong")
+    page.get_by_role("button", name="Sign in").click()
+    expect(page.get_by_role("alert").first).to_contain_text("unknown, revoked or has expired")
+    page.get_by_label("Token").fill(secret)
+    page.get_by_role("button", name="Sign in").click()
+    expect(page.get_by_role("heading", name="Flaky tests")).to_be_visible()
+    page.get_by_role("button", name="Sign out").click()
+    page.goto("/flaky")
+    expect(page.get_by_role("heading", name="Sign in")).to_be_visible()
+
+
+def test_pages_work_without_scripts(chromium: Browser, served: Served, busy: dict[str, str], pool: Pool) -> None:
+    """All but what is live: forms lead back to their page."""
+    context = chromium.new_context(base_url=served.url, java_script_enabled=False)
+    page = context.new_page()
+    page.goto("/queue")
+    page.get_by_role("button", name="Pause").click()
+    expect(page.get_by_text("The pool is paused")).to_be_visible()
+    page.get_by_role("button", name="Cancel run r2").click()
+    expect(page.get_by_role("heading", name="bank")).to_be_visible()
+    assert pool.dispatcher.look(RunId("r2")).outcome == "cancelled"
+    context.close()
+
+
+def test_keyboard_reaches_everything(page: Page, busy: dict[str, str]) -> None:
+    """The first stop leads past the menu; what has the focus is visible."""
+    page.goto("/queue")
+    page.keyboard.press("Tab")
+    expect(page.get_by_role("link", name="Skip to the content")).to_be_focused()
+    page.keyboard.press("Enter")
+    for _ in range(3):
+        page.keyboard.press("Tab")
+        if page.evaluate("document.activeElement.textContent") == "Pause":
+            break
+    expect(page.get_by_role("button", name="Pause")).to_be_focused()
+    page.keyboard.press("Enter")
+    expect(page.get_by_text("The pool is paused")).to_be_visible()
+
+
+@pytest.fixture(params=[("light", 1200), ("dark", 1200), ("light", 390)], ids=["light", "dark", "phone"])
+def look(request: pytest.FixtureRequest, chromium: Browser, served: Served) -> Iterator[BrowserContext]:
+    """A browser of each kind."""
+    scheme, width = request.param
+    made = chromium.new_context(
+        base_url=served.url, color_scheme=scheme, viewport={"width": width, "height": 800}, reduced_motion="reduce"
+    )
+    yield made
+    made.close()
+
+
+def test_pages_can_be_read_by_everybody(look: BrowserContext, busy: dict[str, str]) -> None:
+    """axe finds nothing serious, and no page is wider than its window."""
+    page = look.new_page()
+    for address in ADDRESSES:
+        page.goto(address.format(**busy))
+        found = Axe().run(page).response["violations"]
+        serious = [
+            (one["id"], [node["html"] for node in one["nodes"]][:2])
+            for one in found
+            if one["impact"] in ("serious", "critical")
+        ]
+        assert not serious, address
+        assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth"), address
+
+
+def test_index_is_small(look: BrowserContext, busy: dict[str, str]) -> None:
+    """150 kB at most come over the wire, with nothing in the cache."""
+    page = look.new_page()
+    session = look.new_cdp_session(page)
+    session.send("Network.enable")
+    sizes: list[float] = []
+    session.on("Network.loadingFinished", lambda event: sizes.append(event["encodedDataLength"]))
+    page.goto("/", wait_until="networkidle")
+    assert len(sizes) >= 5
+    assert sum(sizes) < 150_000
+
+
+def test_hostile_texts_are_shown_as_they_are(page: Page, served: Served, pool: Pool) -> None:
+    """Nothing that a test or a client has written becomes markup, runs, or widens the page."""
+    nasty = '<script>window.owned=1</script><img src=x onerror="window.owned=1">\' {{ 7*7 }} \x1b[31m\0'
+    long = nasty + "x" * 100_000
+    trouble = Failure(phase=nasty, message=nasty, trace=Text(text=nasty))
+    record = make_record(1, "P", project=nasty[:100], message=long)
+    record = replace(record, items=(make_item(0, "failed", nodeid=long, failures=(trouble,)),))
+    Ledger(served.parts.database).write(record, "projects/x/runs/0190-000001/", delivered=True)
+    pool.submit("r1", nodeids=[nasty], project=nasty[:100])
+    pool.dispatcher.next(pool.job("r1"), fresh=True)
+    test = served.parts.history.slow()[0].key
+    for address in ("/", "/runs/0190-000001", f"/tests/{test}", "/failures", "/slow", "/queue", "/workers", "/runs/r1"):
+        page.goto(address)
+        assert page.evaluate("window.owned") is None, address
+        assert page.locator("main img, main script").count() == 0, address
+        expect(page.locator("main")).to_contain_text("<script>window.owned=1</script>")
+
+
+def test_record_that_waits_is_said(page: Page, busy: dict[str, str]) -> None:
+    """In the list and on the run's page."""
+    page.goto("/")
+    expect(page.get_by_text("The store does not take 1 record just now")).to_be_visible()
+    page.goto("/runs/0190-000003")
+    expect(page.get_by_text("It waits on the server's own disk")).to_be_visible()
+
+
+def test_live_pages_stop_when_nobody_looks(page: Page, served: Served, pool: Pool) -> None:
+    """The server forgets a feed whose last viewer has gone."""
+    page.goto("/queue")
+    feeds = served.parts.feeds
+    wait_for(lambda: any(feed.is_watched for feed in feeds._feeds.values()), "the page watches")
+    page.goto("/flaky")
+    wait_for(lambda: not any(feed.is_watched for feed in feeds._feeds.values()), "nobody watches")
