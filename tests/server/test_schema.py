@@ -1,0 +1,57 @@
+"""
+The API keeps what `/openapi.json` promises, whatever is sent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import httpx
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, given, settings
+from schemathesis.checks import not_a_server_error
+from schemathesis.specs.openapi.checks import (
+    content_type_conformance,
+    response_schema_conformance,
+    status_code_conformance,
+)
+
+from tests.server.conftest import Pool, Served
+
+#: Answers that do not end cannot be checked as a whole.
+ENDLESS = "/api/v1/queue/events"
+
+
+@pytest.fixture
+def document(served: Served, pool: Pool) -> Iterator[schemathesis.BaseSchema]:
+    """The server's description of itself, on a pool with a run."""
+    pool.submit("r1", nodeids=["a.py::a"], project="shop")
+    yield schemathesis.openapi.from_url(f"{served.url}/openapi.json").exclude(path=ENDLESS)
+
+
+@pytest.mark.slow
+def test_api_is_as_it_is_described(document: schemathesis.BaseSchema) -> None:
+    """No server error, no undocumented answer."""
+    checks = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
+    operations = [found.ok() for found in document.get_all_operations()]
+    assert len(operations) > 10
+    for operation in operations:
+
+        @given(case=operation.as_strategy())
+        @settings(max_examples=25, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+        def keeps_its_promises(case: schemathesis.Case) -> None:
+            case.call_and_validate(checks=checks)
+
+        keeps_its_promises()
+
+
+def test_every_route_is_described_in_words(served: Served) -> None:
+    """With a summary and the answers that can come."""
+    document = httpx.get(f"{served.url}/openapi.json").json()
+    for path, methods in document["paths"].items():
+        for method, operation in methods.items():
+            assert operation.get("summary"), (method, path)
+            if path.startswith("/api/"):
+                assert {"401", "403", "503"} <= operation["responses"].keys(), (method, path)
+                assert operation["security"], (method, path)
