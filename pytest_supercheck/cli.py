@@ -187,7 +187,7 @@ def _open_store(address: str | None) -> Store:
 @click.option("--project", metavar="NAME", help="Only those of one project.")
 @click.option("--limit", type=click.IntRange(1), default=20, metavar="N", help="How many, at most.  [default: 20]")
 @click.option("--json", "as_json", is_flag=True, help="As JSON, one object a line.")
-@_reports_errors
+@reports_errors
 def runs(store: str | None, project: str | None, limit: int, as_json: bool) -> None:
     """
     List the last recorded runs, the newest first.
@@ -222,7 +222,7 @@ def _summary_text(summary: RunSummary) -> str:
 @_store_option
 @click.option("--output", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE", help="Write the page there.")
 @click.option("--open", "show", is_flag=True, help="Open it in a browser.")
-@_reports_errors
+@reports_errors
 def report(run: str, store: str | None, output: Path | None, show: bool) -> None:
     """
     Make a page of a recorded run, and say where it is.

@@ -29,6 +29,8 @@ PAGES: Final = {
     for path in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").rglob("*.md")]
 }
 PYTHON: Final = {path.stem: path.read_text("utf-8") for path in SOURCE.glob("*.py")}
+#: The server's modules, by name.
+SERVER: Final = {path.stem: path.read_text("utf-8") for path in (ROOT / "server" / "supercheck_server").glob("*.py")}
 SCRIPT: Final = (SOURCE / "dispatch.lua").read_text("utf-8")
 
 #: Variables of this checkout's own tools that begin like the package's, none so far.
@@ -68,7 +70,9 @@ def ini_keys(pytest_help: str) -> frozenset[str]:
 @pytest.fixture(scope="module")
 def variables(options: frozenset[str]) -> frozenset[str]:
     """The environment variables: those that the source names, and one per option that takes a value."""
-    named = {name for text in PYTHON.values() for name in re.findall(r"SUPERCHECK_[A-Z0-9_]+", text)}
+    named = {
+        name for text in (*PYTHON.values(), *SERVER.values()) for name in re.findall(r"SUPERCHECK_[A-Z0-9_]+", text)
+    }
     of_options = {option.lstrip("-").replace("-", "_").upper() for option in options if option != "--supercheck"}
     return frozenset(named | of_options)
 
@@ -77,7 +81,10 @@ def commands(command: click.Command = cli.main, path: str = "supercheck") -> Ite
     """Every command with its full name."""
     yield path, command
     if isinstance(command, click.Group):
-        for name, child in command.commands.items():
+        context = click.Context(command)
+        for name in command.list_commands(context):
+            child = command.get_command(context, name)
+            assert child is not None
             yield from commands(child, f"{path} {name}")
 
 
@@ -151,10 +158,13 @@ def test_every_outcome_is_documented() -> None:
 def error_classes() -> dict[str, type[BaseException]]:
     """The public exceptions of all modules."""
     found: dict[str, type[BaseException]] = {}
-    for module in PYTHON:
-        for name, value in vars(importlib.import_module(f"pytest_supercheck.{module}")).items():
+    modules = [f"pytest_supercheck.{module}" for module in PYTHON] + [
+        f"supercheck_server.{module}" for module in SERVER
+    ]
+    for module in modules:
+        for name, value in vars(importlib.import_module(module)).items():
             public_error = isinstance(value, type) and issubclass(value, BaseException) and not name.startswith("_")
-            if public_error and value.__module__.startswith("pytest_supercheck"):
+            if public_error and value.__module__.startswith(("pytest_supercheck", "supercheck_server")):
                 found[name] = value
     return found
 
@@ -182,6 +192,19 @@ def test_every_exit_code_is_documented() -> None:
     assert {code for code in documented if code >= FIRST_OWN_CODE} == codes
 
 
+def test_every_route_is_documented(tmp_path: Path) -> None:
+    """Those that programs may use, and no others."""
+    from supercheck_server.app import Parts, create_app
+    from supercheck_server.settings import Settings
+
+    parts = Parts(Settings.from_env({"SUPERCHECK_REDIS_URL": "unix:///nonexistent"}, data=tmp_path))
+    described = create_app(parts).openapi()["paths"]
+    parts.close()
+    routes = {f"{method.upper()} {path}" for path, methods in described.items() for method in methods}
+    assert "GET /api/v1/queue" in routes
+    assert set(re.findall(r"^\| `((?:GET|POST) [^`]+)` \|", REFERENCE, re.MULTILINE)) == routes
+
+
 def test_every_hook_is_documented() -> None:
     """Hooks that the package declares."""
     declared = {
@@ -201,7 +224,7 @@ def test_no_page_makes_up_an_option(page: str, options: frozenset[str], ini_keys
     """Options and ini keys that a page names exist."""
     text = PAGES[page]
     assert set(re.findall(r"--supercheck(?:-[a-z]+)*", text)) <= options
-    assert set(re.findall(r"\bsupercheck_[a-z_]+", text)) <= ini_keys
+    assert set(re.findall(r"\bsupercheck_[a-z_]+", text)) <= ini_keys | {"supercheck_server"}  # the package
 
 
 @every_page

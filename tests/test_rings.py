@@ -223,3 +223,30 @@ def test_plain_pytest_loads_nothing_expensive() -> None:
     loaded = done.stdout.split()
     assert loaded == [PACKAGE, f"{PACKAGE}.plugin"]
     assert not set(EXPENSIVE) & set(loaded)
+
+
+SERVER: Final = SOURCE.parent / "server" / "supercheck_server"
+
+
+def test_server_imports_the_package_and_never_the_other_way() -> None:
+    """The command line finds the server's commands by their entry points."""
+    for module, imports in IMPORTS.items():
+        assert not [one.target for one in imports if one.distribution == "supercheck_server"], module
+    ours = {
+        one.distribution for path in SERVER.rglob("*.py") for one in _walk(_parsed(path), eager=True, typing_only=False)
+    }
+    assert PACKAGE in ours
+    assert not ours & {"redis", "rq", "pytest"}, "what needs these is in the package"
+
+
+def test_servers_commands_are_there_without_its_extra() -> None:
+    """`supercheck --help` loads none of it."""
+    tree = _parsed(SERVER / "commands.py")
+    eager = {
+        one.distribution for one in _walk(tree, eager=True, typing_only=False) if one.eager and not one.typing_only
+    }
+    assert eager <= {PACKAGE, "click", *sys.stdlib_module_names}
+
+
+def _parsed(path: Path) -> ast.Module:
+    return ast.parse(path.read_text("utf-8"))

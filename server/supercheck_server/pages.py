@@ -15,8 +15,9 @@ from urllib.parse import urlencode
 from fastapi import APIRouter, HTTPException, Query, Request
 from fastapi.params import Depends
 from pydantic import BaseModel, Field
-from starlette.responses import HTMLResponse, Response, StreamingResponse
+from starlette.responses import HTMLResponse, RedirectResponse, Response, StreamingResponse
 
+from pytest_supercheck.archive import PAGE
 from pytest_supercheck.dispatch import Dispatcher
 from pytest_supercheck.errors import NotStored
 from pytest_supercheck.model import PoolExecution
@@ -34,10 +35,12 @@ FAILURE_DAYS: Final = 14
 #: Bytes of a file that are read at once.
 CHUNK_BYTES: Final = 1 << 18
 
-#: A report brings its style in the page; whatever a run has left behind may run nothing and send nothing.
-FILE_POLICY: Final = (
-    "default-src 'none'; style-src 'unsafe-inline'; img-src 'self' data:; media-src 'self'; "
-    "frame-ancestors 'none'; sandbox allow-popups allow-popups-to-escape-sandbox"
+#: Whatever a run has left behind may run nothing and send nothing, and is not of our origin.
+FILE_POLICY: Final = "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'; sandbox"
+#: A report brings style and script in the page, and names them by their hashes in a policy of its own, which counts too.
+REPORT_POLICY: Final = (
+    "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src 'self' data:; "
+    "media-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
 )
 
 #: What an address may say in one word of its query.
@@ -108,6 +111,11 @@ def run_routes(sources: Sources, *, gate: Depends) -> APIRouter:
         }
         return renderer.page(request, "runs.html", title="Runs", **page)
 
+    @routes.get("/runs/index.html")
+    def up() -> Response:
+        # Where a report leads to: in a bucket, to the list of its project's runs.
+        return RedirectResponse("/")
+
     @routes.get("/runs/{run_id}")
     def run(request: Request, run_id: RunPath, after: Position = -1, bad_after: Position = -1) -> Response:
         found = _found(look_at_run(sources.dispatcher, history, run_id))
@@ -129,7 +137,7 @@ def run_routes(sources: Sources, *, gate: Depends) -> APIRouter:
         row = history.run(run_id)
         if row is None or not row.folder:
             raise HTTPException(404, "This run has no files.")
-        return _file(sources.shelf, row.folder + (path or "index.html"))
+        return _file(sources.shelf, row.folder + path, FILE_POLICY if path != PAGE else REPORT_POLICY)
 
     return routes
 
@@ -214,7 +222,7 @@ def _recorded(history: History, row: RunRow, after: int, bad_after: int) -> dict
     }
 
 
-def _file(shelf: Shelf, key: str) -> Response:
+def _file(shelf: Shelf, key: str, policy: str) -> Response:
     try:
         stream = shelf.open(check_key(key))
     except (NotStored, BadKey):
@@ -229,7 +237,7 @@ def _file(shelf: Shelf, key: str) -> Response:
     return StreamingResponse(
         chunks(),
         media_type=told.content_type,
-        headers={"Cache-Control": told.cache_control, "Content-Security-Policy": FILE_POLICY},
+        headers={"Cache-Control": told.cache_control, "Content-Security-Policy": policy},
     )
 
 

@@ -146,6 +146,18 @@ def test_pages_work_without_scripts(chromium: Browser, served: Served, busy: dic
     context.close()
 
 
+def test_report_is_read_through_the_server(page: Page, served: Served, pool: Pool) -> None:
+    """With its own style and script, and a way back."""
+    pool.finish("r1", 3, missing=[1])
+    wait_for(lambda: served.parts.dispatcher.pool().unrecorded == 0, "the run is recorded")
+    page.goto("/runs/r1")
+    page.get_by_role("link", name="Report").click()
+    expect(page.get_by_role("heading", name="Failures")).to_be_visible()
+    expect(page.get_by_role("searchbox")).to_be_visible()  # its script has run
+    page.locator(".crumb a").first.click()
+    expect(page.get_by_role("heading", name="Runs", exact=True)).to_be_visible()
+
+
 def test_keyboard_reaches_everything(page: Page, busy: dict[str, str]) -> None:
     """The first stop leads past the menu; what has the focus is visible."""
     page.goto("/queue")
