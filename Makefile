@@ -60,7 +60,7 @@ clean:
 
 # Where PYTHONDONTWRITEBYTECODE is set our own modules would be compiled at every start, and nobody else's.
 compiled: $(STAMP)
-	@$(BIN)/python -m compileall -q pytest_supercheck examples
+	@$(BIN)/python -m compileall -q pytest_supercheck server examples
 
 $(STAMP): pyproject.toml requirements-dev.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' \

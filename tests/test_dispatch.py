@@ -1661,7 +1661,8 @@ def test_look_keeps_nobody_alive(pool: Pool) -> None:
     pool.submit("a")
     for _ in range(4):
         pool.now_ms += 5_000
-        status = pool.dispatcher.look(RunId("a"))
+        pool.dispatcher.look(RunId("a"))
+    status = pool.dispatcher.look(RunId("a"))
     assert (status.state, status.outcome) == ("ended", "abandoned")
     assert pool.dispatcher.look(RunId("b")).state == "gone"
 

@@ -552,7 +552,7 @@ def _matching(wanted: RunFilter) -> Iterable[ColumnElement[bool]]:
         yield or_(*begins, *contains)
 
 
-def _parse_key(text: str, first: type[int] | type[float] = int) -> tuple[float, int] | None:
+def _parse_key(text: str, first: type[int | float] = int) -> tuple[float, int] | None:
     value, _, no = text.rpartition("-")
     try:
         key = first(value), int(no)

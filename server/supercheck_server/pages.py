@@ -37,7 +37,7 @@ CHUNK_BYTES: Final = 1 << 18
 
 #: Whatever a run has left behind may run nothing and send nothing, and is not of our origin.
 FILE_POLICY: Final = "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'; sandbox"
-#: A report brings style and script in the page, and names them by their hashes in a policy of its own, which counts too.
+#: A report brings style and script in the page and names them by their hashes, in a policy of its own that counts too.
 REPORT_POLICY: Final = (
     "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src 'self' data:; "
     "media-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'"

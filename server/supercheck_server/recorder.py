@@ -13,8 +13,8 @@ import time
 from datetime import datetime, timezone
 from typing import Final
 
-from pytest_supercheck.dispatch import Dispatcher
 from pytest_supercheck.archive import run_of
+from pytest_supercheck.dispatch import Dispatcher
 from pytest_supercheck.errors import NotStored, SupercheckError
 from pytest_supercheck.model import RunDetails, RunId
 from pytest_supercheck.record import FAILING, Origin, RecordError, RunSummary, read_origin

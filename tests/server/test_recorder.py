@@ -52,7 +52,8 @@ def dying(original):
         return original(*args, **kwargs)
     return method
 
-for kind, names in ((DirectoryStore, ["put"]), (Dispatcher, ["events", "recorded"]), (Ledger, ["write", "_write_items"])):
+parts_of_it = {DirectoryStore: ["put"], Dispatcher: ["events", "recorded"], Ledger: ["write", "_write_items"]}
+for kind, names in parts_of_it.items():
     for name in names:
         setattr(kind, name, dying(getattr(kind, name)))
 parts = Parts(Settings.from_env(data=Path(sys.argv[2])))
@@ -107,14 +108,14 @@ def test_recorder_killed_at_any_point_loses_and_doubles_nothing(
         died = subprocess.run(command, env=environ, timeout=60, capture_output=True, text=True)
         assert died.returncode in (0, -signal.SIGKILL), died.stderr
         pool.client.zadd("sc:ended", {run: 0}, xx=True)  # its claim has lapsed
-        parts = Parts(replace(settings, data=data, database_url=f"sqlite:///{data}/history.sqlite", store=str(data)))
+        parts = Parts(Settings.from_env(environ, data=data))
         parts.recorder.record_next()
         assert all_runs(parts) == [(run, "failed", 3)], stage
         row = parts.history.run(run)
         assert row is not None
         assert len(parts.history.results(row.no)) == 3
         assert all(test.recent in ("P", "E", "F") for test in parts.history.slow())
-        assert len(Archive(DirectoryStore(data)).load(row.folder).items) == 3
+        assert len(Archive(DirectoryStore(data / "store")).load(row.folder).items) == 3
         assert not parts.recorder.record_next()
         parts.close()
         if died.returncode == 0:

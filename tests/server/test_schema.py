@@ -4,13 +4,14 @@ The API keeps what `/openapi.json` promises, whatever is sent.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from typing import Any
 
 import httpx
 import pytest
 import schemathesis
 from hypothesis import HealthCheck, given, settings
 from schemathesis.checks import not_a_server_error
+from schemathesis.core.result import Ok
 from schemathesis.specs.openapi.checks import (
     content_type_conformance,
     response_schema_conformance,
@@ -24,23 +25,23 @@ ENDLESS = "/api/v1/queue/events"
 
 
 @pytest.fixture
-def document(served: Served, pool: Pool) -> Iterator[schemathesis.BaseSchema]:
+def document(served: Served, pool: Pool) -> schemathesis.BaseSchema:
     """The server's description of itself, on a pool with a run."""
     pool.submit("r1", nodeids=["a.py::a"], project="shop")
-    yield schemathesis.openapi.from_url(f"{served.url}/openapi.json").exclude(path=ENDLESS)
+    return schemathesis.openapi.from_url(f"{served.url}/openapi.json").exclude(path=ENDLESS)
 
 
 @pytest.mark.slow
 def test_api_is_as_it_is_described(document: schemathesis.BaseSchema) -> None:
     """No server error, no undocumented answer."""
     checks = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
-    operations = [found.ok() for found in document.get_all_operations()]
+    operations = [found.ok() for found in document.get_all_operations() if isinstance(found, Ok)]
     assert len(operations) > 10
     for operation in operations:
 
         @given(case=operation.as_strategy())
         @settings(max_examples=25, deadline=None, database=None, suppress_health_check=list(HealthCheck))
-        def keeps_its_promises(case: schemathesis.Case) -> None:
+        def keeps_its_promises(case: schemathesis.Case[Any]) -> None:
             case.call_and_validate(checks=checks)
 
         keeps_its_promises()
