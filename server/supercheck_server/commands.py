@@ -6,7 +6,7 @@ Imports nothing heavy, so that `supercheck --help` works without the extra.
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import sys
 import time
 from collections.abc import Iterator
@@ -35,8 +35,11 @@ class ExtraMissing(SupercheckError):
 
 
 def _need_extra() -> None:
-    if any(importlib.util.find_spec(name) is None for name in _NEEDED):
-        raise ExtraMissing
+    for name in _NEEDED:
+        try:
+            importlib.import_module(name)
+        except ImportError as exc:
+            raise ExtraMissing from exc
 
 
 def _settings(url: str | None) -> Settings:
