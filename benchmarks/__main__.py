@@ -28,7 +28,9 @@ FIGURES: Final = (
     "recovery",
     "submit",
     "plain",
+    "history",
     "recording",
+    "recorder",
 )
 
 

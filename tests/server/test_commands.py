@@ -20,6 +20,8 @@ import pytest
 from tests.server.conftest import GUARD_S, wait_for
 
 COMMAND = (sys.executable, "-m", "pytest_supercheck.cli")
+#: A database that is not there.
+NOWHERE = "postgresql://ada:sesame@127.0.0.1:1/x"
 ENVIRON = {name: value for name, value in os.environ.items() if not name.startswith("SUPERCHECK_")} | {
     name: os.environ[name] for name in ("SUPERCHECK_CACHE", "SUPERCHECK_VALKEY") if name in os.environ
 }
@@ -127,7 +129,7 @@ def test_server_without_its_extra_says_what_to_install(tmp_path: Path) -> None:
         ({"SUPERCHECK_DATABASE_URL": "mysql://ada:sesame@x"}, "SUPERCHECK_DATABASE_URL"),
         ({"SUPERCHECK_RETENTION_DAYS": "0"}, "a whole number from 1 up"),
         ({"SUPERCHECK_STORE": "ftp://x", "SUPERCHECK_REDIS_URL": "unix:///x"}, "is no store"),
-        ({"SUPERCHECK_DATABASE_URL": "postgresql://ada:sesame@127.0.0.1:1/x", "SUPERCHECK_REDIS_URL": "unix:///x"}, "cannot be used"),
+        ({"SUPERCHECK_DATABASE_URL": NOWHERE, "SUPERCHECK_REDIS_URL": "unix:///x"}, "cannot be used"),
     ],
 )  # fmt: skip
 def test_wrong_settings_are_said_in_words(tmp_path: Path, variables: dict[str, str], words: str) -> None:
