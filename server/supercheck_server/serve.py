@@ -4,6 +4,7 @@ Running the application: the socket, the signals, and who may come in where.
 
 from __future__ import annotations
 
+import socket
 from types import FrameType
 from typing import Final
 
@@ -26,11 +27,17 @@ class NoToken(SupercheckError):
 
 
 class _Server(uvicorn.Server):
-    """Lets the viewers of live pages go when it is told to end: it would wait for them."""
+    """Says where it is once it answers, and lets the viewers of live pages go when it ends: it would wait for them."""
 
-    def __init__(self, config: uvicorn.Config, feeds: Feeds) -> None:
+    def __init__(self, config: uvicorn.Config, feeds: Feeds, address: str) -> None:
         super().__init__(config)
         self._feeds = feeds
+        self._address = address
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets=sockets)
+        if self.started:
+            click.echo(f"supercheck server: {self._address}; Ctrl-C stops")
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         self._feeds.close()
@@ -65,8 +72,8 @@ def serve(settings: Settings, *, host: str, port: int) -> int:
         except SystemExit:
             raise SupercheckError(f"{host}:{port} cannot be listened on: another program does, perhaps.") from None
         shown = f"[{host}]" if ":" in host else host
-        click.echo(f"supercheck server: http://{shown}:{listener.getsockname()[1]}; Ctrl-C stops")
-        _Server(config, parts.feeds).run(sockets=[listener])
+        address = f"http://{shown}:{listener.getsockname()[1]}"
+        _Server(config, parts.feeds, address).run(sockets=[listener])
     finally:
         parts.close()
     return 0
