@@ -5,6 +5,7 @@ Joins a transcript, an archive and a directory store, for sessions and for the c
 
     ROOTDIR/.supercheck/.gitignore   keeps all of it out of git
     ROOTDIR/.supercheck/store/       the store
+    ROOTDIR/.supercheck/served       there once a server has this store, whose rules decide what goes
 """
 
 from __future__ import annotations
@@ -14,15 +15,17 @@ from typing import Final
 
 from pytest_supercheck.archive import Archive
 from pytest_supercheck.directory_store import DirectoryStore
+from pytest_supercheck.errors import StoreTrouble
 from pytest_supercheck.transcript import Recorded
 
 #: The directory's name.
 DIRECTORY: Final = ".supercheck"
+_SERVED: Final = "served"
 
 
 def record_locally(rootdir: Path, recorded: Recorded, *, keep: int) -> None:
     """
-    Write a run's record, and remove those of the oldest runs.
+    Write a run's record, and remove those of the oldest runs, unless a server has the store: it keeps its own there.
 
     Args:
         keep: How many runs may be there afterwards, at least 1.
@@ -32,11 +35,32 @@ def record_locally(rootdir: Path, recorded: Recorded, *, keep: int) -> None:
     """
     archive = Archive(DirectoryStore(store_directory(rootdir)))
     archive.save(recorded)
-    ignore = rootdir / DIRECTORY / ".gitignore"
-    if not ignore.exists():
-        ignore.write_text("# Made by pytest-supercheck.\n*\n", "utf-8")
-    for folder in archive.folders()[keep:]:
-        archive.remove(folder)
+    _keep_out_of_git(rootdir)
+    if not (rootdir / DIRECTORY / _SERVED).exists():
+        for folder in archive.folders()[keep:]:
+            archive.remove(folder)
+
+
+def mark_served(store: str) -> None:
+    """
+    Note that a server has the store of a root directory, so that sessions remove nothing from it; mark no other.
+
+    Args:
+        store: Its address; it need not be there yet.
+
+    Raises:
+        StoreTrouble: The directory cannot be written.
+    """
+    place = Path(store).expanduser().absolute()
+    rootdir = place.parent.parent
+    if "://" in store or place != store_directory(rootdir):
+        return
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        (place.parent / _SERVED).touch()
+        _keep_out_of_git(rootdir)
+    except OSError as exc:
+        raise StoreTrouble(f"{place.parent} cannot be written: {exc}") from exc
 
 
 def store_directory(rootdir: Path) -> Path:
@@ -48,3 +72,9 @@ def find_local_store(directory: Path) -> Path | None:
     """The store of that directory or of the nearest one above that has one; None when none has."""
     places = (store_directory(place) for place in (directory, *directory.parents))
     return next((place for place in places if place.is_dir()), None)
+
+
+def _keep_out_of_git(rootdir: Path) -> None:
+    ignore = rootdir / DIRECTORY / ".gitignore"
+    if not ignore.exists():
+        ignore.write_text("# Made by pytest-supercheck.\n*\n", "utf-8")

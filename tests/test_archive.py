@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from pytest_supercheck.archive import Archive, project_folder, project_segment, run_folder
 from pytest_supercheck.directory_store import DirectoryStore
-from pytest_supercheck.errors import NotStored
-from pytest_supercheck.local_archive import find_local_store, record_locally
+from pytest_supercheck.errors import NotStored, StoreTrouble
+from pytest_supercheck.local_archive import find_local_store, mark_served, record_locally
 from pytest_supercheck.record import RecordError
 from pytest_supercheck.store import BadKey, check_key
 from pytest_supercheck.transcript import Recorded
@@ -193,6 +193,31 @@ def test_the_last_runs_of_a_directory_are_kept(tmp_path: Path) -> None:
     assert found is not None
     assert [summary.id for summary in Archive(DirectoryStore(found)).summaries()] == ["04", "03", "02"]
     assert (tmp_path / ".supercheck" / ".gitignore").read_text().splitlines()[-1] == "*"
+
+
+def test_sessions_remove_nothing_from_a_servers_store(tmp_path: Path) -> None:
+    """It records the runs of a pool there, and knows where they are."""
+    mark_served(str(tmp_path / ".supercheck" / "store"))
+    for number in range(3):
+        record_locally(tmp_path, make_recorded(f"0{number}"), keep=1)
+    found = Archive(DirectoryStore(tmp_path / ".supercheck" / "store"))
+    assert [summary.id for summary in found.summaries()] == ["02", "01", "00"]
+    assert (tmp_path / ".supercheck" / ".gitignore").exists()
+
+
+@pytest.mark.parametrize("store", ["s3://bucket/.supercheck/store", "reports"])
+def test_other_stores_are_not_marked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, store: str) -> None:
+    """Nothing of a session is there."""
+    monkeypatch.chdir(tmp_path)
+    mark_served(store)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_servers_store_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+    """At its start."""
+    (tmp_path / ".supercheck").write_text("a file")
+    with pytest.raises(StoreTrouble, match="cannot be written"):
+        mark_served(str(tmp_path / ".supercheck" / "store"))
 
 
 def test_the_nearest_directory_counts(tmp_path: Path, make_directory: Callable[[str], Path]) -> None:

@@ -24,6 +24,7 @@ from starlette.responses import JSONResponse, Response
 from pytest_supercheck import __version__
 from pytest_supercheck.directory_store import DirectoryStore
 from pytest_supercheck.errors import SupercheckError, Unreachable
+from pytest_supercheck.local_archive import mark_served
 from pytest_supercheck.redis_gateway import RedisGateway
 from pytest_supercheck.stores import open_store
 from supercheck_server.access import Access
@@ -66,6 +67,7 @@ class Parts:
         Raises:
             Unreachable: No pool was given, or its URL is malformed.
             DatabaseTrouble: The database cannot be used.
+            StoreTrouble: The store's address is malformed, or its directory cannot be written.
         """
         if settings.redis_url is None:
             raise Unreachable("No pool was given: set SUPERCHECK_REDIS_URL, or use --url redis://HOST:6379/0.")
@@ -76,6 +78,7 @@ class Parts:
         self.database.migrate()
         self.history = History(self.database)
         store = open_store(settings.store, endpoint=settings.s3_endpoint)
+        mark_served(settings.store)
         self.shelf = Shelf(store, DirectoryStore(settings.data / "waiting"))
         self.access = Access(self.database)
         self.metrics = Metrics(self.dispatcher)

@@ -89,6 +89,7 @@ def test_parts_go_with_the_command_that_started_them(tmp_path: Path) -> None:
         said(log, r"(http://\S+);")
         children = psutil.Process(process.pid).children(recursive=True)
         assert len(children) >= 3
+        assert (tmp_path / ".supercheck" / "served").exists(), "sessions would remove runs of its store"
         process.kill()
         _, alive = psutil.wait_procs(children, timeout=30)
         assert not alive
