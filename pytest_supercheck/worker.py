@@ -17,9 +17,10 @@ from typing import Any, ClassVar, Final
 
 from redis import Redis
 from rq import Queue, Worker
-from rq.exceptions import NoSuchJobError
+from rq.exceptions import NoSuchJobError, StopRequested
 from rq.job import Job, JobStatus
 from rq.serializers import JSONSerializer
+from rq.worker import WorkerStatus
 
 from pytest_supercheck import supervisor
 from pytest_supercheck.dispatch import Dispatcher
@@ -71,13 +72,27 @@ class PoolJob(Job):
 
 
 class PoolWorker(Worker):
-    """RQ's fork worker, whose first SIGTERM reaches the supervisor too."""
+    """RQ's fork worker, whose first SIGTERM reaches the supervisor too, and is not forgotten."""
+
+    _leaving = False
 
     def handle_warm_shutdown_request(self) -> None:
         """The supervisor lets the current test finish and gives the rest back."""
+        self._leaving = True
         super().handle_warm_shutdown_request()  # type: ignore[no-untyped-call]
         if self.horse_pid:
             os.kill(self.horse_pid, signal.SIGTERM)
+
+    def heartbeat(self, *args: Any, **kwargs: Any) -> None:
+        """
+        Leave, if that has been asked for; else as RQ's, which calls it whenever it looks for a job.
+
+        RQ leaves by an exception that its handler of SIGTERM raises. If the signal comes while a line is logged, which
+        is likely while Redis is away, logging takes it for a fault of its own, and RQ would go on for ever.
+        """
+        if self._leaving and self.get_state() == WorkerStatus.IDLE:
+            raise StopRequested
+        super().heartbeat(*args, **kwargs)
 
     def setup_work_horse_signals(self) -> None:
         """In the work-horse, which RQ would let die of SIGTERM."""

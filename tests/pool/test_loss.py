@@ -17,8 +17,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from rq import Queue
+from rq.exceptions import StopRequested
+from rq.worker import WorkerStatus
 
 from pytest_supercheck.events import End, Passed
+from pytest_supercheck.worker import PoolWorker
 
 from .conftest import GUARD_S, Pool, Worker, children, command_line, counts, wait_for
 
@@ -118,6 +122,20 @@ def test_a_worker_killed_leaves_nothing_behind(pool: Pool, tmp_path: Path, monke
     worker.process.kill()
     wait_for(lambda: not any(command_line(pid) for pid in known), "its processes are gone")
     wait_for(lambda: not list(place.glob("supercheck-*")), "its directory is gone")
+
+
+def test_a_worker_leaves_though_its_way_out_was_swallowed(pool: Pool) -> None:
+    """As logging swallows it when the signal comes while RQ says that Redis is away."""
+    worker = PoolWorker([Queue("none", connection=pool.client)], name="w", connection=pool.client)
+    worker.set_state(WorkerStatus.IDLE)
+    worker.heartbeat()
+    before = {signum: signal.getsignal(signum) for signum in (signal.SIGINT, signal.SIGTERM)}
+    with contextlib.suppress(StopRequested):
+        worker.request_stop(signal.SIGTERM, None)  # type: ignore[no-untyped-call]
+    for signum, handler in before.items():
+        signal.signal(signum, handler)
+    with pytest.raises(StopRequested):
+        worker.heartbeat()
 
 
 def test_a_second_sigterm_stops_at_once(pool: Pool) -> None:
