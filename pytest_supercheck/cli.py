@@ -345,6 +345,23 @@ def cancel(url: str | None, run: str, now: bool) -> None:
 
 @queue.command()
 @click.argument("run")
+@click.option("--failed", is_flag=True, help="Only its tests that failed, or have no result.")
+@click.pass_obj
+@reports_errors
+def retry(url: str | None, run: str, failed: bool) -> None:
+    """
+    Run a run once more that has ended in the last 7 days; prints the new run's id.
+
+    Nobody waits for it: a server records it like any other run. Its tests run in the directory in which they ran.
+    """
+    from pytest_supercheck.model import RunId
+    from pytest_supercheck.retry import retry as again
+
+    click.echo(again(_dispatcher(url), RunId(run), failed=failed))
+
+
+@queue.command()
+@click.argument("run")
 @click.argument("rank", type=click.Choice(["high", "normal", "low"]))
 @click.pass_obj
 @reports_errors

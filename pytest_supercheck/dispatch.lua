@@ -1023,6 +1023,16 @@ function ops.keep()
   return status_of(args.run)
 end
 
+-- Nobody keeps the run alive from here on; it goes on nevertheless.
+function ops.detach()
+  local run = load_run(args.run)
+  if run and run.state ~= 'ended' then
+    set(run, 'detached', 1)
+    call('ZREM', 'sc:leases', 'c:' .. run.id)
+  end
+  return status_of(args.run)
+end
+
 function ops.cancel()
   local run = load_run(args.run)
   if run then stop_run(run, args.outcome, args.how, args.message) end
@@ -1136,7 +1146,7 @@ local function details(run)
     run = run.id, project = run.project, priority = run.priority, state = run.state, want = run.want,
     outcome = run.outcome or '', message = run.message or '', total = run.total, spec = more.spec or '{}',
     submitted_ms = run.submitted_ms, started_ms = run.started_ms, ended_ms = more.ended_ms,
-    attempts = attempts(run.id),
+    attempts = attempts(run.id), labels = run.labels, timeout_ms = run.timeout_ms, maxfail = run.maxfail,
   }
 end
 

@@ -184,6 +184,15 @@ class Dispatcher:
         """
         return _run_status(run, self._call("keep", run=run))
 
+    def detach(self, run: RunId) -> RunStatus:
+        """
+        Let a run go on without anybody who keeps it alive.
+
+        Returns:
+            Its status; state `gone` when there is no such run.
+        """
+        return _run_status(run, self._call("detach", run=run))
+
     def cancel(self, run: RunId, *, outcome: str, how: How, message: str = "") -> RunStatus:
         """
         Stop a run: at once when it waits, else when its last execution has left.
@@ -484,6 +493,13 @@ class Dispatcher:
         """
         return self._read(f"sc:run:{run}:results", after, wait_s)
 
+    def all_events(self, run: RunId) -> Iterator[bytes]:
+        """Read a run's results from the beginning to where they end now; each of one or more NDJSON lines."""
+        after, batches = "0", [b""]
+        while batches:
+            batches, after = self.events(run, after=after, wait_s=0)
+            yield from batches
+
     def states(self, run: RunId, *, after: str, wait_s: float) -> tuple[list[bytes], str]:
         """
         Read who ran what: the last 1,000 entries of the last 24 hours.
@@ -598,11 +614,22 @@ def _run_details(row: Reply) -> RunDetails:
     priority = PRIORITIES[row.pop("priority")]
     optional = {name: row.pop(name, None) for name in ("total", "started_ms", "ended_ms")}
     attempts = tuple(row.pop("attempts"))  # an empty list comes as an empty object
-    return RunDetails(priority=priority, attempts=attempts, **optional, **row)
+    return RunDetails(
+        priority=priority,
+        attempts=attempts,
+        labels=_labels(row.pop("labels")),
+        timeout_s=row.pop("timeout_ms") / 1000,
+        **optional,
+        **row,
+    )
+
+
+def _labels(text: str) -> tuple[str, ...]:
+    return tuple(label for label in text.split(",") if label)
 
 
 def _pool_worker(row: Reply) -> PoolWorker:
-    labels = tuple(label for label in row.pop("labels").split(",") if label)
+    labels = _labels(row.pop("labels"))
     suspect, renewed_ms = bool(row.pop("suspect")), row.pop("renewed_ms", None)
     return PoolWorker(labels=labels, suspect=suspect, renewed_ms=renewed_ms, **row)
 

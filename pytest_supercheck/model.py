@@ -1,11 +1,14 @@
 """
 The nouns that cross the dispatcher's door: what a caller asks for and what it is told.
 
-Pure data. Must not know Redis, RQ, pytest or a clock.
+Pure data, and how a run is named. Must not know Redis, RQ or pytest.
 """
 
 from __future__ import annotations
 
+import os
+import time
+import uuid
 from dataclasses import dataclass
 from typing import Any, Final, Literal, NewType, TypeAlias
 
@@ -19,6 +22,13 @@ RunState = Literal["waiting", "running", "stopping", "ended", "gone"]
 
 #: Priorities in rank order; the index is the rank.
 PRIORITIES: Final[tuple[Priority, ...]] = ("high", "normal", "low")
+
+
+def new_run_id() -> RunId:
+    """Make an id for a run: random, and sorted by time (RFC 9562, version 7; `uuid.uuid7` is in Python 3.14)."""
+    value = (int(time.time() * 1000) << 80) | (int.from_bytes(os.urandom(10), "big"))
+    value = (value & ~(0xF000 << 64)) | (0x7000 << 64)
+    return RunId(str(uuid.UUID(int=(value & ~(0xC000 << 48)) | (0x8000 << 48))))
 
 
 def queue_name(worker: str) -> str:
@@ -282,6 +292,12 @@ class RunDetails:
     total: int | None
     #: `RunRequest.spec`, untouched.
     spec: str
+    #: Labels that a worker must have.
+    labels: tuple[str, ...]
+    #: Seconds from the first begin to the deadline, 0 for none.
+    timeout_s: float
+    #: Failing reports after which nothing is started, 0 for no limit.
+    maxfail: int
     #: When it was submitted, ms since 1970.
     submitted_ms: int
     #: When its first execution began, ms since 1970; None before.

@@ -14,7 +14,6 @@ import os
 import socket
 import sys
 import time
-import uuid
 from collections import deque
 from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING, Any, Final, NoReturn
@@ -25,7 +24,7 @@ from pytest_supercheck import durations, events
 from pytest_supercheck.embedded import EmbeddedStack
 from pytest_supercheck.ending import Refusal, conclude, fail
 from pytest_supercheck.errors import Infrastructure, SupercheckError
-from pytest_supercheck.model import RunId, RunRequest
+from pytest_supercheck.model import RunRequest, new_run_id
 from pytest_supercheck.operators import BadVariable, PoolSettings, masked
 from pytest_supercheck.settings import Settings
 from pytest_supercheck.submission import Submission, connect
@@ -102,7 +101,7 @@ class LocalSession:
     def __init__(self, config: pytest.Config, settings: Settings) -> None:
         self._config = config
         self._settings = settings
-        self.run_id = str(_uuid7())
+        self.run_id = new_run_id()
         self._path = list(sys.path)
         self._args = [str(arg) for arg in config.invocation_params.args]
         self._show_output = getattr(config.known_args_namespace, "capture", "fd") in ("no", "tee-sys")
@@ -182,7 +181,7 @@ class LocalSession:
             self._stack.configure(nodes[0])
         spec = {**self._spec(session.config, early=False), "nodes": nodes}
         request = RunRequest(
-            run_id=RunId(self.run_id),
+            run_id=self.run_id,
             project=self._settings.project or os.path.basename(spec["rootdir"]) or "default",
             priority=self._settings.priority,
             want=self.speaker.count,
@@ -396,10 +395,3 @@ def _shows_colours(config: pytest.Config) -> bool:
 def _place(status: Admission | RunStatus) -> str:
     eta = f", about {status.eta_s:.0f} s" if status.eta_s is not None else ""
     return f"position {status.position}{eta}"
-
-
-def _uuid7() -> uuid.UUID:
-    """A random id that sorts by time (RFC 9562, version 7; `uuid.uuid7` is in Python 3.14)."""
-    value = (int(time.time() * 1000) << 80) | (int.from_bytes(os.urandom(10), "big"))
-    value = (value & ~(0xF000 << 64)) | (0x7000 << 64)
-    return uuid.UUID(int=(value & ~(0xC000 << 48)) | (0x8000 << 48))

@@ -34,7 +34,7 @@ RINGS: Final = (
         {
             *("plugin", "session", "ending", "durations", "groups", "submission", "connector", "replay"),
             *("xdist_protocol", "xdist_fixtures"),
-            *("local_archive", "diary", "markup", "report"),
+            *("local_archive", "diary", "markup", "report", "retry"),
             *("embedded", "cli", "host", "pool", "worker", "supervisor", "runner", "execution", "recorder"),
         }
     ),

@@ -17,6 +17,7 @@ from starlette.responses import StreamingResponse
 
 from pytest_supercheck.dispatch import Dispatcher
 from pytest_supercheck.model import Figures, PoolExecution, PoolStatus, Priority, QueuedRun, RunId
+from pytest_supercheck.retry import retry
 from supercheck_server.feed import Feed
 from supercheck_server.history import History, RunFilter, RunRow
 from supercheck_server.view import QueueView, look_at_pool
@@ -38,6 +39,13 @@ class Cancel(BaseModel):
     """How to cancel."""
 
     now: bool = Field(False, description="Kill the tests that run instead of letting them finish.")
+
+
+class Again(BaseModel):
+    """What to run once more."""
+
+    failed: Annotated[bool, Field(description="Only the tests that failed, or have no result.")] = False
+    nodeid: Annotated[str, Field(max_length=10_000, description="Only this test.")] = ""
 
 
 class Rank(BaseModel):
@@ -133,6 +141,10 @@ ANSWERS: Final[dict[int | str, dict[str, Any]]] = {
     503: {"model": Trouble, "description": "Redis or the database cannot be used now"},
 }
 UNKNOWN: Final[dict[int | str, dict[str, Any]]] = {404: {"model": Trouble, "description": "There is no such run"}}
+REFUSED: Final[dict[int | str, dict[str, Any]]] = {
+    409: {"model": Trouble, "description": "It cannot be run once more"},
+    429: {"model": Trouble, "description": "The queue is full; Retry-After says when to ask again"},
+}
 EVENTS: Final[dict[int | str, dict[str, Any]]] = {
     200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}, "description": "Server-sent events"}
 }
@@ -191,6 +203,16 @@ def api_routes(dispatcher: Dispatcher, history: History, queue_feed: Callable[[]
         now = how is not None and how.now
         cancel_run(dispatcher, run_id, visitor=request.state.visitor, now=now)
         return _known(look_at_run(dispatcher, history, run_id))
+
+    @routes.post(
+        "/runs/{run_id}/retry", tags=["runs"], summary="Run a run once more", status_code=201,
+        responses={**UNKNOWN, **REFUSED},
+    )  # fmt: skip
+    def again(run_id: RunPath, what: Again | None = None) -> Run:
+        _known(look_at_run(dispatcher, history, run_id))
+        what = what or Again()
+        made = retry(dispatcher, RunId(run_id), failed=what.failed, nodeid=what.nodeid)
+        return _known(look_at_run(dispatcher, history, made))
 
     @routes.post("/runs/{run_id}/priority", tags=["runs"], summary="Change a run's rank", responses=UNKNOWN)
     def priority(run_id: RunPath, rank: Rank) -> Run:

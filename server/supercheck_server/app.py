@@ -7,6 +7,7 @@ The one place that knows all parts; below it everybody is handed what it needs.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import asdict
@@ -23,7 +24,7 @@ from starlette.responses import JSONResponse, Response
 
 from pytest_supercheck import __version__
 from pytest_supercheck.directory_store import DirectoryStore
-from pytest_supercheck.errors import SupercheckError, Unreachable
+from pytest_supercheck.errors import CannotRetry, QueueFull, SupercheckError, Unreachable
 from pytest_supercheck.local_archive import mark_served
 from pytest_supercheck.redis_gateway import RedisGateway
 from pytest_supercheck.stores import open_store
@@ -53,6 +54,8 @@ _TITLES: Final = {
     403: "Not allowed",
     404: "Not found",
     405: "Not here",
+    409: "That does not go",
+    429: "The queue is full",
     503: "Not now",
 }
 
@@ -189,6 +192,14 @@ def _answer_errors(app: FastAPI, renderer: Renderer) -> None:
             return answer(request, 404, "There is no such run.")
         first = exc.errors()[0]
         return answer(request, 400, f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}")
+
+    @app.exception_handler(CannotRetry)
+    async def on_conflict(request: Request, exc: CannotRetry) -> Response:
+        return answer(request, 409, str(exc))
+
+    @app.exception_handler(QueueFull)
+    async def on_full(request: Request, exc: QueueFull) -> Response:
+        return answer(request, 429, str(exc), {"Retry-After": str(math.ceil(exc.retry_after_s))})
 
     @app.exception_handler(SupercheckError)
     async def on_trouble(request: Request, exc: SupercheckError) -> Response:

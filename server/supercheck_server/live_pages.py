@@ -14,6 +14,7 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response, Stream
 
 from pytest_supercheck.dispatch import Dispatcher
 from pytest_supercheck.model import PRIORITIES, PoolStatus, RunId
+from pytest_supercheck.retry import retry
 from supercheck_server.api import RunPath, cancel_run, event_stream
 from supercheck_server.feed import Feeds
 from supercheck_server.render import Renderer
@@ -77,6 +78,13 @@ def form_routes(dispatcher: Dispatcher, *, gate: Depends) -> APIRouter:
     def cancel(request: Request, run_id: RunPath) -> Response:
         cancel_run(dispatcher, run_id, visitor=request.state.visitor, now=False)
         return done(request, f"/runs/{run_id}")
+
+    @routes.post("/runs/{run_id}/retry")
+    def again(
+        run_id: RunPath, failed: Annotated[bool, Form()] = False, nodeid: Annotated[str, Form()] = ""
+    ) -> Response:
+        made = retry(dispatcher, RunId(run_id), failed=failed, nodeid=nodeid)
+        return RedirectResponse(f"/runs/{made}", 303)
 
     @routes.post("/runs/{run_id}/priority")
     def priority(request: Request, run_id: RunPath, priority: Annotated[str, Form()]) -> Response:

@@ -137,13 +137,8 @@ class Recorder:
             submitted_at=_time(details.submitted_ms),
         )
         transcript = Transcript(submitted, [nodeid_of(name) for name in self._dispatcher.nodeids(details.run)])
-        after = "0"
-        while True:
-            batches, after = self._dispatcher.events(details.run, after=after, wait_s=0)
-            for batch in batches:
-                transcript.feed(batch)
-            if not batches:
-                break
+        for batch in self._dispatcher.all_events(details.run):
+            transcript.feed(batch)
         ended_at = _time(details.ended_ms) if details.ended_ms else None
         return transcript.finish(outcome=details.outcome or "lost", message=details.message, ended_at=ended_at)
 

@@ -90,7 +90,7 @@ def test_priority_changes_the_order(client: httpx.Client, pool: Pool) -> None:
 
 
 @pytest.mark.parametrize("run", ["nobody", "..", "a%2Fb", "a b", "x" * 200, "%00"])
-@pytest.mark.parametrize("path", ["", "/cancel", "/priority"])
+@pytest.mark.parametrize("path", ["", "/cancel", "/retry", "/priority"])
 def test_unknown_run_is_404(client: httpx.Client, pool: Pool, run: str, path: str) -> None:
     """Also one that cannot be."""
     address = f"/api/v1/runs/{run}{path}"
@@ -214,3 +214,34 @@ def test_refusals_are_counted(client: httpx.Client, pool: Pool) -> None:
     with pytest.raises(QueueFull):
         pool.dispatcher.submit(RunRequest(run_id=RunId("r1")))
     assert "supercheck_refused_total 1.0" in client.get("/metrics").text
+
+
+def test_a_run_is_run_once_more(client: httpx.Client, pool: Pool) -> None:
+    """All of it, what failed, or one test: 201 and the new run, which nobody has to keep alive."""
+    line = json.dumps({"t": "crash", "i": 1, "n": 1, "pm": {"exit_code": 3}}).encode()
+    pool.finish("r1", 3, missing=[1], events=[line])
+    answer = client.post("/api/v1/runs/r1/retry")
+    assert (answer.status_code, answer.json()["total"], answer.json()["project"]) == (201, 3, "shop")
+    assert pool.client.zscore("sc:leases", f"c:{answer.json()['run']}") is None
+    failed = client.post("/api/v1/runs/r1/retry", json={"failed": True}).json()
+    assert pool.dispatcher.nodeids(failed["run"]) == ['"test_a.py::test_1"']
+    one = client.post("/api/v1/runs/r1/retry", json={"nodeid": "test_a.py::test_2"}).json()
+    assert pool.dispatcher.nodeids(one["run"]) == ['"test_a.py::test_2"']
+
+
+def test_what_cannot_be_run_once_more_is_told(client: httpx.Client, pool: Pool) -> None:
+    """409 in words for what the pool has not or no more, 429 with Retry-After where there is no room."""
+    pool.finish("r1")
+    none = client.post("/api/v1/runs/r1/retry", json={"nodeid": "test_b.py::test"})
+    assert (none.status_code, "nothing to run" in none.json()["detail"]) == (409, True)
+    pool.submit("r2")
+    early = client.post("/api/v1/runs/r2/retry")
+    assert (early.status_code, "has not ended" in early.json()["detail"]) == (409, True)
+    pool.dispatcher.limits(running=0, queued=0)
+    full = client.post("/api/v1/runs/r1/retry")
+    assert full.status_code == 429
+    assert int(full.headers["retry-after"]) > 0
+    wait_for(lambda: (client.get("/api/v1/runs/r1").json()["record"] or {}).get("folder"), "the run is recorded")
+    pool.client.flushall()
+    late = client.post("/api/v1/runs/r1/retry")
+    assert (late.status_code, "7 days" in late.json()["detail"]) == (409, True)
