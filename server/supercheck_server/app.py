@@ -149,7 +149,7 @@ def create_app(parts: Parts) -> FastAPI:
     )
     app.include_router(run_routes(sources, gate=gate.people()))
     app.include_router(test_routes(sources, gate=gate.people()))
-    app.include_router(live_routes(parts.dispatcher, renderer, parts.feeds, gate=gate.people()))
+    app.include_router(live_routes(parts.dispatcher, parts.history, renderer, parts.feeds, gate=gate.people()))
     app.include_router(form_routes(parts.dispatcher, gate=gate.people()))
     files = StaticFiles(directory=str(resources.files("supercheck_server") / "static"))
     app.mount(f"/static/{static_version()}", files, name="static")

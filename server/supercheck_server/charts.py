@@ -6,16 +6,18 @@ Pure functions; templates write the markup, so that everything is escaped in one
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from supercheck_server.history import ExecutionRow
+from supercheck_server.history import LOAD_MINUTES, ExecutionRow, Load
 from supercheck_server.outcomes import LETTERS
 
 #: Units of a chart's width and height.
 WIDTH: Final = 600
 HEIGHT: Final = 100
+#: Minutes that a bar of the pool's load stands for.
+LOAD_STEP: Final = 10
 #: Points that a line has at least.
 _LEAST: Final = 2
 
@@ -44,6 +46,30 @@ class Durations:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Bar:
+    """A bar of a chart, on its bottom."""
+
+    #: From the left.
+    x: float
+    #: How high.
+    height: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadChart:
+    """How full the pool was."""
+
+    #: Executions and queued runs, the highest of every ten minutes.
+    running: tuple[Bar, ...]
+    queued: tuple[Bar, ...]
+    #: Longest waits.
+    waits: tuple[Bar, ...]
+    #: What the top stands for: executions and runs, and seconds.
+    most: int
+    most_wait_s: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Span:
     """A bar of a timeline."""
 
@@ -55,6 +81,36 @@ class Span:
     width: float
     #: How long, in seconds; None when it was lost.
     seconds: float | None
+
+
+def load(loads: Sequence[Load], now_minute: int) -> LoadChart | None:
+    """
+    Charts of how full the pool was in the last 48 hours; None when nothing is known.
+
+    Args:
+        loads: The oldest first.
+        now_minute: Where the charts end, minutes since 1970.
+    """
+    shown = [one for one in loads if now_minute - LOAD_MINUTES < one.minute <= now_minute]
+    if not shown:
+        return None
+    steps: dict[int, list[Load]] = {}
+    for one in shown:
+        steps.setdefault((one.minute - now_minute + LOAD_MINUTES - 1) // LOAD_STEP, []).append(one)
+    most = max(1, *(max(one.running, one.queued) for one in shown))
+    most_wait_s = max(1, *(one.wait_s for one in shown))
+
+    def bars(value: Callable[[Load], int], top: int) -> tuple[Bar, ...]:
+        highest = ((at, max(value(one) for one in some)) for at, some in steps.items())
+        return tuple(Bar(x=at * LOAD_STEP / LOAD_MINUTES * WIDTH, height=n / top * HEIGHT) for at, n in highest if n)
+
+    return LoadChart(
+        running=bars(lambda one: one.running, most),
+        queued=bars(lambda one: one.queued, most),
+        waits=bars(lambda one: one.wait_s, most_wait_s),
+        most=most,
+        most_wait_s=most_wait_s,
+    )
 
 
 def pass_rates(rates: Sequence[float]) -> str:

@@ -14,7 +14,7 @@ from sqlalchemy import ColumnElement, Select, func, literal, or_, select, tuple_
 
 from supercheck_server.database import Database
 from supercheck_server.outcomes import FAILING
-from supercheck_server.tables import causes, executions, failures, results, runs, tests
+from supercheck_server.tables import causes, executions, failures, loads, results, runs, tests
 
 #: Rows of a list.
 PAGE_ROWS: Final = 50
@@ -22,6 +22,8 @@ PAGE_ROWS: Final = 50
 TEST_RESULTS: Final = 200
 #: What no time and no number reaches, and every database can take.
 _KEY_LIMIT: Final = 1 << 62
+#: Minutes for which the pool's load is known.
+LOAD_MINUTES: Final = 48 * 60
 #: Characters of a search that are looked at.
 SEARCH_LIMIT: Final = 200
 
@@ -102,6 +104,20 @@ class RunRow:
     def key(self) -> str:
         """Where a list goes on after it."""
         return f"{self.submitted_ms}-{self.no}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Load:
+    """How full the pool was in one minute."""
+
+    #: Minutes since 1970.
+    minute: int
+    #: Executions that held a slot.
+    running: int
+    #: Runs in the queue.
+    queued: int
+    #: Seconds for which the run had waited that had waited longest.
+    wait_s: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -426,6 +442,11 @@ class History:
             first = select(results.c.run_no).where(mine, results.c.run_no > last_good)
             no = connection.execute(first.order_by(results.c.run_no).limit(1)).scalar()
             return connection.execute(select(runs.c.id).where(runs.c.no == no)).scalar()
+
+    def loads(self, since_minute: int) -> list[Load]:
+        """How full the pool was from some minute on, the oldest first; minutes in which no server ran are missing."""
+        query = select(loads).where(loads.c.minute >= since_minute).order_by(loads.c.minute)
+        return [Load(**row) for row in self._all(query)]
 
     def flaky(self, project: str = "", *, after: str = "", limit: int = PAGE_ROWS) -> list[TestRow]:
         """A page of the tests that change between passing and failing, the worst first."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict
 from datetime import datetime
 from typing import Any, Final
 
@@ -18,8 +19,9 @@ from pytest_supercheck.model import QueuedRun
 from pytest_supercheck.record import FAILING, ItemRecord, RunRecord, RunSummary
 from supercheck_server.causes import cause_of, failure_of
 from supercheck_server.database import Database
+from supercheck_server.history import LOAD_MINUTES, Load
 from supercheck_server.outcomes import add_recent, flakiness, mean_us
-from supercheck_server.tables import causes, executions, failures, results, runs, tests
+from supercheck_server.tables import causes, executions, failures, loads, results, runs, tests
 
 #: Characters of a text that is indexed.
 TEXT_LIMIT: Final = 200
@@ -51,6 +53,12 @@ class Ledger:
         if rows:
             with self._database.write() as connection:
                 self._insert_new(connection, runs, rows, "id")
+
+    def note_load(self, load: Load) -> None:
+        """Note how full the pool is in this minute, once, and forget what is older than 48 hours."""
+        with self._database.write() as connection:
+            connection.execute(delete(loads).where(loads.c.minute < load.minute - LOAD_MINUTES))
+            self._insert_new(connection, loads, [asdict(load)], "minute")
 
     def write(self, record: RunRecord, folder: str, *, delivered: bool) -> bool:
         """

@@ -6,6 +6,7 @@ Between people and the dispatcher. Every change works without JavaScript, as a f
 
 from __future__ import annotations
 
+import time
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Form, HTTPException, Request
@@ -15,13 +16,17 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response, Stream
 from pytest_supercheck.dispatch import Dispatcher
 from pytest_supercheck.model import PRIORITIES, PoolStatus, RunId
 from pytest_supercheck.retry import retry
+from supercheck_server import charts
 from supercheck_server.api import RunPath, cancel_run, event_stream
 from supercheck_server.feed import Feeds
+from supercheck_server.history import LOAD_MINUTES, History
 from supercheck_server.render import Renderer
 from supercheck_server.view import QueueView, look_at_pool
 
 
-def live_routes(dispatcher: Dispatcher, renderer: Renderer, feeds: Feeds, *, gate: Depends) -> APIRouter:
+def live_routes(
+    dispatcher: Dispatcher, history: History, renderer: Renderer, feeds: Feeds, *, gate: Depends
+) -> APIRouter:
     """The routes that show."""
     routes = APIRouter(include_in_schema=False, dependencies=[gate], default_response_class=HTMLResponse)
 
@@ -33,7 +38,9 @@ def live_routes(dispatcher: Dispatcher, renderer: Renderer, feeds: Feeds, *, gat
 
     @routes.get("/queue")
     def queue(request: Request) -> Response:
-        return renderer.page(request, "queue.html", title="Queue", view=QueueView.look(dispatcher))
+        now_minute = int(time.time() // 60)
+        chart = charts.load(history.loads(now_minute - LOAD_MINUTES), now_minute)
+        return renderer.page(request, "queue.html", title="Queue", view=QueueView.look(dispatcher), load=chart)
 
     @routes.get("/queue/live")
     async def queue_live() -> StreamingResponse:

@@ -19,7 +19,7 @@ from pytest_supercheck.errors import NotStored, SupercheckError
 from pytest_supercheck.model import RunDetails, RunId
 from pytest_supercheck.record import FAILING, Origin, RecordError, RunSummary, read_origin
 from pytest_supercheck.transcript import Recorded, Submitted, Transcript
-from supercheck_server.history import History, RunFilter, RunRow
+from supercheck_server.history import History, Load, RunFilter, RunRow
 from supercheck_server.ledger import Ledger, short
 from supercheck_server.metrics import Metrics
 from supercheck_server.retention import Retention
@@ -35,6 +35,8 @@ LOST_S: Final = 30
 DELIVER_S: Final = 10.0
 #: Seconds between two looks for runs that others have recorded.
 ADOPT_S: Final = 5.0
+#: Seconds between two notes of how full the pool is.
+LOAD_S: Final = 60.0
 #: Seconds between two sweeps of what is too old.
 SWEEP_S: Final = 60.0
 
@@ -71,6 +73,20 @@ class Recorder:
         self._dispatcher.recorded(details.run)
         logger.info("run recorded", extra={"run_id": details.run, "outcome": details.outcome})
         return True
+
+    def note_load(self) -> None:
+        """Note how full the pool is, for the charts."""
+        queue, now_s = self._dispatcher.queue(), time.time()
+        waiting = [now_s - run.submitted_ms / 1000 for run in queue.runs if run.state == "waiting"]
+        figures = queue.figures
+        self._ledger.note_load(
+            Load(
+                minute=int(now_s // 60),
+                running=figures.running,
+                queued=figures.queued,
+                wait_s=max(0, round(max(waiting, default=0))),
+            )
+        )
 
     def note_live(self) -> None:
         """Note the runs that live, so that none is forgotten if the pool should lose it."""
@@ -203,6 +219,8 @@ class Keeper(threading.Thread):
         if self._adopts and self._is_due("adopt", ADOPT_S):
             self._recorder.adopt()
         self._recorder.note_live()
+        if self._is_due("load", LOAD_S):
+            self._recorder.note_load()
         if self._recorder.record_next():
             return True
         if self._is_due("lost", LOST_S):

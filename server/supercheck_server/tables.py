@@ -153,6 +153,18 @@ executions: Final = Table(
     sqlite_with_rowid=False,
 )
 
+#: One row per minute of the last 48 hours: how full the pool was.
+loads: Final = Table(
+    "loads",
+    metadata,
+    # Minutes since 1970.
+    Column("minute", Integer, primary_key=True, autoincrement=False),
+    Column("running", Integer, nullable=False),
+    Column("queued", Integer, nullable=False),
+    # Seconds for which the run has waited that has waited longest.
+    Column("wait_s", Integer, nullable=False),
+)
+
 #: Who may come in. Of a token only its hash is kept.
 tokens: Final = Table(
     "tokens",

@@ -12,8 +12,9 @@ import pytest
 from sqlalchemy import func, select, text
 
 from pytest_supercheck.record import Failure, Origin, RunRecord, Text
+from supercheck_server import charts
 from supercheck_server.database import Database
-from supercheck_server.history import History, RunFilter, RunRow
+from supercheck_server.history import LOAD_MINUTES, History, Load, RunFilter, RunRow
 from supercheck_server.ledger import Ledger, key_of
 from supercheck_server.tables import metadata, results, runs
 from tests.server.conftest import NOON, make_item, make_record
@@ -269,3 +270,29 @@ def test_pages_are_answered_from_indexes(books: Books) -> None:
             said += [f"{statement}: {row[3]}" for row in rows]
     assert not [line for line in said if "SCAN" in line.partition(": ")[2] and "USING" not in line]
     assert not [line for line in said if "TEMP B-TREE" in line]
+
+
+def test_load_of_the_last_two_days(database: Database) -> None:
+    """A minute is noted once, whoever notes it; what is older is forgotten."""
+    ledger, history = Ledger(database), History(database)
+    ledger.note_load(Load(minute=1000, running=1, queued=0, wait_s=0))
+    ledger.note_load(Load(minute=1001, running=5, queued=3, wait_s=40))
+    ledger.note_load(Load(minute=1001, running=4, queued=9, wait_s=50))
+    assert [(load.minute, load.queued) for load in history.loads(0)] == [(1000, 0), (1001, 3)]
+    assert [load.minute for load in history.loads(1001)] == [1001]
+    ledger.note_load(Load(minute=1001 + LOAD_MINUTES, running=0, queued=0, wait_s=0))
+    assert [load.minute for load in history.loads(0)] == [1001, 1001 + LOAD_MINUTES]
+
+
+def test_chart_of_the_load() -> None:
+    """The highest of every ten minutes, in its place."""
+    now = 100_000
+    middle = now - LOAD_MINUTES // 2
+    seen = [(now - LOAD_MINUTES, 9, 0, 0), (middle + 1, 2, 4, 30), (middle + 2, 4, 1, 60), (now, 0, 0, 0)]
+    loads = [Load(minute=minute, running=running, queued=queued, wait_s=s) for minute, running, queued, s in seen]
+    chart = charts.load(loads, now)
+    assert chart is not None
+    assert (chart.most, chart.most_wait_s) == (4, 60)
+    assert chart.running == chart.queued == (charts.Bar(x=300, height=100),)
+    assert charts.load([], now) is None
+    assert charts.load(loads, now + 2 * LOAD_MINUTES) is None

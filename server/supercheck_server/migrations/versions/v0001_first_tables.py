@@ -23,6 +23,14 @@ def upgrade() -> None:
         sa.UniqueConstraint("key", name=op.f("uq_causes_key")),
     )
     op.create_table(
+        "loads",
+        sa.Column("minute", sa.Integer(), autoincrement=False, nullable=False),
+        sa.Column("running", sa.Integer(), nullable=False),
+        sa.Column("queued", sa.Integer(), nullable=False),
+        sa.Column("wait_s", sa.Integer(), nullable=False),
+        sa.PrimaryKeyConstraint("minute", name=op.f("pk_loads")),
+    )
+    op.create_table(
         "runs",
         sa.Column("no", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), autoincrement=True, nullable=False),
         sa.Column("id", sa.Text(), nullable=False),
