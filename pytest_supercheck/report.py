@@ -192,6 +192,11 @@ def _finalized(value: object) -> object:
     return markup.visible(value) if type(value) is str else value
 
 
+def script_source() -> str:
+    """What a policy calls the one script that pages of this release have, such as ``'sha256-...'``."""
+    return _source(str(_environment().globals["script"]))
+
+
 def _render(template: str, **names: Any) -> bytes:
     page = _environment().get_template(template).render(names)
     return page.encode("utf-8", "backslashreplace")

@@ -21,6 +21,7 @@ from pytest_supercheck.archive import PAGE
 from pytest_supercheck.dispatch import Dispatcher
 from pytest_supercheck.errors import NotStored
 from pytest_supercheck.model import PoolExecution
+from pytest_supercheck.report import script_source
 from pytest_supercheck.store import BadKey, check_key, headers
 from supercheck_server import charts
 from supercheck_server.api import Run, RunPath, event_stream, look_at_run
@@ -37,9 +38,10 @@ CHUNK_BYTES: Final = 1 << 18
 
 #: Whatever a run has left behind may run nothing and send nothing, and is not of our origin.
 FILE_POLICY: Final = "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'; sandbox"
-#: A report brings style and script in the page and names them by their hashes, in a policy of its own that counts too.
+#: A report brings style and script in the page. Of scripts only this release's own runs, whoever has written to the
+#: store; a report of another release does without.
 REPORT_POLICY: Final = (
-    "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src 'self' data:; "
+    f"default-src 'none'; style-src 'unsafe-inline'; script-src {script_source()}; img-src 'self' data:; "
     "media-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
 )
 

@@ -158,6 +158,21 @@ def test_report_is_read_through_the_server(page: Page, served: Served, pool: Poo
     expect(page.get_by_role("heading", name="Runs", exact=True)).to_be_visible()
 
 
+def test_a_run_is_run_once_more(page: Page, served: Served, pool: Pool) -> None:
+    """What failed, and one test; each leads to the new run."""
+    pool.finish("r1", 3, missing=[1])
+    wait_for(lambda: served.parts.dispatcher.pool().unrecorded == 0, "the run is recorded")
+    page.goto("/runs/r1")
+    page.get_by_role("button", name="Retry failed").click()
+    expect(page.get_by_text("0 of 1 tests")).to_be_visible()
+    page.goto("/runs/r1")
+    page.get_by_role("link", name="test_a.py::test_0").click()
+    page.get_by_role("button", name="Run now").click()
+    expect(page.get_by_text("0 of 1 tests")).to_be_visible()
+    runs = [row.run for row in pool.dispatcher.queue().runs]
+    assert [pool.dispatcher.nodeids(run) for run in runs] == [['"test_a.py::test_1"'], ['"test_a.py::test_0"']]
+
+
 def test_keyboard_reaches_everything(page: Page, busy: dict[str, str]) -> None:
     """The first stop leads past the menu; what has the focus is visible."""
     page.goto("/queue")
