@@ -26,6 +26,7 @@
 --   sc:lanes              set     index   lanes that are not empty
 --   sc:lane:LANE          zset    index   waiting runs of one project and one set of labels that wish for a slot now;
 --                                         score = priority * 1e12 + seq; LANE = PROJECT or PROJECT \31 LABEL,LABEL
+--   sc:recorded           zset    7 days  recorded runs -> when, ms; those before the last 1,000 are erased
 --   sc:ended              zset    7 days  runs that ended and are not recorded -> ms from which a recorder may claim it;
 --                                         each is forgotten with its run
 --   sc:later              zset    index   lost job -> ms at which its slot is wished for again
@@ -62,6 +63,7 @@ if redis.replicate_commands then redis.replicate_commands() end
 
 local LEASE_MS = 15000
 local RUN_TTL_MS = 7 * 24 * 3600 * 1000
+local RECORDED_LIMIT = 1000
 local STATE_TTL_MS = 24 * 3600 * 1000
 local WORKER_TTL_MS = 24 * 3600 * 1000
 local MAIL_TTL_MS = 24 * 3600 * 1000
@@ -1169,8 +1171,16 @@ function ops.claim()
   end
 end
 
+-- The pool keeps the last of the recorded runs, so that they can be run once more.
 function ops.recorded()
   call('ZREM', 'sc:ended', args.run)
+  call('ZADD', 'sc:recorded', NOW, args.run)
+  call('PEXPIRE', 'sc:recorded', RUN_TTL_MS)
+  for _, id in ipairs(call('ZRANGE', 'sc:recorded', 0, -(RECORDED_LIMIT + 1))) do
+    local run = load_run(id)
+    if run then erase(run) end
+    call('ZREM', 'sc:recorded', id)
+  end
   return {}
 end
 

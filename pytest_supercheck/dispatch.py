@@ -6,6 +6,7 @@ Sits between gateways, workers and Redis. Must not know pytest, bundles or what 
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 import secrets
@@ -61,6 +62,18 @@ OFFER_BATCH: Final = 5000
 OFFER_TTL_S: Final = 3600
 #: How often an offer whose batches arrived twice or not at all is sent again.
 OFFER_ATTEMPTS: Final = 3
+#: Whose keys have a TTL, always; RQ's are those of our jobs.
+ORPHANS: Final = (
+    *("sc:run:*", "sc:exec:*", "sc:control:*", "sc:worker:*"),
+    "rq:job:????????-????-????-????-????????????-*-*",
+)
+
+#: Keys that are looked at in one go.
+SCAN_BATCH: Final = 100
+
+#: Seconds for which the data of a run is kept, as in dispatch.lua.
+RUN_TTL_S: Final = 7 * 24 * 3600
+
 #: Longest single blocking read, and the socket timeout of the connection that blocks.
 BLOCK_S: Final = 20.0
 BLOCK_SOCKET_TIMEOUT_S: Final = 30.0
@@ -305,6 +318,37 @@ class Dispatcher:
         """Say that a run is recorded for good: nobody gets it any more. Repeating it is harmless."""
         self._call("recorded", run=run)
 
+    def expire_orphans(self) -> int:
+        """
+        Give keys of runs, executions and jobs that lost their TTL one of 7 days, so that nothing stays for ever.
+
+        Looks at 100 keys at a time; others are served in between.
+
+        Returns:
+            How many keys had none.
+        """
+        orphans = 0
+        with redis_errors():
+            for pattern in ORPHANS:
+                found: list[bytes] = []
+                for key in itertools.chain(self._redis.scan_iter(pattern, count=SCAN_BATCH), (None,)):
+                    if key is not None:
+                        found.append(key)
+                    if key is None or len(found) == SCAN_BATCH:
+                        orphans += self._expire(found)
+                        found = []
+        return orphans
+
+    def _expire(self, keys: list[bytes]) -> int:
+        with self._redis.pipeline(transaction=False) as pipeline:
+            for key in keys:
+                pipeline.ttl(key)
+            without = [key for key, ttl_s in zip(keys, pipeline.execute(), strict=True) if ttl_s == -1]
+            for key in without:
+                pipeline.expire(key, RUN_TTL_S)
+            pipeline.execute()
+        return len(without)
+
     # Operations of a worker.
 
     def join(self, worker: str, *, host: str, pid: int, labels: Iterable[str] = ()) -> None:
@@ -512,6 +556,12 @@ class Dispatcher:
             The entries, one JSON object each, and the id to go on from.
         """
         return self._read(f"sc:run:{run}:state", after, wait_s)
+
+    def last_states(self, run: RunId, count: int) -> list[bytes]:
+        """Read who ran what: that many entries at most, the newest first, one JSON object each."""
+        with redis_errors():
+            rows: Any = self._redis.xrevrange(f"sc:run:{run}:state", count=count)
+        return [fields[b"e"] for _, fields in rows]
 
     # The call.
 

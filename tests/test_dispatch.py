@@ -1689,6 +1689,37 @@ def test_ended_run_is_claimed_once_until_it_is_recorded(pool: Pool) -> None:
     assert pool.dispatcher.details(RunId("a")) == claimed
 
 
+def test_the_pool_keeps_the_last_thousand_recorded_runs(pool: Pool) -> None:
+    """Those can be run once more; what is older takes no memory."""
+    for number in range(1002):
+        run = RunId(f"r{number}")
+        pool.submit(run)
+        pool.dispatcher.cancel(run, outcome="cancelled", how="leave")
+        pool.now_ms += 1
+        pool.dispatcher.recorded(run)
+    known = [number for number in (0, 1, 2, 1001) if pool.dispatcher.details(RunId(f"r{number}"))]
+    assert known == [2, 1001]
+    assert not list(pool.client.scan_iter("sc:run:r1:*"))
+
+
+def test_keys_without_a_time_to_live_get_one(pool: Pool) -> None:
+    """Those of runs and jobs; neither the pool's own nor anybody else's."""
+    pool.workers(1)
+    pool.started("a", items=1)
+    job = "01a20182-6a65-7ddc-9cb7-0475201c5e1d-1-1"
+    for key in ("sc:run:a:results", "sc:exec:a-1-1", f"rq:job:{job}"):
+        pool.client.hset(key, "x", 1) if key.startswith("rq") else pool.client.persist(key)
+    for number in range(250):
+        pool.client.set(f"sc:control:lost-{number}", "x")
+    pool.client.set("rq:job:theirs", "x")
+    before = {key for key in pool.client.scan_iter("*") if pool.client.ttl(key) == -1}
+    assert pool.dispatcher.expire_orphans() == 253
+    after = {key for key in pool.client.scan_iter("*") if pool.client.ttl(key) == -1}
+    assert before - after >= {b"sc:run:a:results", b"sc:exec:a-1-1", f"rq:job:{job}".encode()}
+    assert {b"rq:job:theirs", b"sc:held", b"sc:workers"} <= after
+    assert pool.dispatcher.expire_orphans() == 0
+
+
 def test_withdrawn_run_is_not_recorded(pool: Pool) -> None:
     """Nothing of it is kept."""
     pool.submit("a")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 import time
 from collections import Counter
@@ -51,7 +52,10 @@ def main() -> int:
     print("examples/shop$ pytest", *arguments, flush=True)  # noqa: T201
     tally = Tally()
     status = pytest.main(arguments, plugins=[tally])
-    print(tally)  # noqa: T201
+    print(tally, flush=True)  # noqa: T201
+    if tally.outcomes:
+        print("Its report: ", end="", flush=True)  # noqa: T201
+        subprocess.run([sys.executable, "-m", "pytest_supercheck.cli", "report"], check=False)
     return int(status)
 
 

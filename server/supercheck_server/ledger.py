@@ -12,7 +12,7 @@ from dataclasses import asdict
 from datetime import datetime
 from typing import Any, Final
 
-from sqlalchemy import Connection, Table, bindparam, delete, insert, select, update
+from sqlalchemy import Connection, Table, bindparam, delete, exists, insert, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from pytest_supercheck.model import QueuedRun
@@ -104,6 +104,16 @@ class Ledger:
             for table in (results, failures, executions):
                 connection.execute(delete(table).where(table.c.run_no == number))
             connection.execute(delete(runs).where(runs.c.id == run))
+
+    def forget_tests(self, before_ms: int) -> int:
+        """Remove tests that ran last before some time, and of which no result is left; returns how many there were."""
+        idle = select(tests.c.no).where(tests.c.last_ms < before_ms)
+        idle = idle.where(~exists().where(results.c.test_no == tests.c.no))
+        with self._database.write() as connection:
+            numbers = list(connection.execute(idle.order_by(tests.c.no).limit(BATCH)).scalars())
+            connection.execute(delete(failures).where(failures.c.test_no.in_(numbers)))
+            connection.execute(delete(tests).where(tests.c.no.in_(numbers)))
+        return len(numbers)
 
     def _write_executions(self, connection: Connection, run_no: int, record: RunRecord) -> None:
         rows = {

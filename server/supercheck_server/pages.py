@@ -20,7 +20,7 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response, Stream
 from pytest_supercheck.archive import PAGE
 from pytest_supercheck.dispatch import Dispatcher
 from pytest_supercheck.errors import NotStored
-from pytest_supercheck.model import PoolExecution
+from pytest_supercheck.model import PoolExecution, RunId
 from pytest_supercheck.report import script_source
 from pytest_supercheck.store import BadKey, check_key, headers
 from supercheck_server import charts
@@ -29,7 +29,7 @@ from supercheck_server.feed import Feeds
 from supercheck_server.history import PAGE_ROWS, Comparison, History, RunFilter, RunRow
 from supercheck_server.render import Renderer
 from supercheck_server.shelf import Shelf
-from supercheck_server.view import look_at_pool
+from supercheck_server.view import log_of, look_at_pool
 
 #: How far back the page of failures looks, in days.
 FAILURE_DAYS: Final = 14
@@ -201,7 +201,7 @@ def test_routes(sources: Sources, *, gate: Depends) -> APIRouter:
 def _live(sources: Sources, run_id: str) -> dict[str, Any]:
     run = _found(look_at_run(sources.dispatcher, sources.history, run_id))
     executions: list[PoolExecution] = [one for one in look_at_pool(sources.dispatcher).executions if one.run == run_id]
-    return {"run": run, "executions": executions}
+    return {"run": run, "executions": executions, "log": log_of(sources.dispatcher, RunId(run_id))}
 
 
 def _recorded(history: History, row: RunRow, after: int, bad_after: int) -> dict[str, Any]:

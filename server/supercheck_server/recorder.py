@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections.abc import Callable
 from datetime import datetime, timezone
 from typing import Final
 
@@ -37,6 +38,8 @@ DELIVER_S: Final = 10.0
 ADOPT_S: Final = 5.0
 #: Seconds between two notes of how full the pool is.
 LOAD_S: Final = 60.0
+#: Seconds between two looks for keys of the pool's Redis that would stay for ever.
+ORPHANS_S: Final = 3600.0
 #: Seconds between two sweeps of what is too old.
 SWEEP_S: Final = 60.0
 
@@ -73,6 +76,11 @@ class Recorder:
         self._dispatcher.recorded(details.run)
         logger.info("run recorded", extra={"run_id": details.run, "outcome": details.outcome})
         return True
+
+    def expire_orphans(self) -> None:
+        """See to it that nothing stays in the pool's Redis for ever."""
+        if orphans := self._dispatcher.expire_orphans():
+            logger.warning("keys without a time to live", extra={"keys": orphans})
 
     def note_load(self) -> None:
         """Note how full the pool is, for the charts."""
@@ -192,7 +200,7 @@ class Keeper(threading.Thread):
         self._recorder = recorder
         self._retention = retention
         self._over = threading.Event()
-        self._trouble = ""
+        self._troubles: dict[str, str] = {}
         self._due: dict[str, float] = {}
 
     def stop(self) -> None:
@@ -203,46 +211,42 @@ class Keeper(threading.Thread):
     def run(self) -> None:
         """The thread."""
         while not self._over.is_set():
-            try:
-                worked = self._work()
-                self._trouble = ""
-            except SupercheckError as exc:
-                worked = self._note_trouble(str(exc))
-            except Exception:
-                # A run that cannot be recorded must not keep the others from it: its claim lapses, they are next.
-                logger.exception("recording failed")
-                worked = False
-            if not worked:
+            if not self._work():
                 self._over.wait(EVERY_S)
 
     def _work(self) -> bool:
-        if self._adopts and self._is_due("adopt", ADOPT_S):
-            self._recorder.adopt()
-        self._recorder.note_live()
-        if self._is_due("load", LOAD_S):
-            self._recorder.note_load()
-        if self._recorder.record_next():
+        """Everything that is due; whether there may be more to do at once."""
+        recorder = self._recorder
+        if self._adopts:
+            self._try("adopt", ADOPT_S, recorder.adopt)
+        self._try("live", 0, recorder.note_live)
+        self._try("load", LOAD_S, recorder.note_load)
+        if self._try("record", 0, recorder.record_next):
             return True
-        if self._is_due("lost", LOST_S):
-            self._recorder.close_lost()
-        if self._is_due("deliver", DELIVER_S):
-            self._recorder.deliver()
-        if self._is_due("sweep", SWEEP_S):
-            self._retention.sweep(time.time() * 1000)
+        self._try("lost", LOST_S, recorder.close_lost)
+        self._try("deliver", DELIVER_S, recorder.deliver)
+        self._try("sweep", SWEEP_S, lambda: self._retention.sweep(time.time() * 1000))
+        self._try("orphans", ORPHANS_S, recorder.expire_orphans)
         return False
 
-    def _is_due(self, what: str, every_s: float) -> bool:
+    def _try(self, what: str, every_s: float, do: Callable[[], object]) -> object:
+        """Do something that is due, so that its trouble keeps nothing else from being done."""
         now = time.monotonic()
         if now < self._due.get(what, 0):
-            return False
+            return None
         self._due[what] = now + every_s
-        return True
-
-    def _note_trouble(self, words: str) -> bool:
-        if words != self._trouble:
-            logger.warning("recorder waits", extra={"reason": words})
-        self._trouble = words
-        return False
+        try:
+            done = do()
+            self._troubles.pop(what, None)
+            return done
+        except SupercheckError as exc:
+            if self._troubles.get(what) != str(exc):
+                logger.warning("recorder waits", extra={"duty": what, "reason": str(exc)})
+            self._troubles[what] = str(exc)
+        except Exception:
+            # A run that cannot be recorded must not keep the others from it: its claim lapses, they are next.
+            logger.exception("recorder failed", extra={"duty": what})
+        return None
 
 
 def summary_of(row: RunRow) -> RunSummary:

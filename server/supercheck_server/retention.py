@@ -53,12 +53,13 @@ class Retention:
             gone += 1
         if gone:
             logger.info("runs removed", extra={"runs": gone})
+        if self._days is not None and gone < SWEEP:
+            self._ledger.forget_tests(_before(now_ms, self._days))
         return gone
 
     def _too_many(self, now_ms: float) -> Iterator[RunRow]:
         if self._days is not None:
-            limit_ms = int(now_ms - self._days * 86_400_000)
-            yield from self._recorded(self._history.oldest(before_ms=limit_ms, limit=SWEEP))
+            yield from self._recorded(self._history.oldest(before_ms=_before(now_ms, self._days), limit=SWEEP))
         if self._runs_per_project is not None:
             for project in self._history.choices("project"):
                 kept = self._history.nth(project, self._runs_per_project)
@@ -67,3 +68,7 @@ class Retention:
 
     def _recorded(self, rows: list[RunRow]) -> Iterator[RunRow]:
         return (row for row in rows if row.folder)
+
+
+def _before(now_ms: float, days: int) -> int:
+    return int(now_ms - days * 86_400_000)

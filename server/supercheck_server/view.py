@@ -7,9 +7,24 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from dataclasses import dataclass, replace
+from typing import Any, Final
 
 from pytest_supercheck.dispatch import Dispatcher
-from pytest_supercheck.model import PoolExecution, PoolStatus, QueueStatus
+from pytest_supercheck.model import PoolExecution, PoolStatus, QueueStatus, RunId
+
+#: Lines of a run's log that are shown.
+LOG_LINES: Final = 30
+#: What became of a run, by the kind of its state's entry; `dispatch.lua` writes them.
+LOG_WORDS: Final = {
+    "submitted": "submitted",
+    "promoted": "execution {n} promoted to {worker}",
+    "begin": "execution {n} begins on {worker}",
+    "chunk": "execution {n} takes {count} of the tests, from number {a}",
+    "yield": "execution {n} is to leave: run {for} waits for a slot",
+    "left": "execution {n} has left",
+    "lapsed": "execution {n} was lost with {worker}; what it had not reported is given out again",
+    "end": "ended: {outcome}",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,6 +54,33 @@ def look_at_pool(dispatcher: Dispatcher) -> PoolStatus:
     pool = dispatcher.pool()
     executions = (replace(one, nodeid=nodeid_of(one.nodeid) if one.nodeid else "") for one in pool.executions)
     return replace(pool, executions=tuple(executions))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LogLine:
+    """What happened to a run."""
+
+    #: When, ms since 1970.
+    at_ms: int
+    #: In words.
+    text: str
+
+
+def log_of(dispatcher: Dispatcher, run: RunId) -> list[LogLine]:
+    """What happened to a run lately, the newest first; empty when that is not known any more."""
+    lines = []
+    for raw in dispatcher.last_states(run, LOG_LINES):
+        state = json.loads(raw)
+        words = LOG_WORDS.get(state["t"], state["t"])
+        lines.append(LogLine(at_ms=state["at"], text=words.format_map(defaultdict(str, _words(state)))))
+    return lines
+
+
+def _words(state: dict[str, Any]) -> dict[str, Any]:
+    words = {name: str(value) for name, value in state.items()}
+    words["n"] = str(state.get("job", "")).rpartition("-")[0].rpartition("-")[2]
+    words["count"] = str(state.get("b", 0) - state.get("a", 0) + 1)
+    return words
 
 
 def nodeid_of(name: str) -> str:

@@ -52,6 +52,8 @@ def test_run_is_watched_to_its_end(page: Page, pool: Pool) -> None:
     job = pool.job("r1")
     pool.dispatcher.next(job, fresh=True)
     expect(page.get_by_text("a.py::first")).to_be_visible()
+    expect(page.get_by_text("execution 1 begins on w-1")).to_be_visible()
+    expect(page.get_by_text("execution 1 takes 1 of the tests, from number 0")).to_be_visible()
     pool.dispatcher.append(job, b"[0,1,1772366400000000,1,2,3,4,5,1,2,1]\n", seq=1, done=[0])
     pool.dispatcher.next(job, fresh=False)
     expect(page.get_by_text("1 of 2 tests")).to_be_visible()

@@ -20,7 +20,7 @@ import redis
 
 from pytest_supercheck.archive import Archive
 from pytest_supercheck.directory_store import DirectoryStore
-from pytest_supercheck.errors import StoreTrouble
+from pytest_supercheck.errors import StoreTrouble, Unreachable
 from pytest_supercheck.stores import open_store
 from pytest_supercheck.transcript import Recorded
 from supercheck_server.app import Parts
@@ -269,8 +269,10 @@ def test_retention_removes_from_store_and_history_together(pool: Pool, settings:
     parts.close()
     parts = Parts(replace(settings, retention_days=1))
     assert parts.retention.sweep(time.time() * 1000) == 0
+    assert parts.history.slow()
     assert parts.retention.sweep((time.time() + 2 * 86400) * 1000) == 2
     assert all_runs(parts) == []
+    assert parts.history.slow() == []  # tests that nobody runs any more
     parts.close()
 
 
@@ -294,3 +296,24 @@ def test_keeper_outlives_what_it_needs(parts: Parts, pool: Pool, valkey: redis.R
     keeper.stop()
     assert not keeper.is_alive()
     assert not faults
+
+
+def test_trouble_with_one_duty_keeps_nothing_else_from_being_done(
+    parts: Parts, valkey: redis.Redis, monkeypatch: Any
+) -> None:
+    """Redis is away: what waits is delivered nevertheless, what is old removed."""
+    done: list[str] = []
+
+    def away() -> bool:
+        done.append("record")
+        raise Unreachable
+
+    monkeypatch.setattr(parts.recorder, "note_live", away)
+    monkeypatch.setattr(parts.recorder, "record_next", away)
+    monkeypatch.setattr(parts.recorder, "deliver", lambda: done.append("deliver"))
+    monkeypatch.setattr(parts.retention, "sweep", lambda now_ms: done.append("sweep"))
+    monkeypatch.setattr("supercheck_server.recorder.EVERY_S", 0.01)
+    keeper = Keeper(parts.recorder, parts.retention)
+    keeper.start()
+    wait_for(lambda: {"deliver", "sweep"} <= set(done) and done.count("record") > 4, "all duties are tried")
+    keeper.stop()
