@@ -172,8 +172,8 @@ class FailureRow:
     phase: str
     #: The first line of what pytest says.
     message: str
-    #: Number of what it failed of.
-    cause_no: int
+    #: What it failed of: its address, the same in every history.
+    cause_key: str
     #: That, without what differs from time to time.
     cause: str
 
@@ -245,8 +245,8 @@ class TestResult:
 class CauseRow:
     """What tests have failed of."""
 
-    #: Its number in the history.
-    no: int
+    #: Its address, the same in every history.
+    key: str
     #: Whose tests.
     project: str
     #: In words.
@@ -378,7 +378,7 @@ class History:
         query = (
             select(
                 failures.c.position, tests.c.key, tests.c.nodeid, failures.c.phase, failures.c.message,
-                failures.c.cause_no, causes.c.title.label("cause"),
+                causes.c.key.label("cause_key"), causes.c.title.label("cause"),
             )
             .join(tests, tests.c.no == failures.c.test_no)
             .join(causes, causes.c.no == failures.c.cause_no)
@@ -476,7 +476,7 @@ class History:
         first, last = runs.alias("first"), runs.alias("last")
         named = (
             select(
-                causes.c.no, causes.c.project, causes.c.title, found.c.count, found.c.tests, found.c.runs,
+                causes.c.key, causes.c.project, causes.c.title, found.c.count, found.c.tests, found.c.runs,
                 first.c.id.label("first_run"), last.c.id.label("last_run"),
             )
             .join(causes, causes.c.no == found.c.cause_no)
@@ -486,7 +486,7 @@ class History:
         )  # fmt: skip
         return [CauseRow(**row) for row in self._all(named)]
 
-    def cause_failures(self, cause_no: int, *, limit: int = PAGE_ROWS) -> list[CauseFailure]:
+    def cause_failures(self, key: str, *, limit: int = PAGE_ROWS) -> list[CauseFailure]:
         """The last failures of one cause, the newest first."""
         query = (
             select(
@@ -502,7 +502,7 @@ class History:
             .join(tests, tests.c.no == failures.c.test_no)
             .join(runs, runs.c.no == failures.c.run_no)
             .join(causes, causes.c.no == failures.c.cause_no)
-            .where(failures.c.cause_no == cause_no)
+            .where(failures.c.cause_no == select(causes.c.no).where(causes.c.key == key).scalar_subquery())
             .order_by(failures.c.run_no.desc(), failures.c.position)
         )
         return [CauseFailure(**row) for row in self._all(query.limit(limit))]

@@ -82,8 +82,8 @@ def form_routes(dispatcher: Dispatcher, *, gate: Depends) -> APIRouter:
         return done(request, "/queue")
 
     @routes.post("/runs/{run_id}/cancel")
-    def cancel(request: Request, run_id: RunPath) -> Response:
-        cancel_run(dispatcher, run_id, visitor=request.state.visitor, now=False)
+    def cancel(request: Request, run_id: RunPath, now: Annotated[bool, Form()] = False) -> Response:
+        cancel_run(dispatcher, run_id, visitor=request.state.visitor, now=now)
         return done(request, f"/runs/{run_id}")
 
     @routes.post("/runs/{run_id}/retry")

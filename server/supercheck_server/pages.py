@@ -188,9 +188,9 @@ def test_routes(sources: Sources, *, gate: Depends) -> APIRouter:
         }
         return renderer.page(request, "failures.html", title="Failures by cause", **page)
 
-    @routes.get("/failures/{cause_no}")
-    def cause(request: Request, cause_no: int) -> Response:
-        rows = history.cause_failures(cause_no) if 0 < cause_no < 1 << 62 else []
+    @routes.get("/failures/{key}")
+    def cause(request: Request, key: str) -> Response:
+        rows = history.cause_failures(key)
         if not rows:
             raise HTTPException(404, "There is no such cause, or no failure of it any more.")
         return renderer.page(request, "cause.html", title="Failures of one cause", rows=rows)

@@ -22,7 +22,7 @@ from tests.server.conftest import Pool, Served, make_item, make_record, serving,
 #: Everything that has an address of its own; `{...}` is filled in.
 ADDRESSES = [
     *("/", "/flaky", "/slow", "/failures", "/queue", "/workers", "/sign-in", "/nowhere"),
-    *("/runs/{run}", "/runs/r1", "/tests/{test}", "/failures/1"),
+    *("/runs/{run}", "/runs/r1", "/tests/{test}", "/failures/{cause}"),
 ]
 
 
@@ -32,7 +32,8 @@ def fill(parts: Parts) -> dict[str, str]:
     for number, outcomes in enumerate(["PPF", "FPP", "PPF", "FPFS"], 1):
         record = make_record(number, outcomes)
         ledger.write(record, f"projects/shop/runs/{record.summary.id}/", delivered=number != 3)
-    return {"run": "0190-000004", "test": parts.history.slow()[0].key}
+    history = parts.history
+    return {"run": "0190-000004", "test": history.slow()[0].key, "cause": history.causes(since_ms=0)[0].key}
 
 
 @pytest.fixture

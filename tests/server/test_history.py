@@ -209,7 +209,7 @@ def test_failures_of_one_kind_are_one_cause(books: Books) -> None:
         ("bank", 1, 1, 1),
     ]
     assert (causes[0].first_run, causes[0].last_run) == ("0190-000001", "0190-000002")
-    assert [row.run for row in books.history.cause_failures(causes[0].no)] == [
+    assert [row.run for row in books.history.cause_failures(causes[0].key)] == [
         "0190-000002",
         "0190-000001",
         "0190-000001",
