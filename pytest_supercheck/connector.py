@@ -90,10 +90,8 @@ class Connector:
     def _answer(self, message: dict[str, Any], fds: list[int]) -> None:
         match message:
             case {"connect": where}:
-                from pytest_supercheck.redis_gateway import RedisGateway
-
                 self._events = socket.socket(fileno=fds[0])
-                self._gateway = RedisGateway.connect(where["url"], password=where["token"])
+                self._gateway = _connect(where["url"], where["token"])
                 self._tell({"connected": True})
             case {"queue": _}:
                 self._tell({"capacity": self._gateway.queue().figures.running_capacity})
@@ -184,6 +182,16 @@ class Connector:
                 self._gateway.cancel(run, outcome=outcome, how="kill", message="its session has gone")
         except SupercheckError:
             pass  # its lease lapses
+
+
+def _connect(url: str, token: str | None) -> Gateway:
+    if url.startswith(("http://", "https://")):
+        from pytest_supercheck.http_gateway import HttpGateway
+
+        return HttpGateway(url, token)
+    from pytest_supercheck.redis_gateway import RedisGateway
+
+    return RedisGateway.connect(url, password=token)
 
 
 def to_json(error: SupercheckError) -> dict[str, Any]:

@@ -40,7 +40,7 @@
 --                                         leaving, leaving_for (the run that gets the slot); 1 h once it left
 --   sc:control:JOB        list    1 day   mailbox: leave, yield, interrupt, kill, items; newest first
 --   sc:run:RUN            hash    7 days  project, lane, labels, priority, seq, want, state, outcome, message, spec,
---                                         total, single, timeout_ms, maxfail, failed, losses, detached, attempt:N,
+--                                         total, single, timeout_ms, maxfail, failed, losses, detached, grace_ms,
 --                                         submitted_ms, started_ms, deadline_ms, ended_ms
 --   sc:run:RUN:offer      list    7 days  nodeids while they are being sent; 1 h until then
 --   sc:run:RUN:items      list    7 days  nodeids in collection order
@@ -120,9 +120,10 @@ local function read(key, names, numbers)
 end
 
 local RUN_FIELDS = {'project', 'lane', 'labels', 'priority', 'seq', 'want', 'state', 'outcome', 'message', 'total',
-                    'single', 'timeout_ms', 'maxfail', 'submitted_ms', 'started_ms', 'deadline_ms', 'detached'}
+                    'single', 'timeout_ms', 'maxfail', 'submitted_ms', 'started_ms', 'deadline_ms', 'detached',
+                    'grace_ms'}
 local RUN_NUMBERS = {priority = true, seq = true, want = true, total = true, single = true, timeout_ms = true,
-                     maxfail = true, submitted_ms = true, started_ms = true, deadline_ms = true}
+                     maxfail = true, submitted_ms = true, started_ms = true, deadline_ms = true, grace_ms = true}
 
 -- A run, or nil when there is none.
 local function load_run(id)
@@ -184,7 +185,7 @@ local function touch(run_id)
   for _, part in ipairs(PARTS) do call('PEXPIRE', run_key(run_id, part), RUN_TTL_MS) end
 end
 
-local function lease(member) call('ZADD', 'sc:leases', NOW + LEASE_MS, member) end
+local function lease(member, ms) call('ZADD', 'sc:leases', NOW + (ms or LEASE_MS), member) end
 
 local function held_jobs(run_id) return call('SMEMBERS', run_key(run_id, 'held')) end
 local function held_count(run_id) return call('SCARD', run_key(run_id, 'held')) end
@@ -971,9 +972,10 @@ local function insert_run()
   run.lane = run.project .. (run.labels ~= '' and '\31' .. run.labels or '')
   call('HSET', run_key(run.id), 'project', run.project, 'lane', run.lane, 'labels', run.labels,
        'priority', run.priority, 'seq', run.seq, 'want', run.want, 'state', run.state, 'spec', payload,
-       'timeout_ms', args.timeout_ms, 'maxfail', args.maxfail, 'detached', args.detached, 'submitted_ms', NOW)
+       'timeout_ms', args.timeout_ms, 'maxfail', args.maxfail, 'detached', args.detached, 'grace_ms', args.grace_ms,
+       'submitted_ms', NOW)
   call('PEXPIRE', run_key(run.id), RUN_TTL_MS)
-  if args.detached == 0 then lease('c:' .. run.id) end
+  if args.detached == 0 then lease('c:' .. run.id, args.grace_ms) end
   add_state(run.id, 't', 'submitted', 'at', NOW)
   settle(run)
 end
@@ -1019,7 +1021,7 @@ function ops.keep()
   local run = load_run(args.run)
   if run and run.state ~= 'ended' then
     -- One that has lapsed stays so: the run has been abandoned, and only ends.
-    if call('ZSCORE', 'sc:leases', 'c:' .. run.id) then lease('c:' .. run.id) end
+    if call('ZSCORE', 'sc:leases', 'c:' .. run.id) then lease('c:' .. run.id, run.grace_ms) end
     touch(run.id)
   end
   return status_of(args.run)

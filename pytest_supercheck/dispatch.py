@@ -153,6 +153,7 @@ class Dispatcher:
             timeout_ms=round(request.timeout_s * 1000),
             maxfail=request.maxfail,
             detached=int(request.detached),
+            grace_ms=round(request.grace_s * 1000),
         )
         figures = _figures(reply["figures"])
         if "refused" in reply:

@@ -66,6 +66,8 @@ class RunRequest:
     detached: bool = False
     #: Labels that a worker must have, none with a comma in it.
     labels: tuple[str, ...] = ()
+    #: Seconds for which the run lives without a word from its session.
+    grace_s: float = 15
 
     def __post_init__(self) -> None:
         if self.want < 1:

@@ -23,7 +23,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addini("supercheck", "as --supercheck", type="bool", default=False)
     # Kept here in short: the full table is in settings.py, which is not imported without --supercheck.
     for name, metavar, text in (
-        ("url", "URL", "the pool: redis://, rediss:// or unix:// (default: an embedded stack, for this session)"),
+        (
+            "url",
+            "URL",
+            "the pool: redis://, rediss://, unix://, or a server's https:// (default: an embedded stack)",
+        ),
         ("executions", "N", "most executions at a time, or 'auto' (default)"),
         ("priority", "RANK", "high, normal (default) or low: rank among the runs that wait"),
         ("wait", "SECONDS", "how long to wait for admission when the queue is full (default: 0)"),

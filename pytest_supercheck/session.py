@@ -26,7 +26,7 @@ from pytest_supercheck.ending import Refusal, conclude, fail
 from pytest_supercheck.errors import Infrastructure, SupercheckError
 from pytest_supercheck.model import RunRequest, new_run_id
 from pytest_supercheck.operators import BadVariable, PoolSettings, masked
-from pytest_supercheck.settings import Settings
+from pytest_supercheck.settings import HTTP_SCHEMES, Settings
 from pytest_supercheck.submission import Submission, connect
 from pytest_supercheck.xdist_protocol import Silencer, Speaker
 
@@ -43,6 +43,7 @@ INTERRUPT_S: Final = 10.0
 
 #: Seconds without an answer from the pool after which a run is given up.
 SILENCE_S: Final = 20.0
+REMOTE_SILENCE_S: Final = 60.0
 
 #: Options with which there is nothing to run.
 _NOTHING_TO_RUN: Final = (
@@ -327,8 +328,9 @@ class LocalSession:
     def _check_silence(self) -> None:
         if self._stack is not None and (fault := self._stack.fault()):
             self._lost(fault)
-        if time.monotonic() > self._submission.heard_at + SILENCE_S:
-            self._lost(f"the pool has not answered for {SILENCE_S:.0f} s")
+        silence_s = REMOTE_SILENCE_S if (self._settings.url or "").startswith(HTTP_SCHEMES) else SILENCE_S
+        if time.monotonic() > self._submission.heard_at + silence_s:
+            self._lost(f"the pool has not answered for {silence_s:.0f} s")
 
     def _check_state(self) -> None:
         if self._submission.error is not None:

@@ -24,6 +24,7 @@ XDIST_GROUPS: Final = {"loadfile": "file", "loadscope": "class"}
 
 #: Schemes of a pool that is Redis itself.
 REDIS_SCHEMES: Final = ("redis://", "rediss://", "unix://")
+HTTP_SCHEMES: Final = ("http://", "https://")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,8 +65,9 @@ class Settings:
         read = _Reader(config, os.environ if environ is None else environ)
         executions, from_xdist = read.executions()
         url = read.text("url")
-        if url is not None and not url.startswith(REDIS_SCHEMES):
-            raise pytest.UsageError(f"--supercheck-url: {url.split('@')[-1]!r} is none of redis://, rediss://, unix://")
+        if url is not None and not url.startswith((*REDIS_SCHEMES, *HTTP_SCHEMES)):
+            known = ", ".join((*REDIS_SCHEMES, *HTTP_SCHEMES))
+            raise pytest.UsageError(f"--supercheck-url: {url.split('@')[-1]!r} is none of {known}")
         return cls(
             url=url,
             token=read.environ.get("SUPERCHECK_TOKEN") or None,

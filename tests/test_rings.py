@@ -29,7 +29,7 @@ RINGS: Final = (
         }
     ),
     frozenset({"gateway", "store", "archive"}),
-    frozenset({"dispatch", "redis_gateway", "valkey", "directory_store", "s3_store", "stores"}),
+    frozenset({"dispatch", "redis_gateway", "http_gateway", "valkey", "directory_store", "s3_store", "stores"}),
     frozenset(
         {
             *("plugin", "session", "ending", "durations", "groups", "submission", "connector", "replay"),
@@ -61,6 +61,7 @@ IMPORTERS: Final = {
     },
     "redis": {"dispatch", "redis_gateway", "worker"},
     "rq": {"worker"},
+    "httpx": {"http_gateway"},
     "click": {"cli"},
     "jinja2": {"report"},
     "markupsafe": {"report", "markup"},

@@ -35,6 +35,15 @@ class Trouble(BaseModel):
     detail: str
 
 
+class Refused(Trouble):
+    """The queue is full."""
+
+    #: The capacities and what they hold.
+    figures: Figures
+    #: Seconds after which asking again makes sense.
+    retry_after_s: float
+
+
 class Cancel(BaseModel):
     """How to cancel."""
 
@@ -143,7 +152,7 @@ ANSWERS: Final[dict[int | str, dict[str, Any]]] = {
 UNKNOWN: Final[dict[int | str, dict[str, Any]]] = {404: {"model": Trouble, "description": "There is no such run"}}
 REFUSED: Final[dict[int | str, dict[str, Any]]] = {
     409: {"model": Trouble, "description": "It cannot be run once more"},
-    429: {"model": Trouble, "description": "The queue is full; Retry-After says when to ask again"},
+    429: {"model": Refused, "description": "The queue is full; Retry-After says when to ask again"},
 }
 EVENTS: Final[dict[int | str, dict[str, Any]]] = {
     200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}, "description": "Server-sent events"}

@@ -14,6 +14,7 @@ from dataclasses import asdict
 from importlib import resources
 from typing import Final
 
+import redis.asyncio
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.staticfiles import StaticFiles
@@ -29,8 +30,9 @@ from pytest_supercheck.local_archive import mark_served
 from pytest_supercheck.redis_gateway import RedisGateway
 from pytest_supercheck.stores import open_store
 from supercheck_server.access import Access
-from supercheck_server.api import api_routes, queue_of
+from supercheck_server.api import Refused, api_routes, queue_of
 from supercheck_server.database import Database
+from supercheck_server.door import door_routes
 from supercheck_server.errors import DatabaseTrouble
 from supercheck_server.feed import Feeds
 from supercheck_server.gate import Gate, sign_in_address
@@ -123,6 +125,7 @@ def create_app(parts: Parts) -> FastAPI:
         yield
         parts.feeds.close()
         await run_in_threadpool(keeper.stop)
+        await reader.aclose()
 
     app = FastAPI(
         title="pytest-supercheck", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None,
@@ -143,6 +146,8 @@ def create_app(parts: Parts) -> FastAPI:
             gate=gate.programs(),
         )
     )
+    reader = redis.asyncio.Redis.from_url(parts.settings.redis_url or "", password=parts.settings.redis_password)
+    app.include_router(door_routes(parts.dispatcher, reader, lambda: parts.feeds.is_closed, gate=gate.programs()))
     app.include_router(sign_in_routes(parts.access, renderer))
     sources = Sources(
         dispatcher=parts.dispatcher, history=parts.history, shelf=parts.shelf, renderer=renderer, feeds=parts.feeds
@@ -199,7 +204,11 @@ def _answer_errors(app: FastAPI, renderer: Renderer) -> None:
 
     @app.exception_handler(QueueFull)
     async def on_full(request: Request, exc: QueueFull) -> Response:
-        return answer(request, 429, str(exc), {"Retry-After": str(math.ceil(exc.retry_after_s))})
+        headers = {"Retry-After": str(math.ceil(exc.retry_after_s))}
+        if _is_program(request):
+            row = Refused(detail=str(exc), figures=exc.figures, retry_after_s=exc.retry_after_s)
+            return JSONResponse(row.model_dump(), 429, headers)
+        return answer(request, 429, str(exc), headers)
 
     @app.exception_handler(SupercheckError)
     async def on_trouble(request: Request, exc: SupercheckError) -> Response:

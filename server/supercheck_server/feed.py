@@ -130,6 +130,8 @@ class Feeds:
 
     def __init__(self) -> None:
         self._feeds: dict[str, Feed] = {}
+        #: Whether all viewers are to go.
+        self.is_closed = False
 
     def named(self, name: str, look: Callable[[], str], *, event: str = "") -> Feed:
         """
@@ -144,5 +146,6 @@ class Feeds:
 
     def close(self) -> None:
         """Let all viewers go."""
+        self.is_closed = True
         for feed in self._feeds.values():
             feed.close()

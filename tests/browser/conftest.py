@@ -5,16 +5,15 @@ Fixtures for tests with a real browser: Chromium, driven by Playwright, in front
 from __future__ import annotations
 
 import shutil
-import socket
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, Playwright, sync_playwright
 
-from tests.server.conftest import Served, pool, served, settings
+from tests.server.conftest import Served, pool, served, settings, unused_port
 
-__all__ = ["pool", "served", "settings"]
+__all__ = ["pool", "served", "settings", "unused_port"]
 
 #: What a browser without a desktop, a sandbox or the internet needs.
 FLAGS = (
@@ -66,12 +65,3 @@ def page(context: BrowserContext) -> Iterator[Page]:
     made.on("console", lambda said: wrong.append(said.text) if "Content Security Policy" in said.text else None)
     yield made
     assert not wrong
-
-
-@pytest.fixture
-def unused_port() -> int:
-    """A port that nobody listens on."""
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        port: int = one.getsockname()[1]
-        return port

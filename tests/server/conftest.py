@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import socket
 import tempfile
 import threading
 import time
@@ -222,3 +223,12 @@ def client(served: Served) -> Iterator[httpx.Client]:
     """A program that talks to it."""
     with httpx.Client(base_url=served.url, timeout=GUARD_S) as made:
         yield made
+
+
+@pytest.fixture
+def unused_port() -> int:
+    """A port that nobody listens on."""
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        port: int = one.getsockname()[1]
+        return port

@@ -1,0 +1,177 @@
+"""
+The gateway of clients that reach nothing but a server's HTTP: a laptop, a CI job.
+
+The same verbs as over Redis, at the server's `/api/v1`.  Must not know pytest or what a spec says.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any, Final
+from urllib.parse import quote
+
+import httpx
+
+from pytest_supercheck import __version__
+from pytest_supercheck.errors import Infrastructure, QueueFull, Unreachable
+from pytest_supercheck.model import Admission, Figures, How, QueuedRun, QueueStatus, RunId, RunRequest, RunStatus
+from pytest_supercheck.operators import masked
+
+#: What a URL may begin with.
+SCHEMES: Final = ("http", "https")
+#: Seconds for which a run outlives the last word of its session: a network may be away for a while.
+GRACE_S: Final = 60.0
+#: Seconds to wait for a connection, and for an answer; a stream says every 15 s that it is still there.
+CONNECT_S: Final = 5.0
+ANSWER_S: Final = 35.0
+#: Pauses in seconds before a request that got no answer is sent again: all of them may be repeated.
+AGAIN_S: Final = (0.2, 1.0, 3.0)
+#: Answers that may be another one a moment later: of a proxy, or of a server whose Redis or database is away.
+PASSING: Final = frozenset({502, 503, 504})
+
+
+class HttpGateway:
+    """`Gateway` over a server's HTTP API; safe to share between two threads, of which one reads events."""
+
+    def __init__(self, url: str, token: str | None) -> None:
+        """
+        Make a gateway; nothing is sent yet.
+
+        Args:
+            url: The server's address; a path is where it is mounted.
+            token: As `supercheck token create` prints it; None for a server on this machine that has no tokens yet.
+
+        Raises:
+            Unreachable: The URL is malformed.
+        """
+        headers = {"User-Agent": f"pytest-supercheck/{__version__}"}
+        if token:
+            headers["Authorization"] = f"Bearer {token}"
+        self._name = masked(url)
+        try:
+            self._client = httpx.Client(
+                base_url=f"{url.rstrip('/')}/api/v1/",
+                headers=headers,
+                timeout=httpx.Timeout(ANSWER_S, connect=CONNECT_S),
+            )
+        except (httpx.InvalidURL, ValueError) as exc:
+            raise Unreachable(f"{self._name} is no address of a server ({exc}).") from exc
+        self._stream: Iterator[bytes] | None = None
+        self._response: httpx.Response | None = None
+        self._heard = b""
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._client.close()
+
+    def submit(self, request: RunRequest) -> Admission:
+        """As `Gateway.submit`; the run lives for 60 s without a word from its session."""
+        row = self._call("POST", "runs", {**dataclasses.asdict(request), "grace_s": GRACE_S})
+        return Admission(**{**row, "figures": Figures.from_json(row["figures"])})
+
+    def offer(self, run: RunId, nodeids: Sequence[str], *, single: int = 0, joined: Sequence[int] = ()) -> bool:
+        """As `Gateway.offer`."""
+        items = {"names": list(nodeids), "single": single, "joined": list(joined)}
+        return bool(self._call("POST", f"runs/{quote(run)}/items", items)["taken"])
+
+    def events(self, run: RunId, *, after: str, wait_s: float) -> tuple[list[bytes], str]:
+        """As `Gateway.events`; one stream serves all calls, so `wait_s` is the server's to choose: 15 s at most."""
+        del wait_s
+        try:
+            if self._stream is None:
+                self._open(run, after)
+            assert self._stream is not None
+            self._heard += next(self._stream)
+        except (httpx.HTTPError, StopIteration) as exc:
+            self._hang_up()
+            raise Unreachable(f"{self._name} has ended the stream of events ({_words(exc)}).") from exc
+        whole, separator, self._heard = self._heard.rpartition(b"\n\n")
+        batches: list[bytes] = []
+        for block in (whole + separator).split(b"\n\n"):
+            lines = block.split(b"\n")
+            if data := [line[6:] for line in lines if line.startswith(b"data: ")]:
+                batches.append(b"\n".join(data))
+                after = next(line[4:] for line in lines if line.startswith(b"id: ")).decode()
+        return batches, after
+
+    def keep(self, run: RunId) -> RunStatus:
+        """As `Gateway.keep`, but every 60 seconds at least."""
+        return _status(self._call("POST", f"runs/{quote(run)}/keep"))
+
+    def cancel(self, run: RunId, *, outcome: str, how: How, message: str = "") -> RunStatus:
+        """As `Gateway.cancel`."""
+        words = {"outcome": outcome, "how": how, "message": message}
+        return _status(self._call("POST", f"runs/{quote(run)}/stop", words))
+
+    def queue(self) -> QueueStatus:
+        """As `Gateway.queue`."""
+        row = self._call("GET", "queue")
+        runs = tuple(QueuedRun(**run) for run in row.pop("runs"))
+        row.pop("executions")
+        return QueueStatus(figures=Figures.from_json(row), runs=runs)
+
+    def _call(self, method: str, path: str, body: object = None) -> Any:
+        """The answer to a request, which is repeated where there is none; errors as `Gateway` has them."""
+        for pause_s in (*AGAIN_S, None):
+            try:
+                response = self._client.request(method, path, json=body)
+            except httpx.HTTPError as exc:
+                trouble = f"{self._name} does not answer ({_words(exc)}). Check the URL, the network and the proxy."
+            else:
+                if response.status_code not in PASSING:
+                    return self._read(response)
+                trouble = f"{self._name} cannot serve just now: {_detail(response)}"
+            if pause_s is None:
+                raise Unreachable(trouble)
+            time.sleep(pause_s)
+        raise AssertionError
+
+    def _read(self, response: httpx.Response) -> Any:
+        status = response.status_code
+        if status in (401, 403):
+            raise Unreachable(
+                f"{self._name} does not let us in: {_detail(response)} The token is taken from SUPERCHECK_TOKEN."
+            )
+        try:
+            row = response.json()
+        except ValueError:
+            row = None
+        if not isinstance(row, dict):
+            raise Unreachable(f"{self._name} answers {status}, and not as a pytest-supercheck server does.")
+        if status == 429 and "figures" in row:
+            raise QueueFull(figures=Figures.from_json(row["figures"]), retry_after_s=row["retry_after_s"])
+        if status == 404 and "state" not in row:
+            raise Unreachable(f"{self._name} has no such address: is it a pytest-supercheck server of this release?")
+        if response.is_error:
+            raise Infrastructure(f"{self._name} answers {status}: {_detail(response)}")
+        return row
+
+    def _open(self, run: RunId, after: str) -> None:
+        headers = {"Last-Event-ID": after, "Accept": "text/event-stream"}
+        request = self._client.build_request("GET", f"runs/{quote(run)}/events", headers=headers)
+        self._response = self._client.send(request, stream=True)
+        self._response.raise_for_status()
+        self._stream, self._heard = self._response.iter_bytes(), b""
+
+    def _hang_up(self) -> None:
+        if self._response is not None:
+            self._response.close()
+        self._response = self._stream = None
+
+
+def _status(row: dict[str, Any]) -> RunStatus:
+    return RunStatus(**{**row, "figures": Figures.from_json(row["figures"])})
+
+
+def _detail(response: httpx.Response) -> str:
+    """What the server says of a refusal, bounded: it may be anything's page."""
+    try:
+        return str(response.json()["detail"])[:500]
+    except (ValueError, KeyError, TypeError):
+        return f"status {response.status_code}."
+
+
+def _words(exc: Exception) -> str:
+    return str(exc) or type(exc).__name__

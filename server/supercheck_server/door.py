@@ -1,0 +1,141 @@
+"""
+The door for sessions that cannot reach Redis: the gateway's verbs over HTTP, for `pytest_supercheck.http_gateway`.
+
+Between HTTP and the dispatcher, the same one that sessions in the network use.  A run's events are read for each
+session by a task, not a thread: there may be hundreds of them, and most have nothing to read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from typing import Annotated, Any, Final, Literal
+
+import redis.asyncio
+from fastapi import APIRouter, Header
+from fastapi.params import Depends
+from pydantic import BaseModel, Field
+from starlette.responses import StreamingResponse
+
+from pytest_supercheck.dispatch import Dispatcher
+from pytest_supercheck.model import Admission, How, Priority, RunId, RunRequest, RunStatus
+from supercheck_server.api import ANSWERS, EVENTS, REFUSED, RUN_ID, RunPath
+from supercheck_server.feed import PING, PING_S
+
+#: Entries of a run's stream that are read at once.
+READ_ENTRIES: Final = 200
+
+#: Milliseconds for which one read waits.
+READ_MS: Final = 1000
+
+#: An id of a stream's entry, as Redis has it.
+_ENTRY_ID: Final = r"^\d{1,20}(-\d{1,20})?$"
+
+
+class Submission(BaseModel):
+    """What a session asks for; see `RunRequest`."""
+
+    run_id: Annotated[str, Field(pattern=RUN_ID)]
+    project: Annotated[str, Field(min_length=1, max_length=200)] = "default"
+    priority: Priority = "normal"
+    want: Annotated[int, Field(ge=1, le=100_000)] = 1
+    spec: Annotated[str, Field(max_length=4_000_000)] = "{}"
+    timeout_s: Annotated[float, Field(ge=0, le=10_000_000)] = 0
+    maxfail: Annotated[int, Field(ge=0, le=1_000_000_000)] = 0
+    detached: bool = False
+    labels: Annotated[list[Annotated[str, Field(pattern=r"^[^,]{1,100}$")]], Field(max_length=100)] = []
+    grace_s: Annotated[float, Field(ge=15, le=3600)] = 60
+
+    def request(self) -> RunRequest:
+        """As the dispatcher wants it."""
+        asked = self.model_dump()
+        return RunRequest(**{**asked, "run_id": RunId(self.run_id), "labels": tuple(self.labels)})
+
+
+class Items(BaseModel):
+    """A run's items, in the order in which they are to run; see `Gateway.offer`."""
+
+    names: list[str]
+    single: Annotated[int, Field(ge=0)] = 0
+    joined: list[Annotated[int, Field(ge=1)]] = []
+
+
+class Taken(BaseModel):
+    """Whether items were taken: not when the run is over already."""
+
+    taken: bool
+
+
+class Stop(BaseModel):
+    """How a session stops its run; see `Gateway.cancel`."""
+
+    outcome: Literal["cancelled", "interrupted", "stopped", "withdrawn"]
+    how: How
+    message: Annotated[str, Field(max_length=2000)] = ""
+
+
+def door_routes(
+    dispatcher: Dispatcher, client: redis.asyncio.Redis, is_closing: Callable[[], bool], *, gate: Depends
+) -> APIRouter:
+    """
+    Make the routes.
+
+    Args:
+        client: Reads streams; returns bytes, not text.
+        is_closing: Whether readers are to go: they come back, to another server or to this one's successor.
+        gate: Decides who may come in.
+    """
+    routes = APIRouter(prefix="/api/v1", tags=["sessions"], responses=ANSWERS, dependencies=[gate])
+
+    @routes.post("/runs", summary="Submit a run", status_code=201, responses={429: REFUSED[429]})
+    def submit(submission: Submission) -> Admission:
+        return dispatcher.submit(submission.request())
+
+    @routes.post("/runs/{run_id}/items", summary="Hand over a run's items, once")
+    def offer(run_id: RunPath, items: Items) -> Taken:
+        joined = [index for index in items.joined if index < len(items.names)]
+        taken = dispatcher.offer(RunId(run_id), items.names, single=items.single, joined=joined)
+        return Taken(taken=taken)
+
+    @routes.post("/runs/{run_id}/keep", summary="Say that the session still wants its run")
+    def keep(run_id: RunPath) -> RunStatus:
+        return dispatcher.keep(RunId(run_id))
+
+    @routes.post("/runs/{run_id}/stop", summary="Stop a run as its session does")
+    def stop(run_id: RunPath, how: Stop) -> RunStatus:
+        return dispatcher.cancel(RunId(run_id), outcome=how.outcome, how=how.how, message=how.message)
+
+    @routes.get(
+        "/runs/{run_id}/events", summary="A run's results, from the beginning or after Last-Event-ID, as they come",
+        responses=EVENTS, response_class=StreamingResponse,
+    )  # fmt: skip
+    async def events(
+        run_id: RunPath, last_event_id: Annotated[str, Header(pattern=_ENTRY_ID)] = "0"
+    ) -> StreamingResponse:
+        headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+        stream = _entries(client, f"sc:run:{run_id}:results", last_event_id, is_closing)
+        return StreamingResponse(stream, media_type="text/event-stream", headers=headers)
+
+    return routes
+
+
+async def _entries(
+    client: redis.asyncio.Redis, key: str, after: str, is_closing: Callable[[], bool]
+) -> AsyncIterator[bytes]:
+    """A stream's entries as server-sent events, each of one or more NDJSON lines; ends when its reader goes."""
+    silent = 0
+    while not is_closing():
+        answer: Any = await client.xread({key: after}, count=READ_ENTRIES, block=READ_MS)
+        if not answer:
+            silent += READ_MS
+            if silent >= PING_S * 1000:
+                silent = 0
+                yield PING
+            continue
+        rows = answer[0][1] if isinstance(answer, list) else next(iter(answer.values()))[0]
+        yield b"".join(_encode(entry, fields[b"e"]) for entry, fields in rows)
+        after = rows[-1][0].decode()
+
+
+def _encode(entry: bytes, lines: bytes) -> bytes:
+    data = b"".join(b"data: %s\n" % line for line in lines.rstrip(b"\n").split(b"\n"))
+    return b"id: %s\n%s\n" % (entry, data)

@@ -1,0 +1,266 @@
+"""
+Sessions that reach nothing but the server's HTTP: real pytest, a real server, real workers.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import pytest
+import redis
+
+from pytest_supercheck.errors import Infrastructure, QueueFull, Unreachable
+from pytest_supercheck.gateway import Gateway
+from pytest_supercheck.http_gateway import HttpGateway
+from pytest_supercheck.model import RunId, RunRequest
+from supercheck_server.settings import Settings
+from tests.conftest import Valkey
+from tests.server.conftest import GUARD_S, Pool, Served, serving, wait_for
+
+SUITE = """
+    import pathlib, time, pytest
+
+    @pytest.mark.parametrize("n", range(8))
+    def test_it(n):
+        print("output of", n)
+        while not pathlib.Path("go").exists():
+            time.sleep(0.02)
+        assert n != 5
+"""
+
+
+@dataclass
+class Place:
+    """A project, and the workers of a pool."""
+
+    #: The project.
+    path: Path
+    #: The pool's address, for workers.
+    url: str
+
+    def start(self, url: str, *args: str, token: str = "") -> subprocess.Popen[str]:
+        """Start a session that knows the server alone."""
+        command = [sys.executable, "-m", "pytest", "--supercheck", f"--supercheck-url={url}", "-p", "no:cacheprovider"]
+        environ = {**os.environ, "SUPERCHECK_TOKEN": token}
+        return subprocess.Popen(
+            [*command, "--supercheck-executions=2", *args],
+            cwd=self.path, env=environ, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        )  # fmt: skip
+
+    def go(self) -> None:
+        """Let the tests run."""
+        (self.path / "go").touch()
+
+
+@pytest.fixture
+def place(tmp_path: Path, valkey: redis.Redis, valkey_server: Valkey) -> Iterator[Place]:
+    """A project whose tests wait for a word, and a worker on its machine."""
+    path = tmp_path / "project"
+    path.mkdir()
+    (path / "pytest.ini").write_text("[pytest]\n")
+    (path / "test_it.py").write_text(textwrap.dedent(SUITE))
+    command = [sys.executable, "-m", "pytest_supercheck.cli", "worker", "--url", valkey_server.url, "-c", "2"]
+    worker = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    yield Place(path, valkey_server.url)
+    worker.kill()
+    worker.wait()
+
+
+def ended(session: subprocess.Popen[str]) -> str:
+    """What a session has printed, when it has ended."""
+    output, _ = session.communicate(timeout=GUARD_S)
+    return output
+
+
+def test_session_through_the_server(place: Place, served: Served, pool: Pool) -> None:
+    """The same as over Redis: outcomes, output, exit code; and it is in the history."""
+    place.go()
+    session = place.start(served.url, "-v")
+    output = ended(session)
+    assert session.returncode == 1, output
+    assert "7 passed" in output
+    assert "1 failed" in output
+    assert "output of 5" in output
+    assert "supercheck: run " in output
+    wait_for(served.parts.history.slow, "the run is recorded")
+
+
+def test_tokens_open_the_door(place: Place, served: Served, pool: Pool) -> None:
+    """Without one, or with a wrong one, 69 and what to do; with one as usual."""
+    _, secret = served.parts.access.create("ci")
+    place.go()
+    for token in ("", "sct_wrong"):
+        session = place.start(served.url, token=token)
+        output = ended(session)
+        assert session.returncode == 69, output
+        assert "SUPERCHECK_TOKEN" in output
+    session = place.start(served.url, token=secret)
+    output = ended(session)
+    assert session.returncode == 1, output
+    assert secret not in output
+
+
+def test_a_full_queue_is_75(place: Place, served: Served, pool: Pool) -> None:
+    """With the figures, as over Redis."""
+    pool.dispatcher.limits(running=0, queued=0)
+    session = place.start(served.url)
+    output = ended(session)
+    assert session.returncode == 75, output
+    assert "running 0/0, queued " in output
+
+
+def test_nobody_there_is_69(place: Place, unused_port: int) -> None:
+    """With the address, and without a traceback."""
+    session = place.start(f"http://127.0.0.1:{unused_port}")
+    output = ended(session)
+    assert session.returncode == 69, output
+    assert f"http://127.0.0.1:{unused_port} does not answer" in output
+    assert "Traceback" not in output
+
+
+def test_a_server_that_starts_again_in_the_middle_costs_nothing(
+    place: Place, settings: Settings, pool: Pool, unused_port: int
+) -> None:
+    """The session goes on where it was; every test is reported once."""
+    with serving(settings, port=unused_port):
+        session = place.start(f"http://127.0.0.1:{unused_port}")
+        wait_for(lambda: any(one.nodeid for one in pool.dispatcher.pool().executions), "tests run")
+    place.go()
+    time.sleep(1)
+    with serving(settings, port=unused_port):
+        output = ended(session)
+    assert session.returncode == 1, output
+    assert "1 failed, 7 passed" in output
+
+
+def test_a_session_killed_ends_its_run(place: Place, served: Served, pool: Pool) -> None:
+    """Its connector says so; nothing goes on."""
+    session = place.start(served.url)
+    wait_for(lambda: any(one.nodeid for one in pool.dispatcher.pool().executions), "tests run")
+    session.send_signal(signal.SIGKILL)
+    session.wait()
+    wait_for(lambda: not pool.dispatcher.queue().runs, "the run has ended")
+    assert session.stdout is not None
+    session.stdout.close()
+
+
+def test_interrupt_keeps_what_was_done(place: Place, served: Served, pool: Pool) -> None:
+    """Ctrl-C ends as in plain pytest."""
+    session = place.start(served.url)
+    wait_for(lambda: any(one.nodeid for one in pool.dispatcher.pool().executions), "tests run")
+    session.send_signal(signal.SIGINT)
+    output = ended(session)
+    assert session.returncode == 2, output
+    assert "KeyboardInterrupt" in output
+
+
+@pytest.fixture
+def gateway(served: Served) -> Iterator[HttpGateway]:
+    """A gateway to a server."""
+    made = HttpGateway(served.url, None)
+    yield made
+    made.close()
+
+
+def test_gateway_fulfils_the_port(gateway: HttpGateway, pool: Pool) -> None:
+    """Every verb, over a real server, with what the dispatcher answers."""
+    port: Gateway = gateway
+    pool.dispatcher.join("w-1", host="h", pid=1)
+    request = RunRequest(run_id=RunId("r1"), project="shop", want=2, spec='{"x": "\u2028\u00e9"}')
+    assert port.submit(request).held == 1
+    assert port.submit(request).held == 1  # again: the answer was lost
+    assert port.queue() == pool.dispatcher.queue()
+    assert port.offer(RunId("r1"), ['"a"', '"b"', '["b", 1]'], single=1, joined=[1])
+    job = pool.job("r1")
+    pool.dispatcher.append(job, b'{"t":"text","x":"\\u2028"}\n[1]\n', seq=1, done=[])
+    pool.dispatcher.append(job, b"[2]\n", seq=2, done=[])
+    found: list[bytes] = []
+    after = "0"
+    while sum(b"[2]" in batch for batch in found) == 0:
+        batches, after = port.events(RunId("r1"), after=after, wait_s=1)
+        found += batches
+    expected, last = pool.dispatcher.events(RunId("r1"), after="0", wait_s=0)
+    assert [batch.rstrip(b"\n") for batch in expected] == found
+    assert after == last
+    status = port.keep(RunId("r1"))
+    assert (status.state, status.total, status.held) == ("running", 3, 1)
+    assert pool.client.zscore("sc:leases", "c:r1") > time.time() * 1000 + 50_000
+    assert port.cancel(RunId("r1"), outcome="cancelled", how="kill", message="no more").message == "no more"
+    assert port.keep(RunId("nobody")).state == "gone"
+
+
+def test_events_go_on_after_the_last_one_that_was_read(served: Served, pool: Pool) -> None:
+    """Whoever reads: another connection, another server."""
+    pool.submit("r1", nodeids=["a", "b"])
+    job = pool.job("r1")
+    for number in range(1, 6):
+        pool.dispatcher.append(job, b"[%d]\n" % number, seq=number, done=[])
+    everything, _ = pool.dispatcher.events(RunId("r1"), after="0", wait_s=0)
+    first, second = HttpGateway(served.url, None), HttpGateway(served.url, None)
+    batches, after = first.events(RunId("r1"), after="0", wait_s=1)
+    first.close()
+    pool.dispatcher.append(job, b"[6]\n", seq=6, done=[])
+    more, _ = second.events(RunId("r1"), after=after, wait_s=1)
+    second.close()
+    assert [*batches, *more] == [*(batch.rstrip(b"\n") for batch in everything), b"[6]"]
+
+
+def test_refusal_has_its_figures(gateway: HttpGateway, pool: Pool) -> None:
+    """As the dispatcher gives them."""
+    pool.dispatcher.limits(running=0, queued=0)
+    with pytest.raises(QueueFull) as caught:
+        gateway.submit(RunRequest(run_id=RunId("r1")))
+    assert caught.value.figures.running_capacity == 0
+    assert caught.value.retry_after_s > 0
+
+
+@pytest.mark.parametrize("body", [{"run_id": ".."}, {"run_id": "r", "want": 0}, {"run_id": "r", "labels": ["a,b"]}, {}])
+def test_senseless_submissions_are_refused_in_words(client: httpx.Client, pool: Pool, body: dict[str, object]) -> None:
+    """400, or 404 for an id that no run can have; nothing of it is kept."""
+    assert client.post("/api/v1/runs", json=body).status_code in (400, 404)
+    assert pool.dispatcher.queue().runs == ()
+
+
+@pytest.mark.parametrize(
+    ("replies", "error", "words"),
+    [
+        ([b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi"], Unreachable, "not as a pytest-supercheck server does"),
+        ([b"HTTP/1.1 404 Not Found\r\nContent-Length: 2\r\n\r\n{}"], Unreachable, "no such address"),
+        ([b'HTTP/1.1 500 Oh\r\nContent-Length: 16\r\n\r\n{"detail": "oh"}'], Infrastructure, "answers 500: oh"),
+        ([b"HTTP/1.1 503 Oh\r\nContent-Length: 0\r\n\r\n"] * 4, Unreachable, "cannot serve just now: status 503"),
+        ([b"garbage\r\n\r\n"] * 4, Unreachable, "does not answer"),
+    ],
+)
+def test_what_is_no_server_is_told(
+    monkeypatch: pytest.MonkeyPatch, replies: Sequence[bytes], error: type[Exception], words: str
+) -> None:
+    """In one sentence; what may pass is asked for again."""
+    monkeypatch.setattr("pytest_supercheck.http_gateway.AGAIN_S", (0.01, 0.01, 0.01))
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def answer() -> None:
+            for reply in replies:
+                connection, _ = listener.accept()
+                with connection:
+                    connection.recv(65536)
+                    connection.sendall(reply)
+
+        thread = threading.Thread(target=answer, daemon=True)
+        thread.start()
+        gateway = HttpGateway(f"http://127.0.0.1:{listener.getsockname()[1]}", None)
+        with pytest.raises(error, match=words):
+            gateway.keep(RunId("r1"))
+        gateway.close()
+        thread.join(GUARD_S)
+        assert not thread.is_alive()
