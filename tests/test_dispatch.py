@@ -1594,7 +1594,10 @@ def test_every_key_is_documented_and_expires(pool: Pool) -> None:
     pool.submit("c", labels=("gpu",))
     pool.submit("d")
     pool.submit("e")
-    pool.dispatcher.cancel(RunId("e"), outcome="cancelled", how="leave")
+    pool.submit("f")
+    for run in ("e", "f"):
+        pool.dispatcher.cancel(RunId(run), outcome="cancelled", how="leave")
+    pool.dispatcher.recorded(RunId("f"))
     pool.client.rpush("sc:run:d:offer", "left over")
     pool.client.expire("sc:run:d:offer", 5)
     rows = documented_keys()

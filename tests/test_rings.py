@@ -29,7 +29,9 @@ RINGS: Final = (
         }
     ),
     frozenset({"gateway", "store", "archive"}),
-    frozenset({"dispatch", "redis_gateway", "http_gateway", "valkey", "directory_store", "s3_store", "stores"}),
+    frozenset(
+        {"dispatch", "redis_gateway", "event_reader", "http_gateway", "valkey", "directory_store", "s3_store", "stores"}
+    ),
     frozenset(
         {
             *("plugin", "session", "ending", "durations", "groups", "submission", "connector", "replay"),
@@ -59,7 +61,7 @@ IMPORTERS: Final = {
         "execution",
         "recorder",
     },
-    "redis": {"dispatch", "redis_gateway", "worker"},
+    "redis": {"dispatch", "redis_gateway", "event_reader", "worker"},
     "rq": {"worker"},
     "httpx": {"http_gateway"},
     "click": {"cli"},

@@ -14,7 +14,6 @@ from dataclasses import asdict
 from importlib import resources
 from typing import Final
 
-import redis.asyncio
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.staticfiles import StaticFiles
@@ -26,6 +25,7 @@ from starlette.responses import JSONResponse, Response
 from pytest_supercheck import __version__
 from pytest_supercheck.directory_store import DirectoryStore
 from pytest_supercheck.errors import CannotRetry, QueueFull, SupercheckError, Unreachable
+from pytest_supercheck.event_reader import EventReader
 from pytest_supercheck.local_archive import mark_served
 from pytest_supercheck.redis_gateway import RedisGateway
 from pytest_supercheck.stores import open_store
@@ -125,7 +125,7 @@ def create_app(parts: Parts) -> FastAPI:
         yield
         parts.feeds.close()
         await run_in_threadpool(keeper.stop)
-        await reader.aclose()
+        await reader.close()
 
     app = FastAPI(
         title="pytest-supercheck", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None,
@@ -146,7 +146,7 @@ def create_app(parts: Parts) -> FastAPI:
             gate=gate.programs(),
         )
     )
-    reader = redis.asyncio.Redis.from_url(parts.settings.redis_url or "", password=parts.settings.redis_password)
+    reader = EventReader(parts.settings.redis_url or "", password=parts.settings.redis_password)
     app.include_router(door_routes(parts.dispatcher, reader, lambda: parts.feeds.is_closed, gate=gate.programs()))
     app.include_router(sign_in_routes(parts.access, renderer))
     sources = Sources(

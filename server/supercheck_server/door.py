@@ -8,24 +8,22 @@ session by a task, not a thread: there may be hundreds of them, and most have no
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Final, Literal
 
-import redis.asyncio
 from fastapi import APIRouter, Header
 from fastapi.params import Depends
 from pydantic import BaseModel, Field
 from starlette.responses import StreamingResponse
 
 from pytest_supercheck.dispatch import Dispatcher
+from pytest_supercheck.errors import SupercheckError
+from pytest_supercheck.event_reader import EventReader
 from pytest_supercheck.model import Admission, How, Priority, RunId, RunRequest, RunStatus
 from supercheck_server.api import ANSWERS, EVENTS, REFUSED, RUN_ID, RunPath
 from supercheck_server.feed import PING, PING_S
 
-#: Entries of a run's stream that are read at once.
-READ_ENTRIES: Final = 200
-
-#: Milliseconds for which one read waits.
-READ_MS: Final = 1000
+#: Seconds for which one read waits.
+READ_S: Final = 1.0
 
 #: An id of a stream's entry, as Redis has it.
 _ENTRY_ID: Final = r"^\d{1,20}(-\d{1,20})?$"
@@ -74,13 +72,13 @@ class Stop(BaseModel):
 
 
 def door_routes(
-    dispatcher: Dispatcher, client: redis.asyncio.Redis, is_closing: Callable[[], bool], *, gate: Depends
+    dispatcher: Dispatcher, reader: EventReader, is_closing: Callable[[], bool], *, gate: Depends
 ) -> APIRouter:
     """
     Make the routes.
 
     Args:
-        client: Reads streams; returns bytes, not text.
+        reader: Reads runs' results.
         is_closing: Whether readers are to go: they come back, to another server or to this one's successor.
         gate: Decides who may come in.
     """
@@ -112,30 +110,30 @@ def door_routes(
         run_id: RunPath, last_event_id: Annotated[str, Header(pattern=_ENTRY_ID)] = "0"
     ) -> StreamingResponse:
         headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-        stream = _entries(client, f"sc:run:{run_id}:results", last_event_id, is_closing)
+        stream = _entries(reader, RunId(run_id), last_event_id, is_closing)
         return StreamingResponse(stream, media_type="text/event-stream", headers=headers)
 
     return routes
 
 
-async def _entries(
-    client: redis.asyncio.Redis, key: str, after: str, is_closing: Callable[[], bool]
-) -> AsyncIterator[bytes]:
-    """A stream's entries as server-sent events, each of one or more NDJSON lines; ends when its reader goes."""
-    silent = 0
+async def _entries(reader: EventReader, run: RunId, after: str, is_closing: Callable[[], bool]) -> AsyncIterator[bytes]:
+    """A run's results as server-sent events, each of one or more NDJSON lines, until their reader goes."""
+    silent_s = 0.0
     while not is_closing():
-        answer: Any = await client.xread({key: after}, count=READ_ENTRIES, block=READ_MS)
-        if not answer:
-            silent += READ_MS
-            if silent >= PING_S * 1000:
-                silent = 0
-                yield PING
+        try:
+            entries = await reader.read(run, after=after, wait_s=READ_S)
+        except SupercheckError:
+            return  # whoever reads comes back for the rest
+        if entries:
+            yield b"".join(_encode(entry, lines) for entry, lines in entries)
+            after = entries[-1][0]
             continue
-        rows = answer[0][1] if isinstance(answer, list) else next(iter(answer.values()))[0]
-        yield b"".join(_encode(entry, fields[b"e"]) for entry, fields in rows)
-        after = rows[-1][0].decode()
+        silent_s += READ_S
+        if silent_s >= PING_S:
+            silent_s = 0.0
+            yield PING
 
 
-def _encode(entry: bytes, lines: bytes) -> bytes:
+def _encode(entry: str, lines: bytes) -> bytes:
     data = b"".join(b"data: %s\n" % line for line in lines.rstrip(b"\n").split(b"\n"))
-    return b"id: %s\n%s\n" % (entry, data)
+    return b"id: %s\n%s\n" % (entry.encode(), data)
