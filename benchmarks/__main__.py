@@ -22,6 +22,7 @@ FIGURES: Final = (
     "start",
     "start_warm",
     "throughput",
+    "door",
     "balance",
     "collection",
     "redis_bytes",
