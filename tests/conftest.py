@@ -5,6 +5,7 @@ Fixtures that several test files share: a real Valkey on a socket in a temporary
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import tempfile
 import time
@@ -71,6 +72,14 @@ def stop_valkey(server: subprocess.Popen[bytes]) -> None:
     """Stop a server and wait for its end."""
     server.terminate()
     server.wait(10)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def interruptible() -> Iterator[None]:
+    """Sessions that tests start can be interrupted, also where a shell started this one with `&`, deaf to SIGINT."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture(scope="session")

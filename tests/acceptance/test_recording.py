@@ -294,9 +294,12 @@ def test_a_session_that_is_stopped_leaves_a_partial_record(twins: Twins, number:
     )
     line = [sys.executable, "-m", "pytest", "--supercheck", "--supercheck-executions=1", "-p", "no:cacheprovider"]
     with subprocess.Popen(line, cwd=twins.path, stdout=subprocess.DEVNULL) as session:
-        wait_for((twins.path / "hangs").exists)
-        session.send_signal(number)
-        session.wait(GUARD_S)
+        try:
+            wait_for((twins.path / "hangs").exists)
+            session.send_signal(number)
+            session.wait(GUARD_S)
+        finally:
+            session.kill()
     wait_for(lambda: recorded(twins))
     written = last(twins)
     assert written.summary.verdict == verdict
