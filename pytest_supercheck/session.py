@@ -306,8 +306,8 @@ class LocalSession:
             self._heed()
 
     def _tell_place(self) -> None:
-        """While the run waits, say where, whenever that changes."""
-        status = self._submission.status
+        """While the run waits for others, say where, whenever that changes; an embedded stack has no others."""
+        status = self._submission.status if self._stack is None else None
         place = _place(status) if status is not None and status.state == "waiting" and status.position else ""
         if place and place != self._place_told:
             self._place_told = place

@@ -124,3 +124,22 @@ def test_without_a_terminal_reporter(twins: Twins) -> None:
     """`-p no:terminal` runs the tests and says nothing."""
     seen = twins.same("-p", "no:terminal", "-k", "pass")
     assert (seen.code, seen.output.strip()) == (0, "")
+
+
+def test_workers_that_start_late(twins: Twins) -> None:
+    """A session without a pool waits for nobody but its own workers: it speaks of no queue."""
+    twins.files(
+        late="""
+            import time
+            from pytest_supercheck.pool import Pool
+
+            start = Pool.start
+
+            def start_late(pool):
+                time.sleep(3)
+                start(pool)
+
+            Pool.start = start_late
+        """
+    )
+    twins.same("-p", "late", "-k", "pass")
