@@ -34,7 +34,7 @@ demo: compiled
 	@$(BIN)/python examples/shop/demo.py $(ARGS)
 
 test: compiled
-	$(BIN)/python -m pytest --timeout=300 $(ARGS)
+	$(BIN)/python -m pytest --timeout=900 $(ARGS)
 
 bench: compiled
 	$(BIN)/python -m benchmarks $(ARGS)

@@ -19,7 +19,7 @@ from typing import Any, Final
 import pytest
 
 #: Seconds after which a session that hangs is given up.
-GUARD_S: Final = 60
+GUARD_S: Final = 240
 
 #: What differs from one session to the next anyway, or is this plugin's own: (pattern, replacement).
 _NOISE: Final = tuple(
