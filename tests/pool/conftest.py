@@ -23,7 +23,7 @@ from pytest_supercheck import events
 from pytest_supercheck.dispatch import Dispatcher
 
 #: Seconds after which something hangs.
-GUARD_S = 120.0
+GUARD_S = 240.0
 
 
 def wait_for(condition: Callable[[], object], what: str, within_s: float = GUARD_S) -> None:

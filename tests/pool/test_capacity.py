@@ -5,6 +5,7 @@ Capacity: who runs, who waits, who is refused, with real sessions that come at t
 from __future__ import annotations
 
 import json
+import subprocess
 from pathlib import Path
 
 from pytest_supercheck.events import Begin, Left, Passed
@@ -57,13 +58,23 @@ def most_at_once(pool: Pool) -> int:
     return most
 
 
+def wait_for_refusals(sessions: list[subprocess.Popen[str]], count: int) -> None:
+    """Wait until so many sessions have ended, all of them refused: nothing else can end one while the gate is shut."""
+
+    def ended() -> list[subprocess.Popen[str]]:
+        return [session for session in sessions if session.poll() is not None]
+
+    wait_for(lambda: len(ended()) >= count, f"{count} refusals", 2 * GUARD_S)
+    assert [session.returncode for session in ended()] == [75] * count, [s.communicate()[0] for s in ended()]
+
+
 def test_sixty_at_once_fill_the_capacity_exactly(pool: Pool) -> None:
     """Of 60 runs 5 run, 50 wait, 5 are refused with 75; all admitted ones finish, never more than 5 at once."""
     pool.worker(5, SUPERCHECK_RUNNING_CAPACITY="5", SUPERCHECK_QUEUED_CAPACITY="50")
     gate = pool.directory / "gate"
     root = pool.suite("gated", GATED.format(gate=str(gate)))
     sessions = [pool.pytest(root, "-q", "--supercheck-executions=1") for _ in range(60)]
-    wait_for(lambda: sum(s.poll() == 75 for s in sessions) == 5, "5 refusals", 2 * GUARD_S)
+    wait_for_refusals(sessions, 5)
     gate.touch()
     outputs = [s.communicate(timeout=2 * GUARD_S)[0] for s in sessions]
     codes = sorted(s.returncode for s in sessions)
@@ -81,7 +92,7 @@ def test_a_projects_own_limits_hold_within_the_pools(pool: Pool) -> None:
     gate = pool.directory / "gate"
     root = pool.suite("gated", GATED.format(gate=str(gate)))
     sessions = [pool.pytest(root, "-q", "--supercheck-executions=1", "--supercheck-project=small") for _ in range(9)]
-    wait_for(lambda: sum(s.poll() == 75 for s in sessions) == 3, "3 refusals", 2 * GUARD_S)
+    wait_for_refusals(sessions, 3)
     other = pool.pytest(root, "-q", "--supercheck-executions=1", "--supercheck-project=other")
     wait_for(lambda: len(pool.runs()) >= 3, "another project starts beside it")
     gate.touch()
