@@ -136,6 +136,7 @@ def test_workers_that_start_late(twins: Twins) -> None:
             start = Pool.start
 
             def start_late(pool):
+                Pool.start = start
                 time.sleep(3)
                 start(pool)
 
