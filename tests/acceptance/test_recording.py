@@ -292,9 +292,11 @@ def test_a_session_that_is_stopped_leaves_a_partial_record(twins: Twins, number:
             time.sleep(600)
         """
     )
-    line = [sys.executable, "-m", "pytest", "--supercheck", "--supercheck-executions=1", "-p", "no:cacheprovider"]
-    with subprocess.Popen(line, cwd=twins.path, stdout=subprocess.DEVNULL) as session:
+    line = [sys.executable, "-m", "pytest", "-q", "--supercheck", "--supercheck-executions=1", "-p", "no:cacheprovider"]
+    with subprocess.Popen(line, cwd=twins.path, stdout=subprocess.PIPE) as session:
         try:
+            assert session.stdout is not None
+            assert session.stdout.read(1) == b"."  # the first result has come as far as here
             wait_for((twins.path / "hangs").exists)
             session.send_signal(number)
             session.wait(GUARD_S)
