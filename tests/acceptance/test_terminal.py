@@ -71,6 +71,8 @@ SUITE = """
         assert text == "é", text
 """
 
+SINCE_8_3 = pytest.mark.skipif(pytest.version_tuple < (8, 3), reason="this pytest does not know the option")
+
 
 @pytest.fixture(autouse=True)
 def suite(twins: Twins) -> None:
@@ -105,8 +107,9 @@ def suite(twins: Twins) -> None:
         ("--capture=sys",),
         ("-o", "log_cli=true", "--log-cli-level=INFO"),
         ("--log-level=DEBUG", "--log-format=%(message)s", "--log-file=log.txt"),
-        ("--no-header", "--no-fold-skipped", "-rs"),
-        ("--xfail-tb", "-rx"),
+        ("--no-header", "-rs"),
+        pytest.param(("--no-fold-skipped", "-rs"), marks=SINCE_8_3),
+        pytest.param(("--xfail-tb", "-rx"), marks=SINCE_8_3),
         ("--runxfail",),
         ("-W", "error"),
         ("-p", "no:logging", "-p", "no:warnings"),
