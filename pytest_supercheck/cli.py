@@ -105,6 +105,14 @@ def main() -> None:
     """
 
 
+def _labels(_context: click.Context, _option: click.Parameter, given: tuple[str, ...]) -> tuple[str, ...]:
+    from pytest_supercheck.model import is_label
+
+    if bad := [label for label in given if not is_label(label)]:
+        raise click.BadParameter(f"{bad[0]!r} is not 1 to 100 letters, digits or any of ._-:")
+    return given
+
+
 @main.command()
 @url_option
 @click.option(
@@ -114,18 +122,26 @@ def main() -> None:
     metavar="N",
     help="Executions at a time on this host. Default: $SUPERCHECK_MAX_CONCURRENT_TESTS, else the CPUs.",
 )
+@click.option(
+    "--label",
+    "labels",
+    multiple=True,
+    metavar="LABEL",
+    callback=_labels,
+    help="What these workers have that not all have, such as gpu; may be repeated. Default: $SUPERCHECK_LABELS.",
+)
 @reports_errors
-def worker(url: str | None, concurrency: int | None) -> None:
+def worker(url: str | None, concurrency: int | None, labels: tuple[str, ...]) -> None:
     """
     Serve executions until told to stop.
 
     SIGTERM or Ctrl-C: the current tests are finished and the rest is given back. A second one: stop at once.
     """
     settings, address = _settings(url)
-    _serve(settings, address, concurrency or settings.workers)
+    _serve(settings, address, concurrency or settings.workers, labels or settings.labels)
 
 
-def _serve(settings: PoolSettings, url: str, workers: int) -> None:
+def _serve(settings: PoolSettings, url: str, workers: int, labels: tuple[str, ...]) -> None:
     from pytest_supercheck import valkey, worker
     from pytest_supercheck.dispatch import Dispatcher
     from pytest_supercheck.host import Host
@@ -139,7 +155,7 @@ def _serve(settings: PoolSettings, url: str, workers: int) -> None:
     directory = valkey.make_directory()
     host = Host(Path(directory), spare=True)
     place = worker.Place(url, settings.token, host.socket_path, settings.execution_timeout_s)
-    pool = Pool(host, workers, functools.partial(worker.work, place), dispatcher)
+    pool = Pool(host, workers, functools.partial(worker.work, place), dispatcher, labels)
 
     def on_signal(_signum: int, _frame: object) -> None:
         pool.stop()
@@ -151,7 +167,8 @@ def _serve(settings: PoolSettings, url: str, workers: int) -> None:
     signal.signal(signal.SIGINT, on_signal)
     try:
         pool.start()
-        click.echo(f"supercheck worker: {workers} at a time on {socket.gethostname()} for {masked(url)}; Ctrl-C stops")
+        where = socket.gethostname() + (f" ({', '.join(labels)})" if labels else "")
+        click.echo(f"supercheck worker: {workers} at a time on {where} for {masked(url)}; Ctrl-C stops")
         pool.run()
     finally:
         host.close()

@@ -26,7 +26,7 @@ import traceback
 from typing import TYPE_CHECKING, Any, Final
 
 from pytest_supercheck.diary import Diary
-from pytest_supercheck.errors import Infrastructure, QueueFull, SupercheckError
+from pytest_supercheck.errors import Infrastructure, NoWorker, QueueFull, SupercheckError
 from pytest_supercheck.keeper import Lines, readable, send
 from pytest_supercheck.model import Admission, RunId, RunRequest
 from pytest_supercheck.origin import find_origin
@@ -125,14 +125,19 @@ class Connector:
         threading.Thread(target=self._read, args=(request.run_id,), daemon=True).start()
 
     def _admit(self, request: RunRequest, wait_s: float) -> Admission:
-        """Submit until there is room, for `wait_s` seconds at most, or until the session goes."""
+        """Submit until there is room and a worker fits, for `wait_s` seconds at most, or until the session goes."""
         give_up_at = time.monotonic() + wait_s
         while True:
             try:
-                return self._gateway.submit(request)
-            except QueueFull as full:
+                admission = self._gateway.submit(request)
+                if admission.fitting or not request.labels:
+                    return admission
+                labels = ", ".join(request.labels)
+                raise NoWorker(f"No live worker has the labels {labels}. Start one: supercheck worker --label ...")
+            except (QueueFull, NoWorker) as trouble:
+                pause_s = trouble.retry_after_s if isinstance(trouble, QueueFull) else WATCH_S
                 left_s = give_up_at - time.monotonic()
-                if left_s <= 0 or readable(self._session.fileno(), min(full.retry_after_s, left_s, FULL_S)):
+                if left_s <= 0 or readable(self._session.fileno(), min(pause_s, left_s, FULL_S)):
                     raise
 
     def _keep(self, run: RunId, waits: bool) -> None:

@@ -697,6 +697,16 @@ local function idle_workers()
   return workers
 end
 
+-- Live workers with some labels, whether idle or not.
+local function fitting_workers(labels)
+  if labels == '' then return call('SCARD', 'sc:workers') end
+  local count = 0
+  for _, id in ipairs(call('SMEMBERS', 'sc:workers')) do
+    if has_labels(label_set(call('HGET', worker_key(id), 'labels') or ''), labels) then count = count + 1 end
+  end
+  return count
+end
+
 local function any_worker(workers, labels)
   for _, worker in ipairs(workers) do
     if has_labels(worker.labels, labels) then return true end
@@ -946,7 +956,7 @@ end
 local function admission(run)
   local now, held, place = figures(run.project), held_count(run.id), position(run)
   return {state = run.state == 'waiting' and 'queued' or 'admitted', held = held, position = place,
-          eta_s = eta_s(run, place, now), figures = now}
+          eta_s = eta_s(run, place, now), fitting = fitting_workers(run.labels), figures = now}
 end
 
 -- true when a run that waits finds no room in the queue, its own project's or the pool's.

@@ -163,6 +163,7 @@ class Dispatcher:
             held=reply["held"],
             position=reply["position"],
             eta_s=reply.get("eta_s"),
+            fitting=reply["fitting"],
             figures=figures,
         )
 

@@ -6,6 +6,7 @@ Knows nothing of who raises and who shows it. A class's docstring is its default
     SupercheckError                  70
     ├── Unreachable                  69   the service cannot be reached or refuses us
     │   ├── EmbeddedMissing          69   there is no server binary to embed
+    │   ├── NoWorker                 69   no live worker has the run's labels
     │   └── StoreTrouble             69   the store cannot be used now
     ├── NotStored                    70   the store has no such object
     ├── Infrastructure               70   the service failed, after its retries
@@ -42,6 +43,10 @@ class Unreachable(SupercheckError):
 
 class EmbeddedMissing(Unreachable):
     """No Valkey or Redis server was found to embed. Install valkey-server, or give --supercheck-url."""
+
+
+class NoWorker(Unreachable):
+    """No live worker has the labels that this run needs. Start one, or wait for one with --supercheck-wait."""
 
 
 class StoreTrouble(Unreachable):

@@ -7,6 +7,7 @@ Pure data, and how a run is named. Must not know Redis, RQ or pytest.
 from __future__ import annotations
 
 import os
+import re
 import time
 import uuid
 from dataclasses import dataclass
@@ -29,6 +30,11 @@ def new_run_id() -> RunId:
     value = (int(time.time() * 1000) << 80) | (int.from_bytes(os.urandom(10), "big"))
     value = (value & ~(0xF000 << 64)) | (0x7000 << 64)
     return RunId(str(uuid.UUID(int=(value & ~(0xC000 << 48)) | (0x8000 << 48))))
+
+
+def is_label(text: str) -> bool:
+    """Whether that can be a worker's label: 1 to 100 letters, digits and ``._-:`` of ASCII."""
+    return re.fullmatch(r"[A-Za-z0-9._:-]{1,100}", text) is not None
 
 
 def queue_name(worker: str) -> str:
@@ -136,6 +142,8 @@ class Admission:
     position: int
     #: Seconds until a slot is likely, None while nothing is known.
     eta_s: float | None
+    #: Live workers that have the run's labels.
+    fitting: int
     #: The pool at this moment.
     figures: Figures
 

@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
+from pytest_supercheck.model import is_label
+
 #: The default time limit of an execution on a pool, in ms.
 EXECUTION_TIMEOUT_MS: Final = 900_000
 
@@ -34,6 +36,8 @@ class PoolSettings:
     workers: int
     #: Seconds that a run may take that has no limit of its own; 0 for any.
     execution_timeout_s: float
+    #: What the workers of this host have that not all have.
+    labels: tuple[str, ...]
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None) -> PoolSettings:
@@ -53,6 +57,9 @@ class PoolSettings:
                 raise BadVariable(f"{name}={text!r}: it must be a whole number from {least} up")
             return int(text)
 
+        labels = tuple(label.strip() for label in environ.get("SUPERCHECK_LABELS", "").split(",") if label.strip())
+        if bad := [label for label in labels if not is_label(label)]:
+            raise BadVariable(f"SUPERCHECK_LABELS: {bad[0]!r} is not 1 to 100 letters, digits or any of ._-:")
         timeout_ms = number("SUPERCHECK_TEST_EXECUTION_TIMEOUT_MS", 0)
         return cls(
             url=environ.get("SUPERCHECK_REDIS_URL") or environ.get("SUPERCHECK_URL") or None,
@@ -61,6 +68,7 @@ class PoolSettings:
             queued_capacity=number("SUPERCHECK_QUEUED_CAPACITY", 0),
             workers=number("SUPERCHECK_MAX_CONCURRENT_TESTS", 1) or os.cpu_count() or 1,
             execution_timeout_s=(EXECUTION_TIMEOUT_MS if timeout_ms is None else timeout_ms) / 1000,
+            labels=labels,
         )
 
 

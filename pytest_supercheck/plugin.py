@@ -33,6 +33,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         ("wait", "SECONDS", "how long to wait for admission when the queue is full (default: 0)"),
         ("timeout", "SECONDS", "time limit of the run, from its first start (default: none embedded, else the pool's)"),
         ("project", "NAME", "the project whose limits count (default: the root directory's name)"),
+        ("label", "LABEL", "run on workers with this label only; several are all needed (a pool's runs)"),
         (
             "record",
             "RUNS",
@@ -41,7 +42,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         ("start", "HOW", "auto (default), fork or spawn: how test processes come to be after collection"),
         ("group", "HOW", "none (default), file, class or module: tests that stay together on one execution"),
     ):
-        group.addoption(f"--supercheck-{name}", metavar=metavar, default=None, help=text)
+        action = "append" if name == "label" else "store"
+        group.addoption(f"--supercheck-{name}", action=action, metavar=metavar, default=None, help=text)
         parser.addini(f"supercheck_{name}", f"as --supercheck-{name}", default=None)
 
 

@@ -12,7 +12,7 @@ import selectors
 import signal
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from pytest_supercheck.host import Host
@@ -33,13 +33,17 @@ class Pool:
         size: Number of RQ worker processes.
         work: What a worker process does: called in it with its name and the descriptor that ends with this process.
         dispatcher: Where workers are made known; `pytest_supercheck.dispatch.Dispatcher`.
+        labels: What the workers have.
     """
 
-    def __init__(self, host: Host, size: int, work: Callable[[str, int], None], dispatcher: Any) -> None:
+    def __init__(
+        self, host: Host, size: int, work: Callable[[str, int], None], dispatcher: Any, labels: Sequence[str] = ()
+    ) -> None:
         self._host = host
         self._size = size
         self._work = work
         self._dispatcher = dispatcher
+        self._labels = labels
         self._workers: dict[int, str] = {}
         self._count = 0
         self._beat_at = self._fork_at = self._died_at = 0.0
@@ -61,7 +65,7 @@ class Pool:
     def _fork(self) -> None:
         self._count += 1
         name = f"{socket.gethostname()}-{os.getpid()}-{self._count}"
-        self._dispatcher.join(name, host=socket.gethostname(), pid=os.getpid())
+        self._join(name)
         pid = os.fork()
         if pid == 0:
             try:
@@ -113,7 +117,10 @@ class Pool:
 
     def _beat(self) -> None:
         for name in self._dispatcher.beat(list(self._workers.values())):
-            self._dispatcher.join(name, host=socket.gethostname(), pid=os.getpid())
+            self._join(name)
+
+    def _join(self, name: str) -> None:
+        self._dispatcher.join(name, host=socket.gethostname(), pid=os.getpid(), labels=self._labels)
 
     def _try(self, call: Callable[[], object]) -> None:
         from pytest_supercheck.errors import SupercheckError

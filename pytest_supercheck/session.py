@@ -188,6 +188,7 @@ class LocalSession:
             want=self.speaker.count,
             spec=json.dumps(spec, default=repr),
             timeout_s=self._settings.timeout_s or 0,
+            labels=self._settings.labels if self._stack is None else (),
             maxfail=session.config.getoption("maxfail") or 0,
         )
         record = self._settings.record if self._recorded_here else 0

@@ -13,6 +13,8 @@ from typing import Any, Final, Literal
 
 import pytest
 
+from pytest_supercheck.model import is_label
+
 Start = Literal["auto", "fork", "spawn"]
 Group = Literal["none", "file", "class", "module"]
 PRIORITIES: Final = ("high", "normal", "low")
@@ -51,6 +53,8 @@ class Settings:
     group: Group
     #: How many runs are kept in the root directory; 0 records none.
     record: int
+    #: Labels that workers must have, in alphabetical order.
+    labels: tuple[str, ...]
     #: Whether executions came from xdist's ``-n``.
     from_xdist: bool
 
@@ -79,6 +83,7 @@ class Settings:
             start=read.choice("start", STARTS, "auto"),  # type: ignore[arg-type]
             group=read.choice("group", GROUPS, read.xdist_group()),  # type: ignore[arg-type]
             record=read.count("record", 20),
+            labels=read.labels(),
             from_xdist=from_xdist,
         )
 
@@ -125,6 +130,15 @@ class _Reader:
         if not (value.isascii() and value.isdigit()):
             raise pytest.UsageError(f"--supercheck-{name}: {value!r} is not a number from 0 up")
         return int(value)
+
+    def labels(self) -> tuple[str, ...]:
+        """Options that are given several times; elsewhere with commas between."""
+        given = self.text("label") or ()
+        texts = given.split(",") if isinstance(given, str) else given
+        labels = {label.strip() for text in texts for label in text.split(",")} - {""}
+        if bad := [label for label in labels if not is_label(label)]:
+            raise pytest.UsageError(f"--supercheck-label: {bad[0]!r} is not 1 to 100 letters, digits or any of ._-:")
+        return tuple(sorted(labels))
 
     def executions(self) -> tuple[int | None, bool]:
         """The number asked for (None: auto), and whether it was xdist's `-n` that asked."""

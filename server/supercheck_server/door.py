@@ -40,7 +40,7 @@ class Submission(BaseModel):
     timeout_s: Annotated[float, Field(ge=0, le=10_000_000)] = 0
     maxfail: Annotated[int, Field(ge=0, le=1_000_000_000)] = 0
     detached: bool = False
-    labels: Annotated[list[Annotated[str, Field(pattern=r"^[^,]{1,100}$")]], Field(max_length=100)] = []
+    labels: Annotated[list[Annotated[str, Field(pattern=r"^[A-Za-z0-9._:-]{1,100}$")]], Field(max_length=100)] = []
     grace_s: Annotated[float, Field(ge=15, le=3600)] = 60
 
     def request(self) -> RunRequest:

@@ -6,7 +6,10 @@ from __future__ import annotations
 
 import json
 import subprocess
+import sys
 from pathlib import Path
+
+import pytest
 
 from pytest_supercheck.events import Begin, Left, Passed
 
@@ -196,3 +199,44 @@ def test_priority_goes_before_age(pool: Pool) -> None:
 def note(path: Path, word: str) -> str:
     """A test that notes when it ran."""
     return f"def test_note():\n    with open({str(path)!r}, 'a') as f: f.write('{word} ')\n"
+
+
+def test_a_run_goes_to_workers_with_its_labels(pool: Pool) -> None:
+    """And to no others, however idle they are; a worker with more labels serves it, too."""
+    pool.worker(2)
+    pool.worker(1, SUPERCHECK_LABELS="linux, gpu")
+    session = pool.pytest(pool.suite("gpu", "def test_it(): pass\n"), "-q", "--supercheck-label=gpu")
+    output, _ = session.communicate(timeout=GUARD_S)
+    assert session.returncode == 0, output
+    told = [json.loads(row[b"e"]) for _, row in pool.client.xrange(f"sc:run:{pool.runs()[-1]}:state")]
+    served = {state["worker"] for state in told if state["t"] == "begin"}
+    labels = {worker: pool.client.hget(f"sc:worker:{worker}", "labels") for worker in served}
+    assert list(labels.values()) == [b"gpu,linux"]
+
+
+def test_a_label_that_no_worker_has_is_told_at_once(pool: Pool) -> None:
+    """69 and the label, with nothing left behind; with --supercheck-wait a worker that comes in time serves it."""
+    pool.worker(1)
+    suite = pool.suite("gpu", "def test_it(): pass\n")
+    session = pool.pytest(suite, "-q", "--supercheck-label=gpu", "--supercheck-label=linux,gpu")
+    output, _ = session.communicate(timeout=GUARD_S)
+    assert session.returncode == 69, output
+    assert "No live worker has the labels gpu, linux" in output
+    assert pool.runs() == []
+    session = pool.pytest(suite, "-q", "--supercheck-label=gpu", f"--supercheck-wait={GUARD_S}")
+    wait_for(lambda: pool.client.exists("sc:waiting"), "it waits")
+    pool.worker(1, SUPERCHECK_LABELS="gpu")
+    output, _ = session.communicate(timeout=GUARD_S)
+    assert session.returncode == 0, output
+
+
+@pytest.mark.parametrize("label", ["a b", "\u00e9", "x" * 101])
+def test_senseless_labels_are_usage_errors(pool: Pool, label: str) -> None:
+    """Of sessions 4, of workers 2; with what they should be."""
+    session = pool.pytest(pool.suite("gpu", "def test_it(): pass\n"), f"--supercheck-label={label}")
+    output, _ = session.communicate(timeout=GUARD_S)
+    assert session.returncode == 4
+    assert "letters, digits or any of ._-:" in output
+    command = [sys.executable, "-m", "pytest_supercheck.cli", "worker", "--url", pool.url, "--label", label]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, "letters, digits or any of ._-:" in done.stderr) == (2, True)
