@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 import click
 
 from pytest_supercheck import __version__
-from pytest_supercheck.errors import SupercheckError
+from pytest_supercheck.errors import SupercheckError, Unreachable
 from pytest_supercheck.operators import BadVariable, PoolSettings, StoreSettings
 from pytest_supercheck.record import RecordError
 
@@ -276,6 +276,28 @@ def report(run: str, store: str | None, output: Path | None, show: bool) -> None
     click.echo(address)
     if show:
         click.launch(address)
+
+
+@main.command()
+@url_option
+@click.option("--label", "labels", multiple=True, metavar="LABEL", callback=_labels, help="What runs will ask for.")
+@reports_errors
+def doctor(url: str | None, labels: tuple[str, ...]) -> None:
+    """
+    Look at everything that a run needs, and say what is wrong and what to do.
+
+    The pool or server is that of --url, else $SUPERCHECK_REDIS_URL or $SUPERCHECK_URL; without any, embedded runs are
+    looked at. The store is $SUPERCHECK_STORE. Ends with 69 when something is wrong.
+    """
+    from pytest_supercheck.doctor import examine
+
+    settings = PoolSettings.from_env()
+    good = True
+    for finding in examine(url or settings.url, settings.token, labels, StoreSettings.from_env()):
+        click.echo(f"{'ok   ' if finding.good else 'WRONG'}  {finding.subject:<8}  {finding.words}")
+        good = good and finding.good
+    if not good:
+        sys.exit(Unreachable.exit_code)
 
 
 @main.group(invoke_without_command=True)

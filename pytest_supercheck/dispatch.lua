@@ -33,7 +33,7 @@
 --   sc:leases             zset    index   e:JOB, w:WORKER, c:RUN -> ms at which it lapses
 --   sc:workers            set     index   live workers that take work
 --   sc:idle               set     index   those of them that have none
---   sc:worker:WORKER      hash    1 day   host, pid, labels, job, quit, suspect (its last job lapsed)
+--   sc:worker:WORKER      hash    1 day   host, pid, labels, version, job, quit, suspect (its last job lapsed)
 --   sc:exec:JOB           hash    7 days  run, project, n, attempt, worker, host, state (promoted|begun|left|lapsed),
 --                                         chunk "a-b,c-d", alone (item), bound "a-b,c-d" (what follows of a group
 --                                         that it has begun), seq (last append), asked and answer (last `next`),
@@ -1099,8 +1099,8 @@ local function renewed_ms(member)
 end
 
 local function worker_row(id)
-  local worker = read(worker_key(id), {'host', 'pid', 'labels', 'job', 'suspect'}, {pid = true})
-  return {worker = id, host = worker.host or '', pid = worker.pid or 0, labels = worker.labels or '',
+  local worker = read(worker_key(id), {'host', 'pid', 'labels', 'version', 'job', 'suspect'}, {pid = true})
+  return {worker = id, version = worker.version or '', host = worker.host or '', pid = worker.pid or 0, labels = worker.labels or '',
           job = worker.job or '', suspect = worker.suspect and 1 or 0, renewed_ms = renewed_ms('w:' .. id)}
 end
 
@@ -1208,7 +1208,7 @@ end
 
 function ops.join()
   local key, job = worker_key(args.worker), job_of_worker(args.worker)
-  call('HSET', key, 'host', args.host, 'pid', args.pid, 'labels', args.labels)
+  call('HSET', key, 'host', args.host, 'pid', args.pid, 'labels', args.labels, 'version', args.version)
   call('HDEL', key, 'quit', 'suspect', 'job')
   call('PEXPIRE', key, WORKER_TTL_MS)
   call('SADD', 'sc:workers', args.worker)

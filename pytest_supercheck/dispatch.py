@@ -26,6 +26,7 @@ from redis.exceptions import (
     RedisError,
 )
 
+from pytest_supercheck import __version__
 from pytest_supercheck.errors import Infrastructure, OutOfOrder, QueueFull, Unreachable
 from pytest_supercheck.model import (
     PRIORITIES,
@@ -363,7 +364,7 @@ class Dispatcher:
             pid: Its process id, for people.
             labels: What it offers, none with a comma in it.
         """
-        self._call("join", worker=worker, host=host, pid=pid, labels=_label_text(labels))
+        self._call("join", worker=worker, host=host, pid=pid, labels=_label_text(labels), version=__version__)
 
     def beat(self, workers: Iterable[str], *, jobs: Iterable[JobId] = ()) -> tuple[str, ...]:
         """

@@ -16,7 +16,19 @@ import httpx
 
 from pytest_supercheck import __version__
 from pytest_supercheck.errors import Infrastructure, QueueFull, Unreachable
-from pytest_supercheck.model import Admission, Figures, How, QueuedRun, QueueStatus, RunId, RunRequest, RunStatus
+from pytest_supercheck.model import (
+    Admission,
+    Figures,
+    How,
+    PoolExecution,
+    PoolStatus,
+    PoolWorker,
+    QueuedRun,
+    QueueStatus,
+    RunId,
+    RunRequest,
+    RunStatus,
+)
 from pytest_supercheck.operators import masked
 
 #: What a URL may begin with.
@@ -28,6 +40,8 @@ CONNECT_S: Final = 5.0
 ANSWER_S: Final = 35.0
 #: Pauses in seconds before a request that got no answer is sent again: all of them may be repeated.
 AGAIN_S: Final = (0.2, 1.0, 3.0)
+#: The header in which a server says its release.
+VERSION_HEADER: Final = "X-Supercheck-Version"
 #: Answers that may be another one a moment later: of a proxy, or of a server whose Redis or database is away.
 PASSING: Final = frozenset({502, 503, 504})
 
@@ -50,6 +64,8 @@ class HttpGateway:
         if token:
             headers["Authorization"] = f"Bearer {token}"
         self._name = masked(url)
+        #: The server's release of this package, once it has answered; None when it does not say.
+        self.version: str | None = None
         try:
             self._client = httpx.Client(
                 base_url=f"{url.rstrip('/')}/api/v1/",
@@ -112,6 +128,13 @@ class HttpGateway:
         row.pop("executions")
         return QueueStatus(figures=Figures.from_json(row), runs=runs)
 
+    def pool(self) -> PoolStatus:
+        """Look at the workers and the executions, as `Dispatcher.pool`."""
+        row = self._call("GET", "workers")
+        workers = tuple(PoolWorker(**{**one, "labels": tuple(one["labels"])}) for one in row.pop("workers"))
+        executions = tuple(PoolExecution(**one) for one in row.pop("executions"))
+        return PoolStatus(workers=workers, executions=executions, **row)
+
     def _call(self, method: str, path: str, body: object = None) -> Any:
         """The answer to a request, which is repeated where there is none; errors as `Gateway` has them."""
         for pause_s in (*AGAIN_S, None):
@@ -130,6 +153,7 @@ class HttpGateway:
 
     def _read(self, response: httpx.Response) -> Any:
         status = response.status_code
+        self.version = response.headers.get(VERSION_HEADER)
         if status in (401, 403):
             raise Unreachable(
                 f"{self._name} does not let us in: {_detail(response)} The token is taken from SUPERCHECK_TOKEN."

@@ -226,6 +226,8 @@ class PoolWorker:
     pid: int
     #: What it offers.
     labels: tuple[str, ...]
+    #: Its release of this package.
+    version: str
     #: The execution that it serves; empty when idle.
     job: str
     #: True when its last execution lapsed: others are asked first.

@@ -36,7 +36,7 @@ RINGS: Final = (
         {
             *("plugin", "session", "ending", "durations", "groups", "submission", "connector", "replay"),
             *("xdist_protocol", "xdist_fixtures"),
-            *("local_archive", "diary", "markup", "report", "retry"),
+            *("local_archive", "diary", "markup", "report", "retry", "doctor"),
             *("embedded", "cli", "host", "pool", "worker", "supervisor", "runner", "execution", "recorder"),
         }
     ),

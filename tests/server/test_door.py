@@ -20,10 +20,12 @@ import httpx
 import pytest
 import redis
 
+from pytest_supercheck import doctor
 from pytest_supercheck.errors import Infrastructure, QueueFull, Unreachable
 from pytest_supercheck.gateway import Gateway
 from pytest_supercheck.http_gateway import HttpGateway
 from pytest_supercheck.model import RunId, RunRequest
+from pytest_supercheck.operators import StoreSettings
 from supercheck_server.settings import Settings
 from tests.conftest import Valkey
 from tests.server.conftest import GUARD_S, Pool, Served, serving, wait_for
@@ -198,6 +200,14 @@ def test_gateway_fulfils_the_port(gateway: HttpGateway, pool: Pool) -> None:
     assert pool.client.zscore("sc:leases", "c:r1") > time.time() * 1000 + 50_000
     assert port.cancel(RunId("r1"), outcome="cancelled", how="kill", message="no more").message == "no more"
     assert port.keep(RunId("nobody")).state == "gone"
+
+
+def test_doctor_looks_through_the_server(served: Served, pool: Pool) -> None:
+    """At the same things as over Redis, and at the server's release."""
+    pool.dispatcher.join("w-1", host="h", pid=1)
+    findings = list(doctor.examine(served.url, None, (), StoreSettings(url=None, s3_endpoint=None)))
+    assert [one.subject for one in findings] == ["pool", "release", "clock", "workers", "release"]
+    assert all(one.good for one in findings)
 
 
 def test_events_go_on_after_the_last_one_that_was_read(served: Served, pool: Pool) -> None:
