@@ -12,8 +12,9 @@ import sys
 from pathlib import Path
 from typing import Final
 
-#: No cache is written: it would differ from one session to the next.
-PYTEST: Final = (sys.executable, "-m", "pytest", "-p", "no:cacheprovider")
+#: No cache is written: it would differ from one session to the next. Without the plugin of the development environment
+#: that takes longest to import.
+PYTEST: Final = (sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-p", "no:playwright")
 
 
 def xdist(workers: int) -> list[str]:

@@ -8,7 +8,7 @@ Between whoever records or shows runs and the store; knows records and keys, nei
     projects/PROJECT/runs/RUN/run.json          the whole record
     projects/PROJECT/runs/RUN/events.ndjson.gz  its events as they came
     projects/PROJECT/runs/RUN/texts/I-K.txt     texts of item I that are too long for the record, as a whole
-    projects/PROJECT/runs/RUN/artifacts/...     files that tests left behind
+    projects/PROJECT/runs/RUN/artifacts/I/NAME  files that item I left behind; written while the run runs
     projects/PROJECT/runs/RUN/index.html        the rendered report, which links to all of these
 
 PROJECT is the project's name as `project_segment` writes it, RUN the run's id.  Pages link within their folder and
@@ -35,7 +35,7 @@ PROJECTS: Final = "projects/"
 #: The page that a web server shows for a folder.
 PAGE: Final = "index.html"
 
-#: Bytes of a project's name that are escaped: all but these, and a dot in front.
+#: Bytes of a name that are escaped: all but these, and a dot in front.
 _ESCAPED: Final = re.compile(rb"^\.|[^A-Za-z0-9._-]")
 
 #: Characters of a project's segment, at most; a longer one ends with a hash.
@@ -53,10 +53,15 @@ def project_segment(project: str) -> str:
         and two digits: different names have different segments, and none needs quoting.
     """
     raw = project.encode("utf-8", "surrogatepass")
-    segment = _ESCAPED.sub(lambda found: b"~%02x" % found[0][0], raw).decode("ascii") or "~"
+    segment = escaped(raw) or "~"
     if len(segment) <= _SEGMENT:
         return segment
     return f"{segment[: _SEGMENT - 18]}~~{hashlib.sha256(raw).hexdigest()[:16]}"
+
+
+def escaped(name: bytes) -> str:
+    """A name in which all but letters, digits, ``.``, ``_``, ``-``, and a dot in front, are ``~`` and two digits."""
+    return _ESCAPED.sub(lambda found: b"~%02x" % found[0][0], name).decode("ascii")
 
 
 def project_folder(project: str) -> str:
@@ -119,7 +124,7 @@ class Archive:
 
     def find(self, run: str = "") -> str:
         """
-        The folder of a run.
+        The folder of a run that is recorded.
 
         Args:
             run: Its id, or the beginning of one; of several the newest counts.
@@ -128,7 +133,8 @@ class Archive:
             NotStored: There is none.
         """
         for folder in self.folders():
-            if run_of(folder).startswith(run):
+            # Files of tests are there before their run is recorded.
+            if run_of(folder).startswith(run) and self._store.head(f"{folder}summary.json"):
                 return folder
         raise NotStored(f"no run {run!r} is recorded here" if run else "no run is recorded here")
 

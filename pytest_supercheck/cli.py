@@ -153,8 +153,9 @@ def _serve(settings: PoolSettings, url: str, workers: int, labels: tuple[str, ..
     if settings.running_capacity is not None or settings.queued_capacity is not None:
         dispatcher.limits(running=settings.running_capacity, queued=settings.queued_capacity)
     directory = valkey.make_directory()
-    host = Host(Path(directory), spare=True)
-    place = worker.Place(url, settings.token, host.socket_path, settings.execution_timeout_s)
+    store = StoreSettings.from_env()
+    host = Host(Path(directory), spare=True, withheld=store.credentials)
+    place = worker.Place(url, settings.token, host.socket_path, settings.execution_timeout_s, store)
     pool = Pool(host, workers, functools.partial(worker.work, place), dispatcher, labels)
 
     def on_signal(_signum: int, _frame: object) -> None:

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import BinaryIO, Final
 
 from pytest_supercheck.errors import NotStored, StoreTrouble
-from pytest_supercheck.store import Entry, check_folder, check_key
+from pytest_supercheck.store import Entry, Slice, check_folder, check_key
 
 #: Seconds after which what is being written has been forgotten by who wrote it.
 _FORGOTTEN_S: Final = 24 * 3600
@@ -74,7 +74,7 @@ class DirectoryStore:
             except _ABSENT as exc:
                 raise NotStored(f"{self} has no {key}") from exc
             file.seek(start)
-            return file if length is None else io.BufferedReader(_Slice(file, length))
+            return file if length is None else io.BufferedReader(Slice(file, length))
 
     def head(self, key: str) -> Entry | None:
         """As in `store.Store`."""
@@ -146,27 +146,6 @@ class DirectoryStore:
             yield
         except OSError as exc:
             raise StoreTrouble(f"the store {self} cannot be used: {exc.strerror or exc}") from exc
-
-
-class _Slice(io.RawIOBase):
-    """The next bytes of a file, and no more."""
-
-    def __init__(self, file: BinaryIO, length: int) -> None:
-        self._file = file
-        self._left = length
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: bytearray | memoryview) -> int:  # type: ignore[override]
-        chunk = self._file.read(min(len(buffer), self._left))
-        buffer[: len(chunk)] = chunk
-        self._left -= len(chunk)
-        return len(chunk)
-
-    def close(self) -> None:
-        self._file.close()
-        super().close()
 
 
 def _move(beside: Path, path: Path, *, replace: bool) -> bool:

@@ -156,7 +156,8 @@ def _serve(controller: _Controller, start: dict[str, Any], server: valkey.Server
     forward = threading.Thread(target=configure)
     forward.start()
     from pytest_supercheck import worker
-    from pytest_supercheck.operators import PoolSettings
+    from pytest_supercheck.local_archive import store_directory
+    from pytest_supercheck.operators import PoolSettings, StoreSettings
     from pytest_supercheck.redis_gateway import RedisGateway
 
     valkey.wait_ready(server.socket_path, 10, server)
@@ -165,7 +166,8 @@ def _serve(controller: _Controller, start: dict[str, Any], server: valkey.Server
 
     # No limit of ours unless asked for: plain pytest has none either.
     limit_s = PoolSettings.from_env().execution_timeout_s if "SUPERCHECK_TEST_EXECUTION_TIMEOUT_MS" in os.environ else 0
-    place = worker.Place(server.url, None, host.socket_path, limit_s)
+    store = StoreSettings(url=str(store_directory(Path(start["spec"]["rootdir"]))), s3_endpoint=None)
+    place = worker.Place(server.url, None, host.socket_path, limit_s, store)
     forward.join()  # no fork beside a thread
     _fork_connector(controller)
     pool = Pool(host, start["workers"], functools.partial(worker.work, place), gateway.dispatcher)

@@ -26,6 +26,9 @@ VERSION: Final = 1
 #: Text of one captured section beyond which its middle is cut, in characters.
 SECTION_LIMIT: Final = 20_000_000
 
+#: Files of one test that are kept, at most.
+FILES_LIMIT: Final = 1_000
+
 #: The key that marks an encoded value which JSON has no type for.
 _TAG: Final = "\x00"
 
@@ -94,6 +97,20 @@ class Crash:
     post_mortem: dict[str, Any]
     #: Milliseconds since the epoch, by the dispatcher's clock; 0 when it does not say.
     at_ms: int = 0
+
+
+@dataclass(frozen=True)
+class Files:
+    """What a test left behind, told by its supervisor; comes before the test's result."""
+
+    #: Place in the run's list of items.
+    index: int
+    #: Number of the execution that ran it.
+    n: int
+    #: Of each file that is kept: its name, its key in the run's folder of the store, and its length in bytes.
+    kept: tuple[tuple[str, str, int], ...]
+    #: Of each other: its name, empty for several of them, and why it is not kept.
+    left: tuple[tuple[str, str], ...]
 
 
 @dataclass(frozen=True)
@@ -171,7 +188,7 @@ class End:
     at_ms: int = 0
 
 
-Event: TypeAlias = "Passed | Result | Missing | Crash | Begin | Ready | Output | Stop | Left | End"
+Event: TypeAlias = "Passed | Result | Missing | Crash | Files | Begin | Ready | Output | Stop | Left | End"
 
 
 def pack(value: Any) -> Any:
@@ -272,6 +289,11 @@ def encode_result(index: int, n: int, calls: list[tuple[str, Any]]) -> bytes:
     return line({"t": "result", "i": index, "n": n, "c": [[name, pack(data)] for name, data in calls]})
 
 
+def encode_files(index: int, n: int, kept: list[tuple[str, str, int]], left: list[tuple[str, str]]) -> bytes:
+    """The line that tells of a test's files; as in `Files`."""
+    return line({"t": "files", "i": index, "n": n, "kept": kept, "left": left})
+
+
 def _passed(row: list[int]) -> Passed:
     index, n, started_us, *numbers = row
     marks, durations = [0, *numbers[:5]], numbers[5:]
@@ -306,6 +328,9 @@ def _decode_object(value: dict[str, Any]) -> Event:  # noqa: PLR0911 - one for e
             return Missing(value["i"], value["n"], value["reason"])
         case "crash":
             return Crash(value["i"], value["n"], value["pm"] or {}, value.get("at", 0))
+        case "files":
+            kept = tuple((name, key, size) for name, key, size in value["kept"])
+            return Files(value["i"], value["n"], kept, tuple((name, why) for name, why in value["left"]))
         case "begin":
             if value["v"] != VERSION:
                 raise WireError(f"events of version {value['v']}, this release reads version {VERSION}")

@@ -4,9 +4,10 @@ One execution inside the test process: pulls items, runs them, tells what they r
 Between the supervisor's connection and pytest's runtest protocol; knows nothing of Redis or of the controller.  Runs
 inside the user's environment: stdlib, pytest and this package's wire format only.
 
-Lines to the supervisor: ``R index failed event`` (a finished test), ``N failed`` (hand out the next chunk), ``E event``
-(to be passed on).  Lines from it: ``{"items": [[index, name], ...]}``, ``{"leave": why}`` (after the current test), or
-``{"yield": true}`` (after the current group, if it is in one).
+Lines to the supervisor: ``A index files`` (what a test has left behind, before its result), ``R index failed event`` (a
+finished test), ``N failed`` (hand out the next chunk), ``E event`` (to be passed on).  Lines from it: ``{"items":
+[[index, name], ...]}``, ``{"leave": why}`` (after the current test), or ``{"yield": true}`` (after the current group,
+if it is in one).
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from _pytest.junitxml import xml_key
 
 from pytest_supercheck import events
 from pytest_supercheck.keeper import Lines, Marks, out_of_reach, readable
+from pytest_supercheck.leftovers import Leftovers
 from pytest_supercheck.recorder import JunitNotes, Recorder
 
 
@@ -188,7 +190,8 @@ class Execution:
         """Run items until told to leave; the body of `pytest_runtestloop`."""
         config, n = session.config, self._spec["n"]
         self._become_worker(config)
-        recorder = Recorder(config, self.connection, n, self._marks)
+        leftovers = Leftovers(str(config.rootpath), self._spec["artifacts"])
+        recorder = Recorder(config, self.connection, n, self._marks, leftovers)
         recorder.show_disabled()
         if config.getoption("xmlpath", None):
             notes: Any = JunitNotes(config, recorder.note)

@@ -47,7 +47,7 @@ SECRETS: Final = frozenset(
 class Request:
     """A supervisor that waits for a test process."""
 
-    #: ``n``, ``job``, ``workerinput``, ``basetemp``: what the test process gets to know.
+    #: ``n``, ``job``, ``workerinput``, ``basetemp``, ``artifacts``: what the test process gets to know.
     execute: dict[str, Any]
     #: Its end of the connection, and the leash.
     fds: list[int]
@@ -94,9 +94,9 @@ class RunnerProcess:
     over: bool = False
 
 
-def test_environment(environ: Mapping[str, str]) -> dict[str, str]:
-    """The environment of test processes: this one without what belongs to the service."""
-    return {name: value for name, value in environ.items() if name not in SECRETS}
+def test_environment(environ: Mapping[str, str], withheld: frozenset[str]) -> dict[str, str]:
+    """The environment of test processes: this one without what belongs to the service, or is withheld besides."""
+    return {name: value for name, value in environ.items() if name not in SECRETS | withheld}
 
 
 class Host:
@@ -106,9 +106,11 @@ class Host:
     Args:
         directory: A private directory for the socket.
         spare: Whether to keep a runner that has imported pytest ready for the next run.
+        withheld: Environment variables that test processes do not see, beside `SECRETS`.
     """
 
-    def __init__(self, directory: Path, *, spare: bool) -> None:
+    def __init__(self, directory: Path, *, spare: bool, withheld: frozenset[str] = frozenset()) -> None:
+        self._withheld = withheld
         self.socket_path = str(directory / "host.sock")
         self.selector = selectors.DefaultSelector()
         self._listener = socket.socket(socket.AF_UNIX)
@@ -173,7 +175,7 @@ class Host:
         actions = [(os.POSIX_SPAWN_DUP2, null, 0), (os.POSIX_SPAWN_DUP2, output, 1), (os.POSIX_SPAWN_DUP2, output, 2)]
         actions.append((os.POSIX_SPAWN_DUP2, theirs.fileno(), CONTROL_FD))
         command = [interpreter, *boot("pytest_supercheck.runner")]
-        environ = test_environment(os.environ)
+        environ = test_environment(os.environ, self._withheld)
         pid = os.posix_spawn(interpreter, command, environ, file_actions=actions, setsid=True)
         os.close(null)
         theirs.close()
@@ -241,7 +243,8 @@ class Host:
 
     def _on_request(self, request: dict[str, Any], fds: list[int]) -> None:
         run, n, spec = request["run"], request["n"], request["spec"]
-        execute = {"n": n, "job": request["job"], "workerinput": node_input(spec, n), "basetemp": basetemp(spec, n)}
+        execute = {"n": n, "job": request["job"], "workerinput": node_input(spec, n), "basetemp": basetemp(spec, n),
+                   "artifacts": spec["artifacts"]}  # fmt: skip
         runner = self._obtain(run, spec, n)
         runner.spec = {**spec, "start": runner.spec["start"]}  # a prepared one began with less
         runner.waiting.append(Request(execute, fds))

@@ -16,6 +16,21 @@ from pytest_supercheck.model import is_label
 EXECUTION_TIMEOUT_MS: Final = 900_000
 
 
+#: AWS's own variables that open a store in S3, or lead to what does.
+AWS_CREDENTIALS: Final = frozenset(
+    {
+        "AWS_ACCESS_KEY_ID",
+        "AWS_SECRET_ACCESS_KEY",
+        "AWS_SESSION_TOKEN",
+        "AWS_PROFILE",
+        "AWS_SHARED_CREDENTIALS_FILE",
+        "AWS_WEB_IDENTITY_TOKEN_FILE",
+        "AWS_CONTAINER_AUTHORIZATION_TOKEN",
+        "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE",
+    }
+)
+
+
 class BadVariable(ValueError):
     """An environment variable has a value that it cannot have."""
 
@@ -80,6 +95,11 @@ class StoreSettings:
     url: str | None
     #: The address of the S3 server; None for AWS.
     s3_endpoint: str | None
+
+    @property
+    def credentials(self) -> frozenset[str]:
+        """The environment variables that open the store: none for a directory."""
+        return AWS_CREDENTIALS if (self.url or "").startswith("s3://") else frozenset()
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None) -> StoreSettings:

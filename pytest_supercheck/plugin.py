@@ -41,10 +41,23 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         ),
         ("start", "HOW", "auto (default), fork or spawn: how test processes come to be after collection"),
         ("group", "HOW", "none (default), file, class or module: tests that stay together on one execution"),
+        (
+            "artifacts",
+            "TESTS",
+            "failed (default), all or none: of which tests the files are kept that they leave behind",
+        ),
     ):
         action = "append" if name == "label" else "store"
         group.addoption(f"--supercheck-{name}", action=action, metavar=metavar, default=None, help=text)
         parser.addini(f"supercheck_{name}", f"as --supercheck-{name}", default=None)
+    group.addoption(
+        "--supercheck-artifact",
+        metavar="GLOB",
+        action="append",
+        default=None,
+        help="files below the root directory that a test leaves behind, if it wrote them; may be given several times",
+    )
+    parser.addini("supercheck_artifact", "as --supercheck-artifact, one a line", type="linelist", default=[])
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -173,6 +173,8 @@ class ItemRecord:
     properties: tuple[tuple[str, str], ...] = ()
     #: Files that it left behind.
     artifacts: tuple[Artifact, ...] = ()
+    #: Those that are not kept, and why, in words.
+    not_kept: tuple[str, ...] = ()
 
     @property
     def duration_s(self) -> float:

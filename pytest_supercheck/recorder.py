@@ -20,6 +20,7 @@ from _pytest._io import TerminalWriter
 
 from pytest_supercheck import events
 from pytest_supercheck.keeper import Marks
+from pytest_supercheck.leftovers import Leftovers
 
 #: What a report of a passing phase consists of, when nobody added to it (pytest 8 has ``nodeid``, 9.2 ``_id``).
 _PLAIN: Final = tuple(
@@ -34,8 +35,11 @@ _PHASE: Final = {"setup": 0, "call": 1, "teardown": 2}
 class Recorder:
     """The plugin that keeps what the current test reports and sends it when the test has finished."""
 
-    def __init__(self, config: pytest.Config, connection: socket.socket, n: int, marks: Marks) -> None:
+    def __init__(
+        self, config: pytest.Config, connection: socket.socket, n: int, marks: Marks, leftovers: Leftovers
+    ) -> None:
         self._config = config
+        self._leftovers = leftovers
         self._capture = global_capture(config)
         self._connection = connection
         self._n = n
@@ -62,6 +66,7 @@ class Recorder:
         self._keywords = frozenset(item.keywords)
         self._calls = []
         self._failed = 0
+        self._leftovers.begin(item)
         self._reported.begin(index)
         self._marks.set(index, 0)
 
@@ -70,7 +75,9 @@ class Recorder:
         """For each report of the running test."""
         self._take_text()
         self._marks.set(self._index, min(_PHASE.get(report.when, 1) + 1, 2))
-        self._failed += report.failed and not hasattr(report, "wasxfail")
+        failed = report.failed and not hasattr(report, "wasxfail")
+        self._failed += failed
+        self._leftovers.look(failed=failed)
         captured = self._capture is not None and self._capture.is_started()
         self._calls.append(("captured" if captured else "report", report))
 
@@ -128,6 +135,8 @@ class Recorder:
         if aborted:
             self._calls.append(("aborted", None))
         if self._calls:
+            if files := self._leftovers.named():
+                self._connection.sendall(b"A %d %b\n" % (self._index, events.line(files)))
             body = self._passed() or events.encode_result(self._index, self._n, [self._serial(*c) for c in self._calls])
             self._send(self._index, self.take_failed(), body)
         self._marks.set(-1, 0)

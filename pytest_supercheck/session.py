@@ -145,6 +145,7 @@ class LocalSession:
             "start": self._settings.start,
             "uid": self.run_id,
             "count": self.speaker.count,
+            "artifacts": self._artifacts(),
             "markup": _shows_colours(config),
             "width": shutil.get_terminal_size().columns,
         }
@@ -154,6 +155,12 @@ class LocalSession:
             factory = getattr(config, "_tmp_path_factory", None)
             spec["basetemp"] = str(factory.getbasetemp()) if factory else ""
         return spec
+
+    def _artifacts(self) -> dict[str, Any]:
+        """What test processes are to look for, as `Leftovers` wants it; nothing where there is no place for it."""
+        settings = self._settings
+        kept = settings.url is not None or self._recorded_here
+        return {"of": settings.artifacts if kept else "none", "globs": list(settings.artifact)}
 
     def _public(self, words: list[str]) -> list[str]:
         """A command line as tests may see it: without the pool's password."""
@@ -354,6 +361,11 @@ class LocalSession:
                 self._replay.play(event)
             case events.Begin(n=n, host=host):
                 self._hosts[n] = host
+            case events.Files(left=left):
+                if left and not self._told_left and self._config.get_verbosity() > 0:
+                    self._told_left = True
+                    which = ": ".join(filter(None, left[0]))
+                    self._line(f"supercheck: files that tests left behind stay where they are, {which}")
             case events.Ready(n=n, workerinfo=info, spawned=reason):
                 if reason and not self._told_spawn and self._config.get_verbosity() > 0:
                     self._told_spawn = True
@@ -377,6 +389,7 @@ class LocalSession:
 
     _stopped: Any = None
     _told_spawn = False
+    _told_left = False
 
     def _withdraw(self) -> None:
         """Let go of the run; one that has not ended leaves nothing behind, or what it has done so far."""

@@ -17,9 +17,11 @@ from pytest_supercheck.model import is_label
 
 Start = Literal["auto", "fork", "spawn"]
 Group = Literal["none", "file", "class", "module"]
+Artifacts = Literal["failed", "all", "none"]
 PRIORITIES: Final = ("high", "normal", "low")
 STARTS: Final = ("auto", "fork", "spawn")
 GROUPS: Final = ("none", "file", "class", "module")
+ARTIFACTS: Final = ("failed", "all", "none")
 
 #: What xdist's ``--dist`` asks for.
 XDIST_GROUPS: Final = {"loadfile": "file", "loadscope": "class"}
@@ -55,6 +57,10 @@ class Settings:
     record: int
     #: Labels that workers must have, in alphabetical order.
     labels: tuple[str, ...]
+    #: Of which tests the files are kept that they leave behind.
+    artifacts: Artifacts
+    #: Patterns of such files, relative to the root directory.
+    artifact: tuple[str, ...]
     #: Whether executions came from xdist's ``-n``.
     from_xdist: bool
 
@@ -84,6 +90,8 @@ class Settings:
             group=read.choice("group", GROUPS, read.xdist_group()),  # type: ignore[arg-type]
             record=read.count("record", 20),
             labels=read.labels(),
+            artifacts=read.choice("artifacts", ARTIFACTS, "failed"),  # type: ignore[arg-type]
+            artifact=read.lines("artifact"),
             from_xdist=from_xdist,
         )
 
@@ -100,6 +108,13 @@ class _Reader:
     def text(self, name: str) -> str | None:
         key = f"supercheck_{name}"
         return getattr(self._options, key, None) or self.environ.get(key.upper()) or self._config.getini(key) or None
+
+    def lines(self, name: str) -> tuple[str, ...]:
+        """What may be given several times: as several options, or as lines of the variable or the ini key."""
+        key = f"supercheck_{name}"
+        given = getattr(self._options, key, None) or self.environ.get(key.upper(), "").splitlines()
+        found = (text.strip() for text in given or self._config.getini(key))
+        return tuple(text for text in found if text)
 
     def choice(self, name: str, choices: tuple[str, ...], default: str) -> str:
         value = self.text(name) or default

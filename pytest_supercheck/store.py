@@ -10,6 +10,7 @@ adapter, and whoever serves it, says the same.
 
 from __future__ import annotations
 
+import io
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -122,6 +123,30 @@ def check_folder(folder: str) -> str:
     if folder:
         check_key(folder[:-1])
     return folder
+
+
+class Slice(io.RawIOBase):
+    """The next bytes of a file, and no more; closes it."""
+
+    def __init__(self, file: BinaryIO, length: int) -> None:
+        self._file = file
+        self._left = length
+
+    def readable(self) -> bool:
+        """As of a file."""
+        return True
+
+    def readinto(self, buffer: bytearray | memoryview) -> int:  # type: ignore[override]
+        """As of a file."""
+        chunk = self._file.read(min(len(buffer), self._left))
+        buffer[: len(chunk)] = chunk
+        self._left -= len(chunk)
+        return len(chunk)
+
+    def close(self) -> None:
+        """As of a file."""
+        self._file.close()
+        super().close()
 
 
 class Store(Protocol):

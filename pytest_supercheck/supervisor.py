@@ -4,8 +4,9 @@ The RQ job: one execution, from the side that holds the lease.
 Third step of the flow.  Runs in the work-horse; moves bytes between the dispatcher and the test process and knows
 deadlines, cancelling and killing.  It never imports user code and does not decode what tests report.
 
-Frames from the test process (`execution`): ``R index failed event``, ``N failed``, ``E event``; from its parent
-(`keeper`): ``X ended``, after which nothing follows; from the host: ``F message`` when there is no runner to be had.
+Frames from the test process (`execution`): ``A index files``, ``R index failed event``, ``N failed``, ``E event``;
+from its parent (`keeper`): ``X ended``, after which nothing follows; from the host: ``F message`` when there is no
+runner to be had.
 """
 
 from __future__ import annotations
@@ -26,9 +27,12 @@ from pytest_supercheck.dispatch import Dispatcher
 from pytest_supercheck.errors import SupercheckError, Unreachable
 from pytest_supercheck.keeper import send
 from pytest_supercheck.model import Begun, Chunk, Gone, JobId, Leave, Next, Recycle, Wait
+from pytest_supercheck.operators import StoreSettings
 
 if TYPE_CHECKING:
     import redis
+
+    from pytest_supercheck.artifacts import Artifacts
 
 logger = logging.getLogger(__name__)
 
@@ -58,6 +62,8 @@ class Workplace:
     host_leash: int
     #: Seconds that a run may take that has no limit of its own; 0 for any.
     execution_timeout_s: float
+    #: Where files go that tests leave behind.
+    store: StoreSettings
 
 
 #: The workplace of this worker process: RQ calls `supervise` by name, so nothing can be handed to it.
@@ -180,6 +186,11 @@ class TestProcess:
             os.close(self._leash)
             self._leash = -1
 
+    @property
+    def killed(self) -> bool:
+        """Whether its leash has been let go of."""
+        return self._leash < 0
+
     def close(self) -> None:
         """Forget it; kills what is left."""
         self.kill()
@@ -217,7 +228,10 @@ class Supervisor:
         self._limit_s = begun.timeout_s or place.execution_timeout_s
         taken_s = (begun.now_ms - begun.started_ms) / 1000
         self._deadline_at = time.monotonic() + self._limit_s - taken_s if self._limit_s else float("inf")
+        self._store = place.store
+        self._artifacts: Artifacts | None = None
         self._frames: dict[bytes, Callable[[bytes], None]] = {
+            b"A": self._on_files,
             b"R": self._on_result,
             b"N": self._on_next,
             b"E": self._on_event,
@@ -258,7 +272,8 @@ class Supervisor:
         self._process, self._ended, self._kill_at, self._wants = process, {}, None, False
         try:
             while not self._ended:
-                self._wait()
+                if self._wait(process.connection.fileno()):
+                    self._read()
                 self._flush()
                 if self._wants and not self._leaving:
                     self._hand_out()
@@ -286,22 +301,19 @@ class Supervisor:
             )
             self._leaving = "gone"
 
-    def _wait(self) -> None:
-        """Until something has come or is due."""
+    def _wait(self, source: int) -> bool:
+        """Until something has come or is due; whether it has come from that source."""
         now = time.monotonic()
         due = min(self._renewed_at + RENEW_S, self._deadline_at, self._kill_at or float("inf"))
-        connection = self._process.connection
-        sources = [connection.fileno(), self._mail_fd, self._host_leash]
-        ready, _, _ = select.select(sources, [], [], max(0, due - now))
+        ready, _, _ = select.select([source, self._mail_fd, self._host_leash], [], [], max(0, due - now))
         if self._host_leash in ready:
             self._process.kill()
             os._exit(1)
         if self._mail_fd in ready:
             for word in os.read(self._mail_fd, 4096).split():
                 self._on_word(word.decode())
-        if connection.fileno() in ready:
-            self._read()
         self._keep_time()
+        return source in ready
 
     def _read(self) -> None:
         frames = self._process.read()
@@ -366,6 +378,23 @@ class Supervisor:
         if not self._process.told:
             self._process.say({"yield": True})
             self._process.told = "yield"
+
+    def _on_files(self, frame: bytes) -> None:
+        """A test has left files behind: they go into the store before its result goes into the stream."""
+        index, named = frame.split(b" ", 1)
+        if self._artifacts is None:
+            from pytest_supercheck.artifacts import Artifacts
+
+            begun, places = self._begun, (self._spec["rootdir"], self._spec["cwd"])
+            self._artifacts = Artifacts(begun.project, begun.run, begun.n, places, self._store)
+        self._flush()  # what others have reported need not wait
+        files = [(str(directory), str(name)) for directory, name in json.loads(named)]
+        self._batch.lines.append(self._artifacts.keep(int(index), files, self._wait_elsewhere))
+
+    def _wait_elsewhere(self, source: int) -> bool:
+        """Wait for something while the test process is not listened to; whether it is one to wait for."""
+        self._wait(source)
+        return not self._process.killed
 
     def _on_result(self, frame: bytes) -> None:
         index, failed, body = frame.split(b" ", 2)

@@ -82,6 +82,8 @@ class Transcript:
         self._executions: dict[str, ExecutionRecord] = {}
         self._current: dict[int, str] = {}
         self._items: dict[int, ItemRecord] = {}
+        #: By item and execution: what is known of its files before its result comes.
+        self._files: dict[tuple[int, int], dict[str, Any]] = {}
         #: By text, class, file and line: the first tests that it came from, and how often it came.
         self._warnings: dict[tuple[str, str, str, int], tuple[tuple[str, ...], int]] = {}
         self._more_warnings = 0
@@ -163,6 +165,8 @@ class Transcript:
                 self._keep(event, verdicts.missing, self._texts)
             case events.Crash():
                 self._keep(event, verdicts.crashed, self._texts)
+            case events.Files():
+                self._note_files(event)
             case events.Begin():
                 self._begin(event)
             case events.Ready():
@@ -176,16 +180,25 @@ class Transcript:
 
     def _keep(self, event: Any, read: Callable[..., ItemRecord | None], *more: object) -> bool:
         """Keep a test's result unless there is one; whether that was so."""
-        if type(event.index) is not int or not 0 <= event.index < len(self._nodeids):
-            raise IndexError(f"the run has no item {event.index!r}")
+        self._check_index(event.index)
         if event.index in self._items:
             return False
         execution = self._executions.get(self._current.get(event.n, ""))
         host = execution.host if execution else ""
         item = read(event, line(self._nodeids[event.index]), host, *more)
         if item is not None:
-            self._items[event.index] = item
+            files = self._files.pop((event.index, event.n), {})
+            self._items[event.index] = replace(item, **files) if files else item
         return True
+
+    def _note_files(self, event: events.Files) -> None:
+        self._check_index(event.index)
+        if event.index not in self._items and event.n in self._current:
+            self._files[event.index, event.n] = verdicts.files(event)
+
+    def _check_index(self, index: Any) -> None:
+        if type(index) is not int or not 0 <= index < len(self._nodeids):
+            raise IndexError(f"the run has no item {index!r}")
 
     def _warn(self, event: events.Result) -> None:
         nodeid = line(self._nodeids[event.index])

@@ -8,13 +8,14 @@ that event out.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Sequence
 from datetime import datetime, timezone
 from typing import Any, Final
 
 from pytest_supercheck import events, postmortem
 from pytest_supercheck.longrepr import longrepr_text
-from pytest_supercheck.record import Failure, ItemRecord, Outcome, PostMortem, Text
+from pytest_supercheck.record import Artifact, Failure, ItemRecord, Outcome, PostMortem, Text
 
 #: Characters of a text in the record; a longer one is an object of its own beside it.
 TEXT_LIMIT: Final = 1_000_000
@@ -37,6 +38,10 @@ PART_LIMIT: Final = 100
 
 #: Seconds beyond which a number is no duration.
 _LONGEST_S: Final = 1e9
+
+#: Keys of a test's files in the run's folder, and how long they are at most.
+_FILE_KEY: Final = re.compile(r"artifacts/[0-9]+(/[A-Za-z0-9_~-][A-Za-z0-9._~-]*)+")
+_KEY_LIMIT: Final = 800
 
 _SKIPPED: Final = "Skipped: "
 
@@ -143,6 +148,26 @@ def result(event: events.Result, nodeid: str, host: str, texts: Texts) -> ItemRe
         sections=_sections(reports, printed, event.index, texts),
         properties=_properties(reports),
     )
+
+
+def files(event: events.Files) -> dict[str, Any]:
+    """
+    A test's files, as fields of its record.
+
+    Raises:
+        ValueError: A key leads elsewhere than to files of this test.
+    """
+    for _, key, _ in event.kept:
+        if len(key) > _KEY_LIMIT or not _FILE_KEY.fullmatch(key) or not key.startswith(f"artifacts/{event.index}/"):
+            raise ValueError(f"{key[:200]!r} is not the key of a file of test {event.index}")
+    kept = event.kept[: events.FILES_LIMIT]
+    left = event.left[:PART_LIMIT]
+    return {
+        "artifacts": tuple(
+            Artifact(name=line(name), key=key, size_bytes=whole_number(size)) for name, key, size in kept
+        ),
+        "not_kept": tuple(line(f"{name}: {why}" if name else why) for name, why in left),
+    }
 
 
 def _is_subtest(report: dict[str, Any]) -> bool:

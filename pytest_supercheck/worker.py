@@ -26,6 +26,7 @@ from pytest_supercheck import supervisor
 from pytest_supercheck.dispatch import Dispatcher
 from pytest_supercheck.errors import SupercheckError
 from pytest_supercheck.model import JobId, queue_name
+from pytest_supercheck.operators import StoreSettings
 from pytest_supercheck.redis_gateway import CONNECT_TIMEOUT_S, open_redis
 
 logger = logging.getLogger(__name__)
@@ -112,6 +113,8 @@ class Place:
     host_socket: str
     #: Seconds that a run may take that has no limit of its own; 0 for any.
     execution_timeout_s: float
+    #: Where files go that tests leave behind.
+    store: StoreSettings
 
 
 def work(place: Place, name: str, leash: int) -> None:
@@ -128,7 +131,9 @@ def work(place: Place, name: str, leash: int) -> None:
         return open_redis(place.url, password=place.token, socket_timeout=CONNECT_TIMEOUT_S)  # its host has checked it
 
     client = connect()
-    supervisor.workplace = supervisor.Workplace(connect, place.host_socket, leash, place.execution_timeout_s)
+    supervisor.workplace = supervisor.Workplace(
+        connect, place.host_socket, leash, place.execution_timeout_s, place.store
+    )
     directory = os.path.dirname(place.host_socket)
     threading.Thread(target=_end_with_host, args=(leash, directory), daemon=True).start()
 

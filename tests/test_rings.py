@@ -36,14 +36,17 @@ RINGS: Final = (
         {
             *("plugin", "session", "ending", "durations", "groups", "submission", "connector", "replay"),
             *("xdist_protocol", "xdist_fixtures"),
-            *("local_archive", "diary", "markup", "report", "retry", "doctor"),
+            *("local_archive", "diary", "markup", "report", "retry", "doctor", "artifacts"),
             *("embedded", "cli", "host", "pool", "worker", "supervisor", "runner", "execution", "recorder"),
+            "leftovers",
         }
     ),
 )
 
 #: What runs inside the user's environment: it imports the standard library, pytest and itself.
-IN_USERS_ENVIRONMENT: Final = frozenset({"runner", "execution", "recorder", "keeper", "events", "xdist_fixtures"})
+IN_USERS_ENVIRONMENT: Final = frozenset(
+    {"runner", "execution", "recorder", "leftovers", "keeper", "events", "xdist_fixtures"}
+)
 
 #: Who may import a distribution when it is imported itself; everybody else, not at all.
 IMPORTERS: Final = {
@@ -60,6 +63,7 @@ IMPORTERS: Final = {
         "runner",
         "execution",
         "recorder",
+        "leftovers",
     },
     "redis": {"dispatch", "redis_gateway", "event_reader", "worker"},
     "rq": {"worker"},

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pytest_supercheck import events, record, verdicts
-from pytest_supercheck.record import ItemRecord, RunRecord
+from pytest_supercheck.record import Artifact, ItemRecord, RunRecord
 from pytest_supercheck.transcript import Recorded, Transcript, wire_nodeids
 from tests.records import START, begin, end, left, make_submitted, passed, report, result
 
@@ -385,3 +385,61 @@ def test_every_line_is_bounded() -> None:
     transcript.feed(end(huge, huge))
     written: RunRecord = transcript.finish().record
     assert len(record.encode(written)) < 20_000
+
+
+# -- files
+
+
+def files(index: int = 0, n: int = 1, key: str = "", left: Any = ()) -> bytes:
+    """A test has left a file behind."""
+    kept = [("trace.zip", key or f"artifacts/{index}/trace.zip", 5)]
+    return events.encode_files(index, n, kept, list(left))
+
+
+def test_files_are_told_with_their_test() -> None:
+    """And those that are not kept, with the reason."""
+    told = files(1, left=[("core", "it is larger than 200 MB"), ("", "3 more files")])
+    written = write(begin(), passed(0), told, result(1, report(outcome="failed", longrepr="no")))
+    plain, item = written.record.items
+    assert (plain.artifacts, plain.not_kept) == ((), ())
+    assert item.artifacts == (Artifact(name="trace.zip", key="artifacts/1/trace.zip", size_bytes=5),)
+    assert item.not_kept == ("core: it is larger than 200 MB", "3 more files")
+    assert record.decode(record.encode(written.record)) == written.record
+
+
+def test_files_belong_to_the_result_of_their_execution() -> None:
+    """The first result counts: neither those of a later one nor those of one that has none."""
+    lines = [begin(1), begin(2), files(0, n=2), passed(0, n=1), files(0, n=1), passed(0, n=2), files(1, n=1)]
+    written = write(*lines)
+    assert [item.artifacts for item in written.record.items] == [()]
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        *("run.json", "artifacts/1/x", "artifacts/0/../../x", "artifacts/0/", "artifacts/0//x", "artifacts/0/.x"),
+        *("artifacts/0/x/..", "/artifacts/0/x", "artifacts/0/a b", "artifacts/0/<x>", "artifacts/0/" + "x" * 900),
+    ],
+)
+def test_keys_that_lead_elsewhere_are_not_believed(key: str) -> None:
+    """A test can write this event, too: it would be linked to."""
+    written = write(begin(), files(0, key=key), passed(0))
+    assert [item.artifacts for item in written.record.items] == [()]
+    assert written.record.summary.notes == ("1 events could not be read and were left out",)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        {"i": 9, "n": 1, "kept": [], "left": []},
+        {"i": 0, "n": 1, "kept": [["a", "artifacts/0/a", "5"]], "left": []},
+        {"i": 0, "n": 1, "kept": [["a", 5, 5]], "left": []},
+        {"i": 0, "n": 1, "kept": [["a"]], "left": []},
+        {"i": 0, "n": [], "kept": [], "left": []},
+    ],
+)
+def test_malformed_files_are_left_out(line: dict[str, Any]) -> None:
+    """And counted."""
+    written = write(begin(), events.line({"t": "files", **line}), passed(0))
+    assert [item.artifacts for item in written.record.items] == [()]
+    assert written.record.summary.notes == ("1 events could not be read and were left out",)

@@ -49,7 +49,9 @@ def up(*, data: Path, host: str, port: int, workers: int | None) -> None:
     pool = valkey.start_server(binary, directory)
     try:
         valkey.wait_ready(pool.socket_path, 10, pool)
-        environ = {**os.environ, "SUPERCHECK_REDIS_URL": pool.url, "SUPERCHECK_DATA": str(data)}
+        store = os.environ.get("SUPERCHECK_STORE") or str(data.absolute() / "store")
+        environ = {**os.environ, "SUPERCHECK_REDIS_URL": pool.url, "SUPERCHECK_DATA": str(data),
+                   "SUPERCHECK_STORE": store}  # fmt: skip
         _Parts(environ, host=host, port=port, workers=workers).run(pool.url)
     finally:
         pool.stop()

@@ -123,8 +123,7 @@ class Pool:
             "pytest",
             "--supercheck",
             f"--supercheck-url={self.url}",
-            "-p",
-            "no:cacheprovider",
+            *("-p", "no:cacheprovider", "-p", "no:playwright"),  # which takes long to import
         ]
         process = subprocess.Popen(
             [*command, *args], cwd=root, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
