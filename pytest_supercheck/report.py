@@ -26,7 +26,8 @@ import jinja2
 from markupsafe import Markup
 
 from pytest_supercheck import events, markup
-from pytest_supercheck.record import FAILING, ItemRecord, Outcome, RunRecord, RunSummary, Text
+from pytest_supercheck.record import FAILING, Artifact, ItemRecord, Outcome, RunRecord, RunSummary, Text
+from pytest_supercheck.store import headers
 from pytest_supercheck.timeline import WIDTH, timeline
 from pytest_supercheck.words import ordered, plural, seconds
 
@@ -57,6 +58,11 @@ NAME: Final = 240
 
 #: How many of the slowest tests are named.
 SLOWEST: Final = 10
+
+#: How many files of a test are named, characters of HTML that one takes, and bytes of a picture that is shown there.
+FILES: Final = 50
+FILE_HTML: Final = 500
+PICTURE_BYTES: Final = 5_000_000
 
 
 def render_run(record: RunRecord, *, beside: bool = True) -> bytes:
@@ -145,6 +151,17 @@ class RunPage:
         """What a test printed."""
         return self._taken(markup.output(self._cut(section, item)), item)
 
+    def files(self, item: ItemRecord) -> Sequence[Artifact]:
+        """The files of a test that are named."""
+        named = item.artifacts[:FILES]
+        self._room[item.outcome in FAILING] -= len(named) * FILE_HTML
+        return named
+
+    def kind(self, artifact: Artifact) -> str:
+        """How a file is shown in the page: as an ``image`` or a ``video``; empty for not at all."""
+        kind = headers(artifact.key).content_type.partition("/")[0] if self.beside else ""
+        return kind if kind == "video" or (kind == "image" and artifact.size_bytes <= PICTURE_BYTES) else ""
+
     def _cut(self, text: Text, item: ItemRecord) -> str:
         limit = FAILING_TEXT if item.outcome in FAILING else OTHER_TEXT
         return events.cut(text.text, limit if self.has_room(item) else 200)
@@ -188,6 +205,11 @@ def name(nodeid: str, path: str = "") -> str:
     return shown if len(shown) <= NAME else f"{shown[: NAME - 20]}...{shown[-17:]}"
 
 
+def is_trace(key: str) -> bool:
+    """Whether a file is one that Playwright's trace viewer opens, by the name that pytest-playwright gives it."""
+    return re.fullmatch(r"(.*/)?trace[^/]*\.zip", key) is not None
+
+
 def _finalized(value: object) -> object:
     return markup.visible(value) if type(value) is str else value
 
@@ -218,16 +240,17 @@ def _environment() -> jinja2.Environment:
         "style": Markup(style),
         "script": Markup(script),
         "policy": (
-            f"default-src 'none'; img-src 'self' data:; style-src {_source(style)}; script-src {_source(script)}; "
-            "base-uri 'none'; form-action 'none'"
+            f"default-src 'none'; style-src {_source(style)}; script-src {_source(script)}; "
+            "img-src 'self' data:; media-src 'self'; base-uri 'none'; form-action 'none'"
         ),
         "FAILING": FAILING,
+        "FILES": FILES,
         "TOLD": TOLD,
         "UNFOLDED": UNFOLDED,
         "UNFOLDED_TESTS": UNFOLDED_TESTS,
         "WIDTH": WIDTH,
     }
-    filters: Iterable[Any] = (seconds, moment, link, path, tone, name, plural, ordered)
+    filters: Iterable[Any] = (seconds, moment, link, path, tone, name, plural, ordered, is_trace)
     environment.filters |= {function.__name__: function for function in filters}
     return environment
 

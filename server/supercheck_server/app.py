@@ -49,6 +49,7 @@ from supercheck_server.settings import Settings
 from supercheck_server.shelf import Shelf
 from supercheck_server.sign_in import sign_in_routes
 from supercheck_server.view import QueueView
+from supercheck_server.viewer import ViewerFiles, find_viewer
 
 _TITLES: Final = {
     400: "That cannot be read",
@@ -131,7 +132,8 @@ def create_app(parts: Parts) -> FastAPI:
         title="pytest-supercheck", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None,
         description="The pool's queue and the history of its runs.",
     )  # fmt: skip
-    gate, renderer = Gate(parts.access), Renderer()
+    viewer = find_viewer()
+    gate, renderer = Gate(parts.access), Renderer(has_viewer=viewer is not None)
 
     def queue_json() -> str:
         return json.dumps(asdict(queue_of(QueueView.look(parts.dispatcher))))
@@ -158,6 +160,8 @@ def create_app(parts: Parts) -> FastAPI:
     app.include_router(form_routes(parts.dispatcher, gate=gate.people()))
     files = StaticFiles(directory=str(resources.files("supercheck_server") / "static"))
     app.mount(f"/static/{static_version()}", files, name="static")
+    if viewer is not None:
+        app.mount("/trace", ViewerFiles(viewer), name="trace")
     app.add_middleware(GZipMiddleware, minimum_size=1000, compresslevel=5)
     app.middleware("http")(_with_headers)
     _answer_errors(app, renderer)

@@ -14,12 +14,14 @@ from sqlalchemy import ColumnElement, Select, func, literal, or_, select, tuple_
 
 from supercheck_server.database import Database
 from supercheck_server.outcomes import FAILING
-from supercheck_server.tables import causes, executions, failures, loads, results, runs, tests
+from supercheck_server.tables import artifacts, causes, executions, failures, loads, results, runs, tests
 
 #: Rows of a list.
 PAGE_ROWS: Final = 50
 #: Results of a test that its page shows.
 TEST_RESULTS: Final = 200
+#: Files of a test that a page names.
+FILES: Final = 20
 #: What no time and no number reaches, and every database can take.
 _KEY_LIMIT: Final = 1 << 62
 #: Minutes for which the pool's load is known.
@@ -176,6 +178,22 @@ class FailureRow:
     cause_key: str
     #: That, without what differs from time to time.
     cause: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileRow:
+    """A file that a test left behind in a run."""
+
+    #: The run.
+    run: str
+    #: The test's place in the run's list of items.
+    position: int
+    #: As the test knows it.
+    name: str
+    #: Where it is in the run's folder.
+    key: str
+    #: How long it is.
+    size_bytes: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -403,6 +421,25 @@ class History:
             for row in self._all(query.limit(limit))
         ]
 
+    def run_files(self, run_no: int, positions: Iterable[int]) -> dict[int, list[FileRow]]:
+        """The first files of tests of a run, by their positions."""
+        mine = (artifacts.c.run_no == run_no, artifacts.c.position.in_(sorted(set(positions))))
+        found: dict[int, list[FileRow]] = {}
+        for row in self._all(_files().where(*mine)):
+            found.setdefault(row["position"], []).append(FileRow(**row))
+        return found
+
+    def test_files(self, test_no: int) -> dict[str, list[FileRow]]:
+        """The first files of a test in each of its last runs, by the run."""
+        newest = select(results.c.run_no, results.c.position).where(results.c.test_no == test_no)
+        newest = newest.order_by(results.c.run_no.desc()).limit(TEST_RESULTS)
+        shown = newest.subquery()
+        there = (artifacts.c.run_no == shown.c.run_no) & (artifacts.c.position == shown.c.position)
+        found: dict[str, list[FileRow]] = {}
+        for row in self._all(_files().join(shown, there)):
+            found.setdefault(row["run"], []).append(FileRow(**row))
+        return found
+
     def executions(self, run_no: int) -> list[ExecutionRow]:
         """A run's executions, in order of their start; the first 500."""
         columns = [executions.c[name] for name in ExecutionRow.__slots__]
@@ -545,6 +582,16 @@ class History:
     def _all(self, query: Select[Any]) -> list[dict[str, Any]]:
         with self._database.read() as connection:
             return [dict(row) for row in connection.execute(query).mappings()]
+
+
+def _files() -> Select[Any]:
+    columns = (artifacts.c[name] for name in ("position", "name", "key", "size_bytes"))
+    return (
+        select(runs.c.id.label("run"), *columns)
+        .join(runs, runs.c.no == artifacts.c.run_no)
+        .where(artifacts.c.number < FILES)
+        .order_by(artifacts.c.run_no, artifacts.c.position, artifacts.c.number)
+    )
 
 
 def _runs() -> Select[Any]:

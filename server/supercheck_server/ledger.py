@@ -21,7 +21,7 @@ from supercheck_server.causes import cause_of, failure_of
 from supercheck_server.database import Database
 from supercheck_server.history import LOAD_MINUTES, Load
 from supercheck_server.outcomes import add_recent, flakiness, mean_us
-from supercheck_server.tables import causes, executions, failures, loads, results, runs, tests
+from supercheck_server.tables import artifacts, causes, executions, failures, loads, results, runs, tests
 
 #: Characters of a text that is indexed.
 TEXT_LIMIT: Final = 200
@@ -90,6 +90,7 @@ class Ledger:
             connection.execute(update(runs).where(runs.c.no == row.no).values(values))
             self._write_executions(connection, row.no, record)
             self._write_items(connection, row.no, summary, record.items)
+            self._write_artifacts(connection, row.no, record.items)
         return True
 
     def mark_delivered(self, run: str) -> None:
@@ -101,7 +102,7 @@ class Ledger:
         """Remove a run with all that belongs to it; its tests stay, and what their rows say of their last runs."""
         with self._database.write() as connection:
             number = select(runs.c.no).where(runs.c.id == run).scalar_subquery()
-            for table in (results, failures, executions):
+            for table in (results, failures, artifacts, executions):
                 connection.execute(delete(table).where(table.c.run_no == number))
             connection.execute(delete(runs).where(runs.c.id == run))
 
@@ -149,6 +150,22 @@ class Ledger:
         failed = [(item, known[key]["no"]) for item, key in zip(items, keys, strict=True) if item.outcome in FAILING]
         if failed:
             self._write_failures(connection, run_no, summary.project, failed)
+
+    def _write_artifacts(self, connection: Connection, run_no: int, items: Sequence[ItemRecord]) -> None:
+        rows = [
+            {
+                "run_no": run_no,
+                "position": item.index,
+                "number": number,
+                "name": storable(artifact.name),
+                "key": storable(artifact.key),
+                "size_bytes": max(0, min(artifact.size_bytes, 1 << 53)),
+            }
+            for item in items
+            for number, artifact in enumerate(item.artifacts)
+        ]
+        if rows:
+            connection.execute(insert(artifacts), rows)
 
     def _write_failures(
         self, connection: Connection, run_no: int, project: str, failed: Sequence[tuple[ItemRecord, int]]

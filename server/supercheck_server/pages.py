@@ -158,6 +158,7 @@ def test_routes(sources: Sources, *, gate: Depends) -> APIRouter:
         page: dict[str, Any] = {
             "test": row,
             "results": results,
+            "files": history.test_files(row.no),
             "first_bad": history.first_bad_run(row.no),
             "durations": charts.durations([(one.outcome, one.duration_s) for one in reversed(results)]),
         }
@@ -216,6 +217,7 @@ def _recorded(history: History, row: RunRow, after: int, bad_after: int) -> dict
         "failures": failures,
         "more_failures": failures[-1].position if len(failures) == PAGE_ROWS else None,
         "results": results,
+        "files": history.run_files(row.no, [*(one.position for one in failures), *(one.position for one in results)]),
         "more_results": results[-1].position if len(results) == PAGE_ROWS else None,
         "executions": executions,
         "timeline": charts.timeline(executions, row.started_ms, row.ended_ms),

@@ -18,6 +18,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse
 
 from pytest_supercheck.model import PoolExecution, PoolWorker
+from pytest_supercheck.report import is_trace
 from supercheck_server.gate import keep_cookie, page_token
 
 #: Nothing but our own files, no inline script or style, in nobody's frame.
@@ -40,7 +41,13 @@ _TONES: Final = {
 class Renderer:
     """The templates with all that they may use."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, has_viewer: bool) -> None:
+        """
+        Read nothing yet.
+
+        Args:
+            has_viewer: Whether this server shows Playwright's traces.
+        """
         self._templates = Environment(
             loader=PackageLoader("supercheck_server"),
             autoescape=True,
@@ -48,11 +55,12 @@ class Renderer:
             trim_blocks=True,
             lstrip_blocks=True,
         )
-        self._templates.globals["version"] = static_version()
+        self._templates.globals.update(version=static_version(), has_viewer=has_viewer)
         self._templates.filters.update(
             ago=_ago,
             iso=_iso,
             is_stale=_is_stale,
+            is_trace=is_trace,
             plural=lambda count: "" if count == 1 else "s",
             seconds=seconds_text,
             share=_share,

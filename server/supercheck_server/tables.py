@@ -140,6 +140,21 @@ failures: Final = Table(
     sqlite_with_rowid=False,
 )
 
+#: One row per file that a test left behind in a run.
+artifacts: Final = Table(
+    "artifacts",
+    metadata,
+    Column("run_no", _Number, ForeignKey("runs.no", ondelete="CASCADE"), primary_key=True),
+    Column("position", Integer, primary_key=True),
+    # Its place among the files of the test.
+    Column("number", Integer, primary_key=True),
+    Column("name", Text, nullable=False),
+    # In the run's folder.
+    Column("key", Text, nullable=False),
+    Column("size_bytes", BigInteger, nullable=False),
+    sqlite_with_rowid=False,
+)
+
 #: One row per execution of a run.
 executions: Final = Table(
     "executions",

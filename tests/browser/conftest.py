@@ -27,9 +27,14 @@ FLAGS = (
 )
 
 
+def system_browser() -> str | None:
+    """The system's Chromium; None where it has none."""
+    return shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+
+
 def launch(playwright: Playwright) -> Browser:
     """The system's Chromium, else the one that `playwright install chromium` has fetched."""
-    system = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    system = system_browser()
     if system is None and not Path(playwright.chromium.executable_path).exists():
         pytest.skip("no Chromium: apt-get install chromium, or playwright install chromium")
     return playwright.chromium.launch(executable_path=system, args=FLAGS)
