@@ -140,6 +140,32 @@ def test_failures_come_first_with_all_they_have() -> None:
     assert "t3" in page.ids
 
 
+def test_pictures_and_videos_are_shown_where_they_are_beside_the_page() -> None:
+    """Other files are named, large pictures too; and what is not kept is said."""
+    sizes = {"a.png": 10, "b.webm": 10, "trace.zip": 10, "big.png": report.PICTURE_BYTES + 1, "x.svg": 1, "x.html": 1}
+    files = tuple(Artifact(name=name, key=f"artifacts/0/{name}", size_bytes=size) for name, size in sizes.items())
+    record = make_record([make_item(0, "failed", artifacts=files, not_kept=("core: it is larger than 200 MB",))])
+    page = Page(report.render_run(record))
+    assert {artifact.key for artifact in files} <= set(page.links)
+    assert re.findall(r'<(img|video) src="([^"]+)"', page.raw) == [
+        ("img", "artifacts/0/a.png"),
+        ("video", "artifacts/0/b.webm"),
+    ]
+    assert page.text.count("playwright show-trace") == 1
+    assert "not kept: core: it is larger than 200 MB" in page.text
+    alone = Page(report.render_run(record, beside=False))
+    assert "trace.zip" in alone.text
+    assert not re.findall(r"<(?:img|video)|artifacts/0", alone.raw)
+
+
+def test_many_files_of_a_test_are_counted() -> None:
+    """And those of many tests do not make the page large."""
+    files = tuple(Artifact(name=f"{n}.png", key=f"artifacts/0/{n}.png", size_bytes=1) for n in range(1000))
+    page = page_of([make_item(n, "failed", artifacts=files) for n in range(100)])
+    assert "950 more files" in page.text
+    assert len(page.raw) < 3_000_000
+
+
 @pytest.mark.parametrize("outcome", ["cancelled", "timeout", "lost", "interrupted"])
 def test_a_partial_report_says_so(outcome: str) -> None:
     """With why, and what did not run."""

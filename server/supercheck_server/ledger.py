@@ -157,7 +157,7 @@ class Ledger:
                 "run_no": run_no,
                 "position": item.index,
                 "number": number,
-                "name": storable(artifact.name),
+                "name": short(artifact.name),
                 "key": storable(artifact.key),
                 "size_bytes": max(0, min(artifact.size_bytes, 1 << 53)),
             }

@@ -13,7 +13,7 @@ from axe_playwright_python.sync_playwright import Axe  # type: ignore[import-unt
 from playwright.sync_api import Browser, BrowserContext, Page, expect
 
 from pytest_supercheck.model import RunId
-from pytest_supercheck.record import Failure, Text
+from pytest_supercheck.record import Artifact, Failure, Text
 from supercheck_server.app import Parts
 from supercheck_server.ledger import Ledger
 from supercheck_server.settings import Settings
@@ -235,7 +235,8 @@ def test_hostile_texts_are_shown_as_they_are(page: Page, served: Served, pool: P
     long = nasty + "x" * 100_000
     trouble = Failure(phase=nasty, message=nasty, trace=Text(text=nasty))
     record = make_record(1, "P", project=nasty[:100], message=long)
-    record = replace(record, items=(make_item(0, "failed", nodeid=long, failures=(trouble,)),))
+    files = (Artifact(name=long, key=f"artifacts/0/trace{nasty}.zip", size_bytes=1),)
+    record = replace(record, items=(make_item(0, "failed", nodeid=long, failures=(trouble,), artifacts=files),))
     Ledger(served.parts.database).write(record, "projects/x/runs/0190-000001/", delivered=True)
     pool.submit("r1", nodeids=[nasty], project=nasty[:100])
     pool.dispatcher.next(pool.job("r1"), fresh=True)

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from sqlalchemy import func, select, text
 
-from pytest_supercheck.record import Failure, Origin, RunRecord, Text
+from pytest_supercheck.record import Artifact, Failure, Origin, RunRecord, Text
 from supercheck_server import charts
 from supercheck_server.database import Database
 from supercheck_server.history import LOAD_MINUTES, History, Load, RunFilter, RunRow
@@ -226,6 +226,29 @@ def test_forgotten_run_leaves_nothing_but_its_tests(books: Books) -> None:
     assert books.count(runs) == 1
     assert books.count(results) == 3
     assert len(books.history.failures(books.run(2).no)) == 1
+
+
+def with_files(number: int, *names: str) -> RunRecord:
+    """A run whose second test has left these files behind."""
+    record = make_record(number, "PF")
+    files = tuple(Artifact(name=name, key=f"artifacts/1/{name}", size_bytes=5) for name in names)
+    return replace(record, items=(record.items[0], replace(record.items[1], artifacts=files)))
+
+
+def test_files_are_found_from_their_run_and_their_test(books: Books) -> None:
+    """In their order; of each as many as a page names."""
+    books.write(with_files(1, "trace.zip", "a.png"), make_record(2, "PF"), with_files(3, *map(str, range(30))))
+    first, _, last = (books.run(number) for number in (1, 2, 3))
+    found = books.history.run_files(first.no, [0, 1, 1])
+    assert {position: [file.name for file in files] for position, files in found.items()} == {1: ["trace.zip", "a.png"]}
+    assert found[1][0].key == "artifacts/1/trace.zip"
+    assert books.history.run_files(first.no, []) == {}
+    test = books.history.test(key_of("shop", "test_a.py::test_1"))
+    assert test is not None
+    of_test = books.history.test_files(test.no)
+    assert {run: len(files) for run, files in of_test.items()} == {first.id: 2, last.id: 20}
+    books.ledger.forget(first.id)
+    assert books.history.run_files(first.no, [1]) == {}
 
 
 def test_hostile_texts_are_stored(books: Books) -> None:
