@@ -114,6 +114,16 @@ def test_a_run_is_found_by_the_beginning_of_its_id(store: DirectoryStore) -> Non
         archive.find("03")
 
 
+def test_a_run_that_runs_is_not_found(store: DirectoryStore) -> None:
+    """Files of its tests are there before it is recorded."""
+    archive = Archive(store)
+    store.put(f"{run_folder('shop', '0195-b')}artifacts/0/trace.zip", b"PK")
+    with pytest.raises(NotStored):
+        archive.find()
+    store.put(f"{run_folder('shop', '0195-a')}summary.json", b"{}")
+    assert archive.find() == run_folder("shop", "0195-a")
+
+
 def test_a_removed_run_is_gone(store: DirectoryStore) -> None:
     """With its report and whatever else is in its folder; the others stay."""
     archive = Archive(store)

@@ -6,13 +6,14 @@ Between people and the history, the shelf and, for runs that live, the dispatche
 
 from __future__ import annotations
 
+import re
 import time
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from typing import Annotated, Any, Final
 from urllib.parse import urlencode
 
-from fastapi import APIRouter, HTTPException, Query, Request
+from fastapi import APIRouter, Header, HTTPException, Query, Request
 from fastapi.params import Depends
 from pydantic import BaseModel, Field
 from starlette.responses import HTMLResponse, RedirectResponse, Response, StreamingResponse
@@ -135,11 +136,15 @@ def run_routes(sources: Sources, *, gate: Depends) -> APIRouter:
         return event_stream(sources.feeds.named(f"run {run_id}", look, event="run"))
 
     @routes.get("/runs/{run_id}/files/{path:path}")
-    def file(run_id: RunPath, path: str) -> Response:
+    def file(run_id: RunPath, path: str, range: Annotated[str, Header()] = "") -> Response:  # noqa: A002 - its name
         row = history.run(run_id)
         if row is None or not row.folder:
             raise HTTPException(404, "This run has no files.")
-        return _file(sources.shelf, row.folder + path, FILE_POLICY if path != PAGE else REPORT_POLICY)
+        policy = FILE_POLICY if path != PAGE else REPORT_POLICY
+        try:
+            return _file(sources.shelf, check_key(row.folder + path), policy, range)
+        except (NotStored, BadKey):
+            raise HTTPException(404, "There is no such file.") from None
 
     return routes
 
@@ -226,23 +231,28 @@ def _recorded(history: History, row: RunRow, after: int, bad_after: int) -> dict
     }
 
 
-def _file(shelf: Shelf, key: str, policy: str) -> Response:
-    try:
-        stream = shelf.open(check_key(key))
-    except (NotStored, BadKey):
-        raise HTTPException(404, "There is no such file.") from None
+def _file(shelf: Shelf, key: str, policy: str, wanted: str) -> Response:
     told = headers(key)
+    status, about = 200, {"Cache-Control": told.cache_control, "Content-Security-Policy": policy}
+    asked = re.fullmatch(r"bytes=([0-9]{1,15})-([0-9]{0,15})", wanted)
+    if asked and told.content_type.startswith("video/"):  # players want parts, to go to and fro
+        size = shelf.size(key)
+        start, end = int(asked[1]), min(int(asked[2] or size), size - 1)
+        if start > end:
+            raise HTTPException(416, "The file ends before that.", {"Content-Range": f"bytes */{size}"})
+        stream = shelf.open(key, start=start, length=end - start + 1)
+        status = 206
+        about |= {"Content-Range": f"bytes {start}-{end}/{size}", "Content-Length": str(end - start + 1)}
+        about["Content-Encoding"] = "identity"  # it is a part of the file, not of the packed file
+    else:
+        stream = shelf.open(key)
 
     def chunks() -> Any:
         with stream:
             while chunk := stream.read(CHUNK_BYTES):
                 yield chunk
 
-    return StreamingResponse(
-        chunks(),
-        media_type=told.content_type,
-        headers={"Cache-Control": told.cache_control, "Content-Security-Policy": policy},
-    )
+    return StreamingResponse(chunks(), status, about, media_type=told.content_type)
 
 
 def _found(run: Run | None) -> Run:

@@ -97,18 +97,31 @@ class Shelf:
         """
         self._store.put(project_folder(project) + PAGE, report.render_index(project, runs))
 
-    def open(self, key: str) -> BinaryIO:
+    def open(self, key: str, *, start: int = 0, length: int | None = None) -> BinaryIO:
         """
-        Open a file, wherever it is.
+        Open a file, or a part of it as `Store.get` has it, wherever it is.
 
         Raises:
             NotStored: It is nowhere.
             StoreTrouble: It does not wait here, and the store cannot be used.
         """
         try:
-            return self._waiting.get(key)
+            return self._waiting.get(key, start=start, length=length)
         except NotStored:
-            return self._store.get(key)
+            return self._store.get(key, start=start, length=length)
+
+    def size(self, key: str) -> int:
+        """
+        How long a file of the store is, in bytes.
+
+        Raises:
+            NotStored: The store has none.
+            StoreTrouble: The store cannot be used.
+        """
+        entry = self._store.head(key)
+        if entry is None:
+            raise NotStored(f"the store has no {key}")
+        return entry.size_bytes
 
     def load(self, folder: str) -> RunRecord:
         """
