@@ -86,14 +86,18 @@ class Artifacts:
             return self._event(index, [], left)
         delivery = _Delivery(self, index, named[: events.FILES_LIMIT])
         give_up_at = time.monotonic() + PATIENCE_S
-        while not delivery.over:
-            if not wait(delivery.fd) or time.monotonic() > give_up_at:
-                delivery.abandoned = True
-                break
-        os.close(delivery.fd)
-        kept, left = list(delivery.kept), list(delivery.left)
-        done = len(kept) + len(left)
-        left += [(name, "there was no time left for it") for _, name in named[done : events.FILES_LIMIT]]
+        try:
+            while not delivery.over and wait(delivery.fd):
+                if time.monotonic() > give_up_at:
+                    self._leave_alone("the store takes too long")
+                    break
+        finally:  # waiting ends also when the slot is lost
+            delivery.abandoned = True
+            os.close(delivery.fd)
+        done = list(delivery.done)
+        kept = [(name, key, size) for name, key, size in done if isinstance(size, int)]
+        left = [(name, why) for name, _, why in done if isinstance(why, str)]
+        left += [(name, "there was no time left for it") for _, name in named[len(done) : events.FILES_LIMIT]]
         if len(named) > events.FILES_LIMIT:
             left.append(("", f"more files: there are more than {events.FILES_LIMIT:,}"))
         return self._event(index, kept, left)
@@ -128,9 +132,12 @@ class Artifacts:
             except BadKey:
                 raise _NotKept("its name is too long") from None
             except StoreTrouble as exc:
-                self._trouble, self._again_at = str(exc), time.monotonic() + TROUBLE_S
+                self._leave_alone(str(exc))
                 raise
             return file.tell()
+
+    def _leave_alone(self, trouble: str) -> None:
+        self._trouble, self._again_at = trouble, time.monotonic() + TROUBLE_S
 
     def _open(self, path: str) -> int:
         """Open a file below one of the places, step by step, so that nothing on the way can be exchanged for a link."""
@@ -165,8 +172,8 @@ class _Delivery(threading.Thread):
         self._artifacts = artifacts
         self._keys = keys(index, [name for _, name in named])
         self._named = named
-        self.kept: list[tuple[str, str, int]] = []
-        self.left: list[tuple[str, str]] = []
+        #: Of each file that has had its turn: its name, its key, and its length or why it is not kept.
+        self.done: list[tuple[str, str, int | str]] = []
         self.over = self.abandoned = False
         self.fd, self._told = os.pipe()
         self.start()
@@ -175,10 +182,12 @@ class _Delivery(threading.Thread):
         for (directory, name), key in zip(self._named, self._keys, strict=True):
             if self.abandoned:
                 break
+            outcome: int | str
             try:
-                self.kept.append((name, key, self._artifacts.put(key, directory, name)))
+                outcome = self._artifacts.put(key, directory, name)
             except Exception as exc:  # noqa: BLE001 - whatever it is, it must not cost the result
-                self.left.append((name, str(exc) or type(exc).__name__))
+                outcome = str(exc) or type(exc).__name__
+            self.done.append((name, key, outcome))
         self.over = True
         os.close(self._told)
 

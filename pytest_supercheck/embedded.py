@@ -156,8 +156,7 @@ def _serve(controller: _Controller, start: dict[str, Any], server: valkey.Server
     forward = threading.Thread(target=configure)
     forward.start()
     from pytest_supercheck import worker
-    from pytest_supercheck.local_archive import store_directory
-    from pytest_supercheck.operators import PoolSettings, StoreSettings
+    from pytest_supercheck.operators import PoolSettings, StoreSettings, store_directory
     from pytest_supercheck.redis_gateway import RedisGateway
 
     valkey.wait_ready(server.socket_path, 10, server)

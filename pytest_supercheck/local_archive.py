@@ -16,10 +16,9 @@ from typing import Final
 from pytest_supercheck.archive import Archive
 from pytest_supercheck.directory_store import DirectoryStore
 from pytest_supercheck.errors import StoreTrouble
+from pytest_supercheck.operators import DIRECTORY, store_directory
 from pytest_supercheck.transcript import Recorded
 
-#: The directory's name.
-DIRECTORY: Final = ".supercheck"
 _SERVED: Final = "served"
 
 
@@ -61,11 +60,6 @@ def mark_served(store: str) -> None:
         _keep_out_of_git(rootdir)
     except OSError as exc:
         raise StoreTrouble(f"{place.parent} cannot be written: {exc}") from exc
-
-
-def store_directory(rootdir: Path) -> Path:
-    """Where the store of a root directory is."""
-    return rootdir / DIRECTORY / "store"
 
 
 def find_local_store(directory: Path) -> Path | None:

@@ -8,6 +8,7 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Final
 
 from pytest_supercheck.model import is_label
@@ -29,6 +30,10 @@ AWS_CREDENTIALS: Final = frozenset(
         "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE",
     }
 )
+
+
+#: What this package keeps in a root directory is below this one.
+DIRECTORY: Final = ".supercheck"
 
 
 class BadVariable(ValueError):
@@ -108,6 +113,11 @@ class StoreSettings:
         return cls(
             url=environ.get("SUPERCHECK_STORE") or None, s3_endpoint=environ.get("SUPERCHECK_S3_ENDPOINT") or None
         )
+
+
+def store_directory(rootdir: Path) -> Path:
+    """Where the store of a root directory is, which embedded runs have."""
+    return rootdir / DIRECTORY / "store"
 
 
 def masked(url: str) -> str:
