@@ -64,6 +64,8 @@ def test_patterns_find_what_was_written_since(root: Path) -> None:
     (root / "sub").mkdir()
     (root / "sub" / "x.log").touch()
     os.symlink("nowhere", root / "link.log")
+    for written in ("sub/x.log", "link.log"):
+        os.utime(root / written, (1 << 32, 1 << 32), follow_symlinks=False)
     found = named(root, "*.log", "**/*.log", "sub*", "*.png")
     assert found == [(str(root), name) for name in ("link.log", "new.log", "sub/x.log")]
 
@@ -101,6 +103,7 @@ def test_one_more_than_are_kept_is_named(root: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(leftovers, "FILES_LIMIT", 2)
     for number in range(5):
         (root / f"{number}.txt").touch()
+        os.utime(root / f"{number}.txt", (1 << 32, 1 << 32))
     assert len(named(root, "*.txt")) == 3
 
 
