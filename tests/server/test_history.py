@@ -283,6 +283,7 @@ def test_pages_are_answered_from_indexes(books: Books) -> None:
             "SELECT * FROM runs ORDER BY submitted_ms DESC, no DESC LIMIT 50",
             "SELECT * FROM runs WHERE project='x' ORDER BY submitted_ms DESC, no DESC LIMIT 50",
             "SELECT * FROM runs WHERE branch='x' AND (submitted_ms, no) < (5, 5) ORDER BY submitted_ms DESC, no DESC",
+            "SELECT count(*) FROM runs WHERE delivered=0 AND verdict != 'live'",
             "SELECT * FROM results WHERE test_no=1 ORDER BY run_no DESC LIMIT 200",
             "SELECT * FROM results WHERE run_no=1 AND position > 5 ORDER BY position LIMIT 50",
             "SELECT * FROM tests WHERE flakiness > 0 ORDER BY flakiness DESC, no DESC LIMIT 50",

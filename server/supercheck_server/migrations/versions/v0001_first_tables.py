@@ -66,6 +66,7 @@ def upgrade() -> None:
         batch_op.create_index(
             batch_op.f("ix_runs_branch_submitted_ms_no"), ["branch", "submitted_ms", "no"], unique=False
         )
+        batch_op.create_index(batch_op.f("ix_runs_delivered_verdict"), ["delivered", "verdict"], unique=False)
         batch_op.create_index(
             batch_op.f("ix_runs_project_submitted_ms_no"), ["project", "submitted_ms", "no"], unique=False
         )
