@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import asdict
 from importlib import resources
@@ -18,9 +18,11 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.staticfiles import StaticFiles
 from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.middleware.gzip import GZipMiddleware
 from starlette.responses import JSONResponse, Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from pytest_supercheck import __version__
 from pytest_supercheck.directory_store import DirectoryStore
@@ -163,20 +165,34 @@ def create_app(parts: Parts) -> FastAPI:
     if viewer is not None:
         app.mount("/trace", ViewerFiles(viewer), name="trace")
     app.add_middleware(GZipMiddleware, minimum_size=1000, compresslevel=5)
-    app.middleware("http")(_with_headers)
+    app.add_middleware(_WithHeaders)
     _answer_errors(app, renderer)
     return app
 
 
-async def _with_headers(request: Request, proceed: Callable[[Request], Awaitable[Response]]) -> Response:
-    response = await proceed(request)
-    response.headers.setdefault("Content-Security-Policy", CONTENT_SECURITY_POLICY)
-    response.headers["X-Content-Type-Options"] = "nosniff"
-    response.headers["Referrer-Policy"] = "same-origin"
-    response.headers["X-Supercheck-Version"] = __version__
-    if request.url.path.startswith("/static/") and response.status_code == 200:
-        response.headers["Cache-Control"] = "public, max-age=31536000, immutable"
-    return response
+class _WithHeaders:
+    """
+    Headers for every answer.
+
+    No `BaseHTTPMiddleware`, which hands every event of every viewer from one task to another.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def send_with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                headers.setdefault("Content-Security-Policy", CONTENT_SECURITY_POLICY)
+                headers["X-Content-Type-Options"] = "nosniff"
+                headers["Referrer-Policy"] = "same-origin"
+                headers["X-Supercheck-Version"] = __version__
+                if scope["path"].startswith("/static/") and message["status"] == 200:
+                    headers["Cache-Control"] = "public, max-age=31536000, immutable"
+            await send(message)
+
+        await self._app(scope, receive, send_with_headers if scope["type"] == "http" else send)
 
 
 def _answer_errors(app: FastAPI, renderer: Renderer) -> None:
