@@ -1,80 +1,96 @@
-"""Recording: from the end of a run of 10,000 tests until its page can be seen, and what that costs in memory."""
+"""
+Recording by a server of its own: from the end of a run of 10,000 tests until it is in the history and has its page, and
+the most memory that the server has had.
+"""
 
 from __future__ import annotations
 
 import json
-import os
-import resource
-import subprocess
 import sys
-import tempfile
 import time
-from pathlib import Path
 from typing import Final
 
-from benchmarks import pool
+from benchmarks import pool, web
+from benchmarks.bench import BenchError, bench
 from benchmarks.table import Row, Scale, alone, value_row
+from pytest_supercheck import events
 from pytest_supercheck.dispatch import Dispatcher
-from pytest_supercheck.model import RunId, RunRequest
+from pytest_supercheck.model import JobId, RunId, RunRequest
 from pytest_supercheck.redis_gateway import connect_redis
 
 TARGET_S: Final = 3.0
 TARGET_MB: Final = 300.0
 
-#: Records in a process of its own, whose memory is nobody else's.
-_RECORD: Final = "from benchmarks.recorder import record; record()"
+#: One test in so many fails, with this traceback.
+FAILS: Final = 100
+TRACE: Final = "    def test_it(cart):\n>       assert cart.total() == 12\nE       assert 11 == 12\n" * 10
 
 
 def measure(scale: Scale) -> list[Row]:
     """Measure both, on SQLite and a directory."""
     tests = scale.pick(10_000, 500)
-    took, memory = zip(*(_once(tests, number) for number in range(scale.pairs(5))), strict=True)
+    took, memory = zip(*(_once(tests) for _ in range(scale.pairs(5))), strict=True)
+    name = f"recording {tests:,} tests, 1 in {FAILS} failed, SQLite and a directory"
     return [
-        value_row(f"recording {tests:,} tests, SQLite and a directory", TARGET_S, took, "s"),
-        value_row(f"recording {tests:,} tests: memory", TARGET_MB, memory, "MB"),
+        value_row(f"{name}: from the end of the run to its page", TARGET_S, took, "s"),
+        value_row(f"{name}: memory of the server", TARGET_MB, memory, "MB"),
     ]
 
 
-def _once(tests: int, number: int) -> tuple[float, float]:
-    with tempfile.TemporaryDirectory(prefix="scbench") as directory, pool.server() as url:
-        _finish(Dispatcher(connect_redis(url)), f"run-{number}", tests)
-        environ = {**os.environ, "SUPERCHECK_REDIS_URL": url, "SUPERCHECK_DATA": directory}
-        root = Path(__file__).parent.parent
-        done = subprocess.run(
-            [sys.executable, "-c", _RECORD], cwd=root, env=environ, check=True, capture_output=True, text=True
-        )
-        took_s, memory_mb = json.loads(done.stdout)
-        return took_s, memory_mb
+def _once(tests: int) -> tuple[float, float]:
+    run = RunId("run")
+    with bench() as place, pool.server() as url:
+        server = web.served(place, url, data=place.folder("data"))
+        with server as served, web.asking(served) as client:
+            dispatcher = Dispatcher(connect_redis(url))
+            job = _all_but_the_end(dispatcher, run, tests)
+            dispatcher.leave(job)
+            ended = time.monotonic()
+            web.wait_until(lambda: _is_recorded(client, run), "the run is recorded")
+            page = client.get(f"/runs/{run}").decode()
+            took_s = time.monotonic() - ended
+            if f"{tests // FAILS}</strong> failed" not in page:
+                raise BenchError("the run's page is not that of its results")
+            return took_s, served.peak_mb
 
 
-def record() -> None:
-    """Record the only run that has ended, and print the seconds and MB that it took."""
-    from supercheck_server.app import Parts
-    from supercheck_server.history import RunFilter
-    from supercheck_server.settings import Settings
-
-    parts = Parts(Settings.from_env())
-    started = time.perf_counter()
-    if not parts.recorder.record_next():
-        raise SystemExit("there was nothing to record")
-    [row] = parts.history.runs(RunFilter())
-    parts.history.results(row.no)
-    took_s = time.perf_counter() - started
-    print(json.dumps([took_s, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024]))
-    parts.close()
+def _is_recorded(client: web.Client, run: RunId) -> bool:
+    record = json.loads(client.get(f"/api/v1/runs/{run}"))["record"]
+    return record is not None and bool(record["folder"])
 
 
-def _finish(dispatcher: Dispatcher, run: str, tests: int) -> None:
+def _all_but_the_end(dispatcher: Dispatcher, run: RunId, tests: int) -> JobId:
+    """A run whose tests have all been done, and whose only execution has still to leave."""
     dispatcher.join("worker", host="host", pid=1)
-    dispatcher.submit(RunRequest(run_id=RunId(run), project="shop", detached=True))
-    dispatcher.offer(RunId(run), [json.dumps(f"tests/test_{at // 50}.py::test_{at}") for at in range(tests)])
+    dispatcher.submit(RunRequest(run_id=run, project="shop", detached=True))
+    dispatcher.offer(run, [json.dumps(f"tests/test_{at // 50}.py::test_{at}") for at in range(tests)])
     [execution] = dispatcher.pool().executions
     dispatcher.begin(execution.job, worker="worker")
     for seq, start in enumerate(range(0, tests, 500), 1):
         some = range(start, min(tests, start + 500))
-        lines = b"".join(f"[{at},1,{1_770_000_000_000_000 + at},1,2,3,4,5,9,99,9]\n".encode() for at in some)
-        dispatcher.append(execution.job, lines, seq=seq, done=some)
-    dispatcher.leave(execution.job)
+        dispatcher.append(execution.job, b"".join(_line(at) + b"\n" for at in some), seq=seq, done=some)
+    return execution.job
+
+
+def _line(at: int) -> bytes:
+    started_s = 1_770_000_000 + at / 1000
+    if at % FAILS:
+        return events.encode_passed(at, 1, [(started_s, started_s + 0.001, 0.001)] * 3)
+    report = {
+        "nodeid": f"test_{at}",
+        "location": ["test.py", 1, "test"],
+        "keywords": {},
+        "outcome": "failed",
+        "longrepr": TRACE,
+        "when": "call",
+        "user_properties": [],
+        "sections": [["Captured stdout call", "some words\n" * 20]],
+        "start": started_s,
+        "stop": started_s + 0.001,
+        "duration": 0.001,
+        "$report_type": "TestReport",
+    }
+    return events.encode_result(at, 1, [("report", report)])
 
 
 if __name__ == "__main__":
