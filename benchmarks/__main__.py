@@ -32,6 +32,7 @@ FIGURES: Final = (
     "history",
     "recording",
     "recorder",
+    "viewers",
 )
 
 
