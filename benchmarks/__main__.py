@@ -33,6 +33,7 @@ FIGURES: Final = (
     "recording",
     "recorder",
     "viewers",
+    "phone",
 )
 
 
