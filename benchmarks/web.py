@@ -116,7 +116,7 @@ def asking(server: Served) -> Iterator[Client]:
 
 def wait_until(condition: Callable[[], bool], what: str, limit_s: float = 60.0) -> None:
     """
-    Wait until something holds.
+    Wait until something holds; the looks are few, because the server has to answer them.
 
     Raises:
         BenchError: It never does.
@@ -125,4 +125,4 @@ def wait_until(condition: Callable[[], bool], what: str, limit_s: float = 60.0) 
     while not condition():
         if time.monotonic() > give_up_at:
             raise BenchError(f"never happened: {what}")
-        time.sleep(0.02)
+        time.sleep(0.1)
