@@ -19,7 +19,7 @@ from sqlalchemy import text
 
 from benchmarks import pool, web
 from benchmarks.bench import bench
-from benchmarks.table import Row, Scale, alone, seconds, spread
+from benchmarks.table import Row, Scale, alone, ratio_row, spread
 from supercheck_server.database import Database
 from supercheck_server.tables import results, runs, tests
 
@@ -92,23 +92,11 @@ def _rows(client: web.Client, database: Database, figure: str, page: str, scale:
             return connection.execute(text(query)).all()
 
     client.get(path), bare()
-    samples = scale.pairs(200, 10)
-    ours, peer = zip(*((_time(lambda: client.get(path)), _time(bare)) for _ in range(samples)), strict=True)
-    p95_s, bare_s = statistics.quantiles(ours, n=20)[18], statistics.quantiles(peer, n=20)[18]
-    yield Row(
-        figure=f"{figure}, p95",
-        target=TARGET_MS,
-        value=1000 * p95_s,
-        unit="ms",
-        spread=spread([1000 * took_s for took_s in ours]),
-    )
-    yield Row(
-        figure=f"{figure}, p95 beside the bare query's",
-        target=TARGET_RATIO,
-        value=p95_s / bare_s,
-        ours=seconds(p95_s),
-        peer=seconds(bare_s),
-    )
+    pairs = [(_time(lambda: client.get(path)), _time(bare)) for _ in range(scale.pairs(200, 10))]
+    took_ms = [1000 * took_s for took_s, _ in pairs]
+    p95_ms = statistics.quantiles(took_ms, n=20)[18]
+    yield Row(figure=f"{figure}, p95", target=TARGET_MS, value=p95_ms, unit="ms", spread=spread(took_ms))
+    yield ratio_row(f"{figure}, beside the bare query", TARGET_RATIO, pairs)
 
 
 def _time(work: Callable[[], object]) -> float:
