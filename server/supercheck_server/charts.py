@@ -129,6 +129,22 @@ def pass_rates(rates: Sequence[float]) -> str:
     return " ".join(f"{at * step:.1f},{5 + (1 - rate) * (HEIGHT - 10):.1f}" for at, rate in enumerate(rates))
 
 
+def strip_paths(recent: str) -> list[tuple[str, str]]:
+    """
+    The bars of a strip, one path for all of a letter: a page has fifty strips.
+
+    Args:
+        recent: A letter for each run, the oldest first.
+
+    Returns:
+        Each letter and its path, for bars of 5 by 16 that are 6 apart.
+    """
+    bars: dict[str, list[str]] = {}
+    for at, letter in enumerate(recent):
+        bars.setdefault(letter, []).append(f"M{at * 6} 0h5v16h-5z")
+    return [(letter, "".join(parts)) for letter, parts in bars.items()]
+
+
 def durations(results: Sequence[tuple[str, float]]) -> Durations:
     """
     A chart of what a test takes.

@@ -235,7 +235,7 @@ def _file(shelf: Shelf, key: str, policy: str, wanted: str) -> Response:
     told = headers(key)
     status, about = 200, {"Cache-Control": told.cache_control, "Content-Security-Policy": policy}
     asked = re.fullmatch(r"bytes=([0-9]{1,15})-([0-9]{0,15})", wanted)
-    if asked and told.content_type.startswith("video/"):  # players want parts, to go to and fro
+    if asked and told.content_type.startswith("video/"):  # players want parts, to jump within it
         size = shelf.size(key)
         start, end = int(asked[1]), min(int(asked[2] or size), size - 1)
         if start > end:

@@ -19,6 +19,7 @@ from starlette.responses import HTMLResponse
 
 from pytest_supercheck.model import PoolExecution, PoolWorker
 from pytest_supercheck.report import is_trace
+from supercheck_server.charts import strip_paths
 from supercheck_server.gate import keep_cookie, page_token
 
 #: Nothing but our own files, no inline script or style, in nobody's frame.
@@ -65,6 +66,7 @@ class Renderer:
             seconds=seconds_text,
             share=_share,
             silent_s=_silent_text,
+            strip_paths=strip_paths,
             tone=lambda word: _TONES.get(word, ""),
         )
 

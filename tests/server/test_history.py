@@ -320,3 +320,9 @@ def test_chart_of_the_load() -> None:
     assert chart.running == chart.queued == (charts.Bar(x=300, height=100),)
     assert charts.load([], now) is None
     assert charts.load(loads, now + 2 * LOAD_MINUTES) is None
+
+
+def test_strip_has_a_path_for_each_letter() -> None:
+    """Every run is a bar, in its place."""
+    assert charts.strip_paths("PFP") == [("P", "M0 0h5v16h-5zM12 0h5v16h-5z"), ("F", "M6 0h5v16h-5z")]
+    assert charts.strip_paths("") == []
