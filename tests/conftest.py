@@ -109,3 +109,13 @@ def dispatcher(valkey: redis.Redis) -> Iterator[Dispatcher]:
     made = Dispatcher(valkey)
     yield made
     made.close()
+
+
+@pytest.fixture
+def few_plugins(monkeypatch: pytest.MonkeyPatch) -> None:
+    """
+    Sessions that a test starts, and their runners, load the plugins that they name and no others.
+
+    Those of the development environment take seconds to import.
+    """
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")

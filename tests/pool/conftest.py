@@ -123,7 +123,7 @@ class Pool:
             "pytest",
             "--supercheck",
             f"--supercheck-url={self.url}",
-            *("-p", "no:cacheprovider", "-p", "no:playwright"),  # which takes long to import
+            *("-p", "supercheck", "-p", "no:cacheprovider"),
         ]
         process = subprocess.Popen(
             [*command, *args], cwd=root, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
@@ -150,6 +150,11 @@ class Pool:
             if not batches:
                 return found
             found += [events.decode(line) for batch in batches for line in batch.split(b"\n")]
+
+
+@pytest.fixture(autouse=True)
+def lean(few_plugins: None) -> None:
+    """All sessions here, and their runners."""
 
 
 @pytest.fixture

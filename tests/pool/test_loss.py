@@ -186,7 +186,7 @@ def test_a_connector_killed_ends_the_session_with_70(pool: Pool) -> None:
 def test_an_embedded_session_killed_leaves_nothing_running(tmp_path: Path) -> None:
     """Kill -9 of a session without a pool ends its Valkey, workers and tests."""
     (tmp_path / "test_hang.py").write_text("import time\ndef test_hang(): time.sleep(600)\n")
-    command = [sys.executable, "-m", "pytest", "--supercheck", "--supercheck-executions=2", "-p", "no:cacheprovider"]
+    command = [sys.executable, "-m", "pytest", "-p", "supercheck", "--supercheck", "--supercheck-executions=2"]
     session = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL)
 
     def family(pid: int) -> list[int]:

@@ -53,7 +53,8 @@ class Place:
 
     def start(self, url: str, *args: str, token: str = "") -> subprocess.Popen[str]:
         """Start a session that knows the server alone."""
-        command = [sys.executable, "-m", "pytest", "--supercheck", f"--supercheck-url={url}", "-p", "no:cacheprovider"]
+        plugins = ("-p", "supercheck", "-p", "no:cacheprovider")
+        command = [sys.executable, "-m", "pytest", *plugins, "--supercheck", f"--supercheck-url={url}"]
         environ = {**os.environ, "SUPERCHECK_TOKEN": token}
         return subprocess.Popen(
             [*command, "--supercheck-executions=2", *args],
@@ -66,7 +67,7 @@ class Place:
 
 
 @pytest.fixture
-def place(tmp_path: Path, valkey: redis.Redis, valkey_server: Valkey) -> Iterator[Place]:
+def place(tmp_path: Path, valkey: redis.Redis, valkey_server: Valkey, few_plugins: None) -> Iterator[Place]:
     """A project whose tests wait for a word, and a worker on its machine."""
     path = tmp_path / "project"
     path.mkdir()
