@@ -65,7 +65,15 @@ def test_the_pools_password_is_not_among_what_tests_see(pool: Pool) -> None:
             assert {secret[:6]!r} + {secret[6:]!r} not in repr(places)
         """,
     )
-    command = [sys.executable, "-m", "pytest", "-p", "supercheck", "--supercheck", f"--supercheck-url=unix://guest:{secret}@{path}"]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-p",
+        "supercheck",
+        "--supercheck",
+        f"--supercheck-url=unix://guest:{secret}@{path}",
+    ]
     done = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=GUARD_S)
     pool.client.acl_deluser("guest")
     assert done.returncode == 0, done.stdout
