@@ -26,7 +26,7 @@ import traceback
 from typing import TYPE_CHECKING, Any, Final
 
 from pytest_supercheck.diary import Diary
-from pytest_supercheck.errors import Infrastructure, NoWorker, QueueFull, SupercheckError
+from pytest_supercheck.errors import Infrastructure, NoWorker, QueueFull, SupercheckError, Unreachable
 from pytest_supercheck.keeper import Lines, readable, send
 from pytest_supercheck.model import Admission, RunId, RunRequest
 from pytest_supercheck.origin import find_origin
@@ -191,7 +191,10 @@ class Connector:
 
 def _connect(url: str, token: str | None) -> Gateway:
     if url.startswith(("http://", "https://")):
-        from pytest_supercheck.http_gateway import HttpGateway
+        try:
+            from pytest_supercheck.http_gateway import HttpGateway
+        except ImportError as exc:
+            raise Unreachable(f"A server's address needs {exc.name}: pip install 'pytest-supercheck[http]'") from exc
 
         return HttpGateway(url, token)
     from pytest_supercheck.redis_gateway import RedisGateway

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from pytest_supercheck import __version__, valkey
-from pytest_supercheck.errors import SupercheckError
+from pytest_supercheck.errors import SupercheckError, Unreachable
 from pytest_supercheck.model import PoolStatus
 from pytest_supercheck.operators import StoreSettings, masked
 from pytest_supercheck.stores import open_store
@@ -81,7 +81,10 @@ def _pool(url: str, token: str | None, labels: Sequence[str]) -> Iterator[Findin
 def _look(url: str, token: str | None) -> tuple[PoolStatus, str | None]:
     """The pool, and the version of the server between it and us; None when there is none."""
     if url.startswith(("http://", "https://")):
-        from pytest_supercheck.http_gateway import HttpGateway
+        try:
+            from pytest_supercheck.http_gateway import HttpGateway
+        except ImportError as exc:
+            raise Unreachable(f"A server's address needs {exc.name}: pip install 'pytest-supercheck[http]'") from exc
 
         server = HttpGateway(url, token)
         try:
