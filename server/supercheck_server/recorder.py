@@ -42,6 +42,8 @@ LOAD_S: Final = 60.0
 ORPHANS_S: Final = 3600.0
 #: Seconds between two sweeps of what is too old.
 SWEEP_S: Final = 60.0
+#: Seconds that a server which ends goes on recording what has ended: the pool may end with it.
+LAST_S: Final = 10.0
 
 
 class Recorder:
@@ -204,7 +206,7 @@ class Keeper(threading.Thread):
         self._due: dict[str, float] = {}
 
     def stop(self) -> None:
-        """Let the run that is being recorded be finished, then end."""
+        """Record the runs that have ended, for `LAST_S` at most, and end; one that has been begun is finished."""
         self._over.set()
         self.join(30)
 
@@ -213,6 +215,9 @@ class Keeper(threading.Thread):
         while not self._over.is_set():
             if not self._work():
                 self._over.wait(EVERY_S)
+        give_up_at = time.monotonic() + LAST_S
+        while time.monotonic() < give_up_at and self._try("record", 0, self._recorder.record_next):
+            pass
 
     def _work(self) -> bool:
         """Everything that is due; whether there may be more to do at once."""
