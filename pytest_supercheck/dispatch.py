@@ -307,6 +307,12 @@ class Dispatcher:
         reply = self._call("details", run=run)
         return None if "gone" in reply else _run_details(reply)
 
+    def project(self, run: RunId) -> str | None:
+        """The project of a run; None when there is no such run."""
+        with redis_errors():
+            name: Any = self._redis.hget(f"sc:run:{run}", "project")
+        return None if name is None else str(name, "utf-8", "surrogatepass")
+
     def claim(self) -> RunDetails | None:
         """
         Take a run that has ended, to record it; nobody else gets it for 60 seconds.

@@ -45,6 +45,13 @@ VERSION_HEADER: Final = "X-Supercheck-Version"
 #: Answers that may be another one a moment later: of a proxy, or of a server whose Redis or database is away.
 PASSING: Final = frozenset({502, 503, 504})
 
+#: What a server says of a run that does not exist, or is none of the token's.
+NO_RUN: Final = "There is no such run."
+
+
+class _NoRun(Infrastructure):
+    """The server has no such run."""
+
 
 class HttpGateway:
     """`Gateway` over a server's HTTP API; safe to share between two threads, of which one reads events."""
@@ -90,7 +97,10 @@ class HttpGateway:
     def offer(self, run: RunId, nodeids: Sequence[str], *, single: int = 0, joined: Sequence[int] = ()) -> bool:
         """As `Gateway.offer`."""
         items = {"names": list(nodeids), "single": single, "joined": list(joined)}
-        return bool(self._call("POST", f"runs/{quote(run)}/items", items)["taken"])
+        try:
+            return bool(self._call("POST", f"runs/{quote(run)}/items", items)["taken"])
+        except _NoRun:
+            return False
 
     def events(self, run: RunId, *, after: str, wait_s: float) -> tuple[list[bytes], str]:
         """As `Gateway.events`; one stream serves all calls, so `wait_s` is the server's to choose: 15 s at most."""
@@ -114,12 +124,12 @@ class HttpGateway:
 
     def keep(self, run: RunId) -> RunStatus:
         """As `Gateway.keep`, but every 60 seconds at least."""
-        return _status(self._call("POST", f"runs/{quote(run)}/keep"))
+        return self._stand("keep", run)
 
     def cancel(self, run: RunId, *, outcome: str, how: How, message: str = "") -> RunStatus:
         """As `Gateway.cancel`."""
         words = {"outcome": outcome, "how": how, "message": message}
-        return _status(self._call("POST", f"runs/{quote(run)}/stop", words))
+        return self._stand("stop", run, words)
 
     def queue(self) -> QueueStatus:
         """As `Gateway.queue`."""
@@ -134,6 +144,18 @@ class HttpGateway:
         workers = tuple(PoolWorker(**{**one, "labels": tuple(one["labels"])}) for one in row.pop("workers"))
         executions = tuple(PoolExecution(**one) for one in row.pop("executions"))
         return PoolStatus(workers=workers, executions=executions, **row)
+
+    def _stand(self, verb: str, run: RunId, body: object = None) -> RunStatus:
+        """Where a run stands after a verb; `gone` also when the server says that the token's project has none such."""
+        try:
+            row = self._call("POST", f"runs/{quote(run)}/{verb}", body)
+        except _NoRun:
+            figures = self.queue().figures
+            return RunStatus(
+                run=run, state="gone", outcome="", message="", held=0, position=0, eta_s=None, done=0, total=None,
+                figures=figures,
+            )  # fmt: skip
+        return RunStatus(**{**row, "figures": Figures.from_json(row["figures"])})
 
     def _call(self, method: str, path: str, body: object = None) -> Any:
         """The answer to a request, which is repeated where there is none; errors as `Gateway` has them."""
@@ -166,7 +188,11 @@ class HttpGateway:
             raise Unreachable(f"{self._name} answers {status}, and not as a pytest-supercheck server does.")
         if status == 429 and "figures" in row:
             raise QueueFull(figures=Figures.from_json(row["figures"]), retry_after_s=row["retry_after_s"])
-        if status == 404 and "state" not in row:
+        if status == 429:
+            raise Unreachable(f"{self._name} does not let us in just now: {_detail(response)}")
+        if status == 404 and row.get("detail") == NO_RUN:
+            raise _NoRun
+        if status == 404:
             raise Unreachable(f"{self._name} has no such address: is it a pytest-supercheck server of this release?")
         if response.is_error:
             raise Infrastructure(f"{self._name} answers {status}: {_detail(response)}")
@@ -183,10 +209,6 @@ class HttpGateway:
         if self._response is not None:
             self._response.close()
         self._response = self._stream = None
-
-
-def _status(row: dict[str, Any]) -> RunStatus:
-    return RunStatus(**{**row, "figures": Figures.from_json(row["figures"])})
 
 
 def _detail(response: httpx.Response) -> str:

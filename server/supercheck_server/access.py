@@ -1,5 +1,5 @@
 """
-Who may come in: tokens, sessions of browsers, and protection against other sites' forms.
+Who may come in, and what they may see and do: tokens, sessions of browsers, protection against other sites' forms.
 
 Between the database and the routes; knows rows and secrets, nothing of HTTP but what a cookie holds.
 
@@ -14,8 +14,8 @@ import hmac
 import secrets
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Final
+from dataclasses import asdict, dataclass
+from typing import Final, Literal
 
 from sqlalchemy import delete, insert, select, update
 
@@ -27,6 +27,11 @@ PREFIX: Final = "sct_"
 #: Seconds that a browser stays signed in.
 SESSION_S: Final = 14 * 24 * 3600
 
+#: What a token is good for: to see; also to submit, keep, stop, cancel and retry runs; to do everything.
+Scope = Literal["read", "submit", "admin"]
+#: All of them; each includes those before it.
+SCOPES: Final[tuple[Scope, ...]] = ("read", "submit", "admin")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Token:
@@ -36,12 +41,54 @@ class Token:
     id: str
     #: What whoever made it calls it.
     name: str
+    #: The one project that it is good for; empty for all.
+    project: str
+    #: What it may do there.
+    scope: Scope
     #: When it was made, ms since 1970.
     created_ms: int
     #: When it lapses, ms since 1970; None for never.
     expires_ms: int | None
     #: When it was revoked, ms since 1970; None while it is not.
     revoked_ms: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Visitor:
+    """Whoever asks."""
+
+    #: The token's name.
+    name: str
+    #: The only project that there is for them; empty for all.
+    project: str
+    #: What they may do.
+    scope: Scope
+    #: Whether they have a token, or a session that one has begun.
+    signed_in: bool
+
+    @classmethod
+    def of(cls, token: Token) -> Visitor:
+        """Whoever comes with a token."""
+        return cls(name=token.name, project=token.project, scope=token.scope, signed_in=True)
+
+    def may(self, scope: Scope, *, everywhere: bool = False) -> bool:
+        """
+        Whether they may do what needs a scope.
+
+        Args:
+            everywhere: It concerns all projects.
+        """
+        return SCOPES.index(self.scope) >= SCOPES.index(scope) and not (everywhere and self.project)
+
+    def narrow(self, project: str) -> str:
+        """The project that a list has for them, whichever they ask for; empty for all."""
+        return self.project or project
+
+
+#: Before anybody has been let in.
+NOBODY: Final = Visitor(name="", project="", scope="read", signed_in=False)
+#: Whoever reaches a server that has no token yet.
+LOCAL: Final = Visitor(name="local", project="", scope="admin", signed_in=False)
 
 
 class Access:
@@ -51,11 +98,15 @@ class Access:
         self._database = database
         self._now_ms = now_ms
 
-    def create(self, name: str, *, days: int | None = None) -> tuple[Token, str]:
+    def create(
+        self, name: str, *, project: str = "", scope: Scope | None = None, days: int | None = None
+    ) -> tuple[Token, str]:
         """
         Make a token.
 
         Args:
+            project: The only one that it is good for, of 200 characters at most; empty for all.
+            scope: `submit` for one project, else `admin`, when None.
             days: Until it lapses, from 1; None for never.
 
         Returns:
@@ -66,24 +117,19 @@ class Access:
         token = Token(
             id=secrets.token_hex(4),
             name=name,
+            project=project,
+            scope=scope or ("submit" if project else "admin"),
             created_ms=now_ms,
             expires_ms=now_ms + days * 86_400_000 if days else None,
             revoked_ms=None,
         )
-        row = {
-            "id": token.id,
-            "name": name,
-            "hash": _hash(secret),
-            "created_ms": now_ms,
-            "expires_ms": token.expires_ms,
-        }
         with self._database.write() as connection:
-            connection.execute(insert(tokens).values(row))
+            connection.execute(insert(tokens).values({**asdict(token), "hash": _hash(secret)}))
         return token, secret
 
     def list(self) -> list[Token]:
         """All tokens, the oldest first."""
-        columns = (tokens.c.id, tokens.c.name, tokens.c.created_ms, tokens.c.expires_ms, tokens.c.revoked_ms)
+        columns = [tokens.c[name] for name in Token.__slots__]
         with self._database.read() as connection:
             rows = connection.execute(select(*columns).order_by(tokens.c.created_ms, tokens.c.id)).mappings()
             return [Token(**row) for row in rows]
@@ -116,16 +162,8 @@ class Access:
             return None
         return self._valid(Token(**{name: row[name] for name in Token.__slots__}))
 
-    def sign_in(self, secret: str) -> str | None:
-        """
-        Begin a browser's session.
-
-        Returns:
-            What its cookie holds; None when the secret is no valid token's.
-        """
-        token = self.by_secret(secret)
-        if token is None:
-            return None
+    def sign_in(self, token: Token) -> str:
+        """Begin a browser's session with a valid token; returns what its cookie holds."""
         cookie = secrets.token_urlsafe(32)
         row = {"hash": _hash(cookie), "token_id": token.id, "expires_ms": self._now_ms() + SESSION_S * 1000}
         with self._database.write() as connection:

@@ -6,19 +6,22 @@ Between HTTP and the dispatcher and history; the same dispatcher that clients in
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, Final
 
-from fastapi import APIRouter, HTTPException, Path, Query, Request
-from fastapi.params import Depends
+from fastapi import APIRouter, HTTPException, Path, Query
 from pydantic import BaseModel, Field
 from starlette.responses import StreamingResponse
 
 from pytest_supercheck.dispatch import Dispatcher
+from pytest_supercheck.http_gateway import NO_RUN
 from pytest_supercheck.model import Figures, PoolExecution, PoolStatus, Priority, QueuedRun, RunId
 from pytest_supercheck.retry import retry
+from supercheck_server.access import SCOPES
 from supercheck_server.feed import Feed
+from supercheck_server.gate import Asking, Gate
 from supercheck_server.history import History, RunFilter, RunRow
 from supercheck_server.view import QueueView, look_at_pool
 
@@ -146,76 +149,88 @@ class Runs:
 ANSWERS: Final[dict[int | str, dict[str, Any]]] = {
     400: {"model": Trouble, "description": "The request cannot be read"},
     401: {"model": Trouble, "description": "No token, or one that is not valid"},
-    403: {"model": Trouble, "description": "Not allowed"},
+    403: {"model": Trouble, "description": "Not allowed: the token has not the scope, or is for another project"},
+    429: {
+        "model": Trouble,
+        "description": "Too many wrong tokens from this address; Retry-After says when to try again",
+    },
     503: {"model": Trouble, "description": "Redis or the database cannot be used now"},
 }
-UNKNOWN: Final[dict[int | str, dict[str, Any]]] = {404: {"model": Trouble, "description": "There is no such run"}}
+UNKNOWN: Final[dict[int | str, dict[str, Any]]] = {
+    404: {"model": Trouble, "description": "There is no such run, or it is of another project than the token"}
+}
 REFUSED: Final[dict[int | str, dict[str, Any]]] = {
-    409: {"model": Trouble, "description": "It cannot be run once more"},
-    429: {"model": Refused, "description": "The queue is full; Retry-After says when to ask again"},
+    409: {"model": Trouble, "description": "It cannot be run once more, or its id is taken"},
+    429: {
+        "model": Refused | Trouble,
+        "description": "The queue is full, or as elsewhere; Retry-After says when to ask again",
+    },
 }
 EVENTS: Final[dict[int | str, dict[str, Any]]] = {
     200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}, "description": "Server-sent events"}
 }
 
 
-def api_routes(dispatcher: Dispatcher, history: History, queue_feed: Callable[[], Feed], *, gate: Depends) -> APIRouter:
+def api_routes(dispatcher: Dispatcher, history: History, queue_feed: Callable[[str], Feed], gate: Gate) -> APIRouter:
     """
     Make the routes.
 
     Args:
-        queue_feed: The feed whose pictures are `queue_of` as JSON.
-        gate: Decides who may come in.
+        queue_feed: The feed for a project, whose pictures are `queue_of` as JSON.
     """
-    routes = APIRouter(prefix="/api/v1", responses=ANSWERS, dependencies=[gate])
+    routes = APIRouter(prefix="/api/v1", responses=ANSWERS)
+    read, submit, admin = ([gate.programs(scope)] for scope in SCOPES)
+    operate = [gate.programs("admin", everywhere=True)]
 
-    @routes.get("/queue", tags=["queue"], summary="Who runs and who waits")
-    def queue() -> Queue:
-        return queue_of(QueueView.look(dispatcher))
+    @routes.get("/queue", tags=["queue"], summary="Who runs and who waits", dependencies=read)
+    def queue(visitor: Asking) -> Queue:
+        return queue_of(QueueView.look(dispatcher, visitor.project))
 
     @routes.get(
         "/queue/events", tags=["queue"], summary="The same, whenever it changes", responses=EVENTS,
-        response_class=StreamingResponse,
+        response_class=StreamingResponse, dependencies=read,
     )  # fmt: skip
-    async def queue_events() -> StreamingResponse:
-        return event_stream(queue_feed())
+    async def queue_events(visitor: Asking) -> StreamingResponse:
+        return event_stream(queue_feed(visitor.project))
 
-    @routes.post("/queue/pause", tags=["queue"], summary="Start nothing new; what runs goes on")
+    @routes.post("/queue/pause", tags=["queue"], summary="Start nothing new; what runs goes on", dependencies=operate)
     def pause() -> Figures:
         return dispatcher.pause(on=True)
 
-    @routes.post("/queue/resume", tags=["queue"], summary="Start runs again")
+    @routes.post("/queue/resume", tags=["queue"], summary="Start runs again", dependencies=operate)
     def resume() -> Figures:
         return dispatcher.pause(on=False)
 
-    @routes.post("/queue/limits", tags=["queue"], summary="Change the limits, at once")
+    @routes.post("/queue/limits", tags=["queue"], summary="Change the limits, at once", dependencies=operate)
     def limits(new: Limits) -> Figures:
         return dispatcher.limits(running=new.running, queued=new.queued, project=new.project)
 
-    @routes.get("/workers", tags=["queue"], summary="Who works on what")
-    def workers() -> PoolStatus:
-        return look_at_pool(dispatcher)
+    @routes.get("/workers", tags=["queue"], summary="Who works on what", dependencies=read)
+    def workers(visitor: Asking) -> PoolStatus:
+        return look_at_pool(dispatcher, visitor.project)
 
-    @routes.get("/runs", tags=["runs"], summary="The runs of the history, the last submitted first")
-    def runs(asked: Annotated[Asked, Query()]) -> Runs:
-        rows = history.runs(asked.filter(), after=asked.after, limit=asked.limit)
+    @routes.get("/runs", tags=["runs"], summary="The runs of the history, the last submitted first", dependencies=read)
+    def runs(asked: Annotated[Asked, Query()], visitor: Asking) -> Runs:
+        wanted = replace(asked.filter(), project=visitor.narrow(asked.project))
+        rows = history.runs(wanted, after=asked.after, limit=asked.limit)
         return Runs(runs=rows, after=rows[-1].key if len(rows) == asked.limit else "")
 
-    @routes.get("/runs/{run_id}", tags=["runs"], summary="Where a run stands", responses=UNKNOWN)
+    @routes.get("/runs/{run_id}", tags=["runs"], summary="Where a run stands", responses=UNKNOWN, dependencies=read)
     def run(run_id: RunPath) -> Run:
         return _known(look_at_run(dispatcher, history, run_id))
 
     @routes.post(
-        "/runs/{run_id}/cancel", tags=["runs"], summary="Cancel a run; its results are kept", responses=UNKNOWN
-    )
-    def cancel(run_id: RunPath, request: Request, how: Cancel | None = None) -> Run:
+        "/runs/{run_id}/cancel", tags=["runs"], summary="Cancel a run; its results are kept", responses=UNKNOWN,
+        dependencies=submit,
+    )  # fmt: skip
+    def cancel(run_id: RunPath, visitor: Asking, how: Cancel | None = None) -> Run:
         now = how is not None and how.now
-        cancel_run(dispatcher, run_id, visitor=request.state.visitor, now=now)
+        cancel_run(dispatcher, run_id, visitor=visitor.name, now=now)
         return _known(look_at_run(dispatcher, history, run_id))
 
     @routes.post(
         "/runs/{run_id}/retry", tags=["runs"], summary="Run a run once more", status_code=201,
-        responses={**UNKNOWN, **REFUSED},
+        responses={**UNKNOWN, **REFUSED}, dependencies=submit,
     )  # fmt: skip
     def again(run_id: RunPath, what: Again | None = None) -> Run:
         _known(look_at_run(dispatcher, history, run_id))
@@ -223,7 +238,9 @@ def api_routes(dispatcher: Dispatcher, history: History, queue_feed: Callable[[]
         made = retry(dispatcher, RunId(run_id), failed=what.failed, nodeid=what.nodeid)
         return _known(look_at_run(dispatcher, history, made))
 
-    @routes.post("/runs/{run_id}/priority", tags=["runs"], summary="Change a run's rank", responses=UNKNOWN)
+    @routes.post(
+        "/runs/{run_id}/priority", tags=["runs"], summary="Change a run's rank", responses=UNKNOWN, dependencies=admin
+    )
     def priority(run_id: RunPath, rank: Rank) -> Run:
         dispatcher.priority(RunId(run_id), priority=rank.priority)
         return _known(look_at_run(dispatcher, history, run_id))
@@ -253,6 +270,18 @@ def event_stream(feed: Feed) -> StreamingResponse:
     """A feed as a response that lasts; no proxy on the way keeps it back."""
     headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
     return StreamingResponse(feed.watch(), media_type="text/event-stream", headers=headers)
+
+
+def projects_of(dispatcher: Dispatcher, history: History, run: str) -> set[str]:
+    """
+    The projects that a run's id belongs to, as the pool and the history know it.
+
+    Ids are made by clients: of two, somebody has taken the id of another's run.
+    """
+    if not re.match(RUN_ID, run):
+        return set()
+    record = history.run(run)
+    return {name for name in (dispatcher.project(RunId(run)), record.project if record else None) if name is not None}
 
 
 def look_at_run(dispatcher: Dispatcher, history: History, run: str) -> Run | None:
@@ -320,5 +349,5 @@ def _percent(done: int, total: int | None) -> float:
 
 def _known(run: Run | None) -> Run:
     if run is None:
-        raise HTTPException(404, "There is no such run.")
+        raise HTTPException(404, NO_RUN)
     return run

@@ -28,15 +28,16 @@ from pytest_supercheck import __version__
 from pytest_supercheck.directory_store import DirectoryStore
 from pytest_supercheck.errors import CannotRetry, QueueFull, SupercheckError, Unreachable
 from pytest_supercheck.event_reader import EventReader
+from pytest_supercheck.http_gateway import NO_RUN
 from pytest_supercheck.local_archive import mark_served
 from pytest_supercheck.redis_gateway import RedisGateway
 from pytest_supercheck.stores import open_store
 from supercheck_server.access import Access
-from supercheck_server.api import Refused, api_routes, queue_of
+from supercheck_server.api import Refused, api_routes, projects_of, queue_of
 from supercheck_server.database import Database
 from supercheck_server.door import door_routes
 from supercheck_server.errors import DatabaseTrouble
-from supercheck_server.feed import Feeds
+from supercheck_server.feed import Feed, Feeds
 from supercheck_server.gate import Gate, sign_in_address
 from supercheck_server.health import health_routes
 from supercheck_server.history import History
@@ -50,6 +51,7 @@ from supercheck_server.retention import Retention
 from supercheck_server.settings import Settings
 from supercheck_server.shelf import Shelf
 from supercheck_server.sign_in import sign_in_routes
+from supercheck_server.throttle import Throttle
 from supercheck_server.view import QueueView
 from supercheck_server.viewer import ViewerFiles, find_viewer
 
@@ -60,7 +62,7 @@ _TITLES: Final = {
     404: "Not found",
     405: "Not here",
     409: "That does not go",
-    429: "The queue is full",
+    429: "Wait a little",
     503: "Not now",
 }
 
@@ -135,31 +137,28 @@ def create_app(parts: Parts) -> FastAPI:
         description="The pool's queue and the history of its runs.",
     )  # fmt: skip
     viewer = find_viewer()
-    gate, renderer = Gate(parts.access), Renderer(has_viewer=viewer is not None)
+    gate = Gate(parts.access, Throttle(), lambda run: projects_of(parts.dispatcher, parts.history, run))
+    renderer = Renderer(has_viewer=viewer is not None)
 
-    def queue_json() -> str:
-        return json.dumps(asdict(queue_of(QueueView.look(parts.dispatcher))))
+    def queue_feed(project: str) -> Feed:
+        def look() -> str:
+            return json.dumps(asdict(queue_of(QueueView.look(parts.dispatcher, project))))
+
+        return parts.feeds.named(f"api queue {project}", look, event="queue")
 
     checks = {"redis": parts.gateway.check, "database": parts.database.check, "store": parts.shelf.check}
     app.include_router(health_routes(checks, parts.metrics))
-    app.include_router(
-        api_routes(
-            parts.dispatcher,
-            parts.history,
-            lambda: parts.feeds.named("api queue", queue_json, event="queue"),
-            gate=gate.programs(),
-        )
-    )
+    app.include_router(api_routes(parts.dispatcher, parts.history, queue_feed, gate))
     reader = EventReader(parts.settings.redis_url or "", password=parts.settings.redis_password)
-    app.include_router(door_routes(parts.dispatcher, reader, lambda: parts.feeds.is_closed, gate=gate.programs()))
-    app.include_router(sign_in_routes(parts.access, renderer))
+    app.include_router(door_routes(parts.dispatcher, reader, lambda: parts.feeds.is_closed, gate))
+    app.include_router(sign_in_routes(parts.access, gate, renderer))
     sources = Sources(
         dispatcher=parts.dispatcher, history=parts.history, shelf=parts.shelf, renderer=renderer, feeds=parts.feeds
     )
-    app.include_router(run_routes(sources, gate=gate.people()))
-    app.include_router(test_routes(sources, gate=gate.people()))
-    app.include_router(live_routes(parts.dispatcher, parts.history, renderer, parts.feeds, gate=gate.people()))
-    app.include_router(form_routes(parts.dispatcher, gate=gate.people()))
+    app.include_router(run_routes(sources, gate))
+    app.include_router(test_routes(sources, gate))
+    app.include_router(live_routes(parts.dispatcher, parts.history, renderer, parts.feeds, gate))
+    app.include_router(form_routes(parts.dispatcher, gate))
     files = StaticFiles(directory=str(resources.files("supercheck_server") / "static"))
     app.mount(f"/static/{static_version()}", files, name="static")
     if viewer is not None:
@@ -213,9 +212,8 @@ def _answer_errors(app: FastAPI, renderer: Renderer) -> None:
 
     @app.exception_handler(RequestValidationError)
     async def on_invalid(request: Request, exc: RequestValidationError) -> Response:
-        places = {str(part) for error in exc.errors() for part in error["loc"]}
-        if "run_id" in places:
-            return answer(request, 404, "There is no such run.")
+        if any(error["loc"][:2] == ("path", "run_id") for error in exc.errors()):
+            return answer(request, 404, NO_RUN)
         first = exc.errors()[0]
         return answer(request, 400, f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}")
 

@@ -21,7 +21,7 @@ from pytest_supercheck.cli import reports_errors, url_option
 from pytest_supercheck.errors import SupercheckError
 
 if TYPE_CHECKING:
-    from supercheck_server.access import Access
+    from supercheck_server.access import Access, Scope
     from supercheck_server.settings import Settings
 
 #: What the extra brings and nothing else does.
@@ -69,14 +69,23 @@ def token() -> None:
 
 @token.command()
 @click.argument("name")
+@click.option("--project", metavar="NAME", help="It is good for this project only. Default: all.")
+@click.option(
+    "--scope",
+    type=click.Choice(["read", "submit", "admin"]),
+    help="To see; also to submit, stop and retry runs; everything. Default: submit with --project, else admin.",
+)
 @click.option(
     "--days", type=click.IntRange(1, 36500), metavar="N", help="It lapses after so many days. Default: never."
 )
 @reports_errors
-def create(name: str, days: int | None) -> None:
+def create(name: str, project: str | None, scope: Scope | None, days: int | None) -> None:
     """Make a token and print it; it is shown this once."""
+    if project is not None and not 1 <= len(project) <= 200:
+        # An empty one, as of a variable that is not set, would be all of them.
+        raise click.UsageError("--project: a project's name has 1 to 200 characters")
     with _access() as access:
-        _, secret = access.create(name, days=days)
+        _, secret = access.create(name, project=project or "", scope=scope, days=days)
     click.echo(secret)
 
 
@@ -87,7 +96,8 @@ def list_tokens() -> None:
     with _access() as access:
         for one in access.list():
             state = "revoked" if one.revoked_ms else f"lapses {_day(one.expires_ms)}" if one.expires_ms else "valid"
-            click.echo(f"{one.id}  {_day(one.created_ms)}  {state:<18}  {one.name}")
+            good_for = f"{one.scope:<6}  {one.project or '(all projects)'}"
+            click.echo(f"{one.id}  {_day(one.created_ms)}  {state:<18}  {good_for}  {one.name}")
 
 
 @token.command()

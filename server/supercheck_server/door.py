@@ -11,7 +11,6 @@ from collections.abc import AsyncIterator, Callable
 from typing import Annotated, Final, Literal
 
 from fastapi import APIRouter, Header
-from fastapi.params import Depends
 from pydantic import BaseModel, Field
 from starlette.responses import StreamingResponse
 
@@ -19,8 +18,9 @@ from pytest_supercheck.dispatch import Dispatcher
 from pytest_supercheck.errors import SupercheckError
 from pytest_supercheck.event_reader import EventReader
 from pytest_supercheck.model import Admission, How, Priority, RunId, RunRequest, RunStatus
-from supercheck_server.api import ANSWERS, EVENTS, REFUSED, RUN_ID, RunPath
+from supercheck_server.api import ANSWERS, EVENTS, REFUSED, RUN_ID, UNKNOWN, RunPath
 from supercheck_server.feed import PING, PING_S
+from supercheck_server.gate import Asking, Gate
 
 #: Seconds for which one read waits.
 READ_S: Final = 1.0
@@ -71,40 +71,38 @@ class Stop(BaseModel):
     message: Annotated[str, Field(max_length=2000)] = ""
 
 
-def door_routes(
-    dispatcher: Dispatcher, reader: EventReader, is_closing: Callable[[], bool], *, gate: Depends
-) -> APIRouter:
+def door_routes(dispatcher: Dispatcher, reader: EventReader, is_closing: Callable[[], bool], gate: Gate) -> APIRouter:
     """
     Make the routes.
 
     Args:
         reader: Reads runs' results.
         is_closing: Whether readers are to go: they come back, to another server or to this one's successor.
-        gate: Decides who may come in.
     """
-    routes = APIRouter(prefix="/api/v1", tags=["sessions"], responses=ANSWERS, dependencies=[gate])
+    routes = APIRouter(prefix="/api/v1", tags=["sessions"], responses=ANSWERS, dependencies=[gate.programs("submit")])
 
-    @routes.post("/runs", summary="Submit a run", status_code=201, responses={429: REFUSED[429]})
-    def submit(submission: Submission) -> Admission:
+    @routes.post("/runs", summary="Submit a run", status_code=201, responses=REFUSED)
+    def submit(submission: Submission, visitor: Asking) -> Admission:
+        gate.check_submission(visitor, submission.run_id, submission.project)
         return dispatcher.submit(submission.request())
 
-    @routes.post("/runs/{run_id}/items", summary="Hand over a run's items, once")
+    @routes.post("/runs/{run_id}/items", summary="Hand over a run's items, once", responses=UNKNOWN)
     def offer(run_id: RunPath, items: Items) -> Taken:
         joined = [index for index in items.joined if index < len(items.names)]
         taken = dispatcher.offer(RunId(run_id), items.names, single=items.single, joined=joined)
         return Taken(taken=taken)
 
-    @routes.post("/runs/{run_id}/keep", summary="Say that the session still wants its run")
+    @routes.post("/runs/{run_id}/keep", summary="Say that the session still wants its run", responses=UNKNOWN)
     def keep(run_id: RunPath) -> RunStatus:
         return dispatcher.keep(RunId(run_id))
 
-    @routes.post("/runs/{run_id}/stop", summary="Stop a run as its session does")
+    @routes.post("/runs/{run_id}/stop", summary="Stop a run as its session does", responses=UNKNOWN)
     def stop(run_id: RunPath, how: Stop) -> RunStatus:
         return dispatcher.cancel(RunId(run_id), outcome=how.outcome, how=how.how, message=how.message)
 
     @routes.get(
         "/runs/{run_id}/events", summary="A run's results, from the beginning or after Last-Event-ID, as they come",
-        responses=EVENTS, response_class=StreamingResponse,
+        responses={**EVENTS, **UNKNOWN}, response_class=StreamingResponse,
     )  # fmt: skip
     async def events(
         run_id: RunPath, last_event_id: Annotated[str, Header(pattern=_ENTRY_ID)] = "0"

@@ -1,13 +1,16 @@
 """
 The gate in front of the routes: who is asking, may they, and does the request come from a page of ours.
 
-Between HTTP and `access`. Answers 401 and 403 as JSON to programs and as pages to people.
+Between HTTP and `access`. Each route says which scope it needs; all decisions about it are here. Answers 401, 403, 404
+and 429 as JSON to programs and as pages to people.
 """
 
 from __future__ import annotations
 
 import ipaddress
+import math
 import secrets
+from collections.abc import Callable
 from typing import Annotated, Final
 from urllib.parse import quote, urlsplit
 
@@ -17,7 +20,19 @@ from fastapi.security import HTTPBearer
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
-from supercheck_server.access import SESSION_S, Access, form_token, is_form_token
+from pytest_supercheck.http_gateway import NO_RUN
+from supercheck_server.access import (
+    LOCAL,
+    NOBODY,
+    SESSION_S,
+    Access,
+    Scope,
+    Token,
+    Visitor,
+    form_token,
+    is_form_token,
+)
+from supercheck_server.throttle import Throttle
 
 #: The browser's cookie. Without a session it only ties forms to the browser.
 COOKIE: Final = "supercheck"
@@ -34,47 +49,104 @@ _BEARER: Final = HTTPBearer(auto_error=False, description="A token, as `superche
 class Gate:
     """Decides about requests; its two dependencies stand before all routes but health, sign-in and static files."""
 
-    def __init__(self, access: Access) -> None:
-        self._access = access
+    def __init__(self, access: Access, throttle: Throttle, projects_of: Callable[[str], set[str]]) -> None:
+        """
+        Make the gate.
 
-    def programs(self) -> Dependency:
-        """The dependency of the HTTP API: a token, or a browser's session or an open server and no foreign page."""
+        Args:
+            projects_of: The projects that a run's id belongs to: none when there is no such run.
+        """
+        self._access = access
+        self._throttle = throttle
+        self._projects_of = projects_of
+
+    def programs(self, scope: Scope, *, everywhere: bool = False) -> Dependency:
+        """
+        The dependency of the HTTP API: a token, or a browser's session or an open server and no foreign page.
+
+        Args:
+            scope: What the route needs.
+            everywhere: It concerns all projects, so a token for one is not enough.
+        """
 
         def check(request: Request, _shown: Annotated[object, Depends(_BEARER)]) -> None:
-            self._let_in(request)
+            self._let_in(request, scope, everywhere)
             by_token = "authorization" in request.headers
             if by_token or request.method in _SAFE:
                 return
             check_origin(request)
-            if request.state.signed_in and not is_form_token(cookie_of(request), request.headers.get(HEADER, "")):
+            if visitor_of(request).signed_in and not is_form_token(cookie_of(request), request.headers.get(HEADER, "")):
                 raise HTTPException(403, f"A browser's request needs its page's form token in {HEADER}.")
 
         dependency: Dependency = Depends(check)
         return dependency
 
-    def people(self) -> Dependency:
-        """The dependency of pages: a browser's session or an open server, and for forms their token."""
+    def people(self, scope: Scope, *, everywhere: bool = False) -> Dependency:
+        """The dependency of pages, as `programs`: a browser's session or an open server, and for forms their token."""
 
         async def check(request: Request) -> None:
-            await run_in_threadpool(self._let_in, request)
+            await run_in_threadpool(self._let_in, request, scope, everywhere)
             if request.method not in _SAFE:
                 await check_form(request)
 
         dependency: Dependency = Depends(check)
         return dependency
 
-    def _let_in(self, request: Request) -> None:
+    def check_submission(self, visitor: Visitor, run: str, project: str) -> None:
+        """
+        Require that a run may be submitted for a project: that is in the request's body, which no dependency sees.
+
+        Raises:
+            HTTPException: 403 for another project than the visitor's, 409 for an id that another project has.
+        """
+        if visitor.narrow(project) != project:
+            raise HTTPException(
+                403,
+                f"This token is for the project {visitor.project!r}, and the run is of {project!r}. "
+                "Say with --supercheck-project which one it is of.",
+            )
+        if visitor.project and self._projects_of(run) - {project}:
+            raise HTTPException(409, "This run's id is taken. Submit it with another one.")
+
+    def token_of(self, request: Request, secret: str) -> Token | None:
+        """
+        The valid token with that secret.
+
+        Raises:
+            HTTPException: 429 when too many wrong ones have come from the same address; this one was not looked at.
+        """
+        address = request.client.host if request.client else ""
+        if wait_s := self._throttle.wait_s(address, secret):
+            headers = {"Retry-After": str(math.ceil(wait_s))}
+            raise HTTPException(429, "Too many wrong tokens have come from your address. Wait a minute.", headers)
+        token = self._access.by_secret(secret)
+        self._throttle.note(address, secret, right=token is not None)
+        return token
+
+    def _let_in(self, request: Request, scope: Scope, everywhere: bool) -> None:
+        asking = request.state.visitor = self._recognise(request)
+        if not asking.may(scope):
+            raise HTTPException(403, f"This needs a token with the scope {scope!r}; yours has {asking.scope!r}.")
+        if not asking.may(scope, everywhere=everywhere):
+            raise HTTPException(
+                403, f"This concerns all projects: it needs a token with the scope {scope!r} that is not for one only."
+            )
+        run = request.path_params.get("run_id")
+        # What belongs to nobody and what belongs to others cost the same questions, and get the same answer.
+        if run is not None and asking.project and self._projects_of(run) != {asking.project}:
+            raise HTTPException(404, NO_RUN)
+
+    def _recognise(self, request: Request) -> Visitor:
         kind, _, secret = request.headers.get("authorization", "").partition(" ")
         if kind:
-            token = self._access.by_secret(secret.strip()) if kind.lower() == "bearer" else None
+            token = self.token_of(request, secret.strip()) if kind.lower() == "bearer" else None
             if token is None:
                 raise _unauthorized("This token is unknown, revoked or has expired.")
         else:
             token = self._access.by_cookie(cookie_of(request)) if cookie_of(request) else None
-        request.state.signed_in = token is not None
-        request.state.visitor = token.name if token else "local"
         if token is None:
             self._let_in_unknown(request)
+        return Visitor.of(token) if token else LOCAL
 
     def _let_in_unknown(self, request: Request) -> None:
         if not self._access.is_open():
@@ -86,6 +158,20 @@ class Gate:
                 "No token has been made yet, so this server answers under a local name only: use "
                 "http://127.0.0.1, or make a token with 'supercheck token create' and sign in.",
             )
+
+
+def visitor_of(request: Request) -> Visitor:
+    """Who asks; nobody in particular before the gate has seen them."""
+    found: Visitor = getattr(request.state, "visitor", NOBODY)
+    return found
+
+
+async def _asking(request: Request) -> Visitor:
+    return visitor_of(request)
+
+
+#: A route's parameter: who asks, as the gate has found.
+Asking = Annotated[Visitor, Depends(_asking)]
 
 
 def is_local(host: str) -> bool:

@@ -28,6 +28,8 @@ _KEY_LIMIT: Final = 1 << 62
 LOAD_MINUTES: Final = 48 * 60
 #: Characters of a search that are looked at.
 SEARCH_LIMIT: Final = 200
+#: Runs of one project that are looked through for what they can be chosen by.
+CHOICE_RUNS: Final = 1000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -349,19 +351,25 @@ class History:
         rows = self._all(query.offset(number - 1).limit(1))
         return _run(rows[0]) if rows else None
 
-    def undelivered(self) -> int:
-        """How many recorded runs wait for the store."""
+    def undelivered(self, project: str = "") -> int:
+        """How many recorded runs wait for the store, of one project or of all."""
         query = select(func.count()).select_from(runs).where(runs.c.delivered == 0, runs.c.verdict != "live")
-        return self._count(query)
+        return self._count(query.where(runs.c.project == project) if project else query)
 
-    def choices(self, column: str) -> list[str]:
+    def choices(self, column: str, project: str = "") -> list[str]:
         """
         The different values of a column of the runs, by leaps through its index.
 
         Args:
             column: `project`, `verdict`, `branch` or `trigger`.
+            project: Only those of its last 1,000 runs; empty for all of all projects.
         """
         values = runs.c[column]
+        if project:
+            last = select(values.label("value")).where(runs.c.project == project)
+            last = last.order_by(runs.c.submitted_ms.desc(), runs.c.no.desc()).limit(CHOICE_RUNS)
+            some = select(last.subquery().c.value).distinct().order_by("value")
+            return [row["value"] for row in self._all(some) if row["value"]]
         first = select(func.min(values).label("value"))
         leaps = first.cte("leaps", recursive=True)
         following = select(func.min(values)).where(values > leaps.c.value).scalar_subquery()
@@ -446,9 +454,10 @@ class History:
         query = select(*columns).where(executions.c.run_no == run_no)
         return [ExecutionRow(**row) for row in self._all(query.order_by(executions.c.started_ms).limit(500))]
 
-    def test(self, key: str) -> TestRow | None:
-        """The test with that key."""
-        rows = self._all(_tests().where(tests.c.key == key))
+    def test(self, key: str, project: str = "") -> TestRow | None:
+        """The test with that key, if it is of that project, or of any."""
+        query = _tests().where(tests.c.key == key)
+        rows = self._all(query.where(tests.c.project == project) if project else query)
         return TestRow(**rows[0]) if rows else None
 
     def test_results(self, test_no: int) -> list[TestResult]:
@@ -523,8 +532,11 @@ class History:
         )  # fmt: skip
         return [CauseRow(**row) for row in self._all(named)]
 
-    def cause_failures(self, key: str, *, limit: int = PAGE_ROWS) -> list[CauseFailure]:
-        """The last failures of one cause, the newest first."""
+    def cause_failures(self, key: str, project: str = "", *, limit: int = PAGE_ROWS) -> list[CauseFailure]:
+        """The last failures of one cause, the newest first, if it is of that project, or of any."""
+        cause = select(causes.c.no).where(causes.c.key == key)
+        if project:
+            cause = cause.where(causes.c.project == project)
         query = (
             select(
                 runs.c.id.label("run"),
@@ -539,7 +551,7 @@ class History:
             .join(tests, tests.c.no == failures.c.test_no)
             .join(runs, runs.c.no == failures.c.run_no)
             .join(causes, causes.c.no == failures.c.cause_no)
-            .where(failures.c.cause_no == select(causes.c.no).where(causes.c.key == key).scalar_subquery())
+            .where(failures.c.cause_no == cause.scalar_subquery())
             .order_by(failures.c.run_no.desc(), failures.c.position)
         )
         return [CauseFailure(**row) for row in self._all(query.limit(limit))]

@@ -7,71 +7,82 @@ Between people and the dispatcher. Every change works without JavaScript, as a f
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Form, HTTPException, Request
-from fastapi.params import Depends
 from starlette.responses import HTMLResponse, RedirectResponse, Response, StreamingResponse
 
 from pytest_supercheck.dispatch import Dispatcher
-from pytest_supercheck.model import PRIORITIES, PoolStatus, RunId
+from pytest_supercheck.model import PRIORITIES, RunId
 from pytest_supercheck.retry import retry
 from supercheck_server import charts
+from supercheck_server.access import SCOPES, Visitor
 from supercheck_server.api import RunPath, cancel_run, event_stream
-from supercheck_server.feed import Feeds
+from supercheck_server.feed import Feed, Feeds
+from supercheck_server.gate import Asking, Gate
 from supercheck_server.history import LOAD_MINUTES, History
 from supercheck_server.render import Renderer
-from supercheck_server.view import QueueView, look_at_pool
+from supercheck_server.view import HIDDEN, QueueView, look_at_pool
 
 
-def live_routes(
-    dispatcher: Dispatcher, history: History, renderer: Renderer, feeds: Feeds, *, gate: Depends
-) -> APIRouter:
+def live_routes(dispatcher: Dispatcher, history: History, renderer: Renderer, feeds: Feeds, gate: Gate) -> APIRouter:
     """The routes that show."""
-    routes = APIRouter(include_in_schema=False, dependencies=[gate], default_response_class=HTMLResponse)
+    routes = APIRouter(include_in_schema=False, dependencies=[gate.people("read")], default_response_class=HTMLResponse)
 
-    def queue_text() -> str:
-        return renderer.text("queue_live.html", view=QueueView.look(dispatcher))
+    def look_at_queue(visitor: Visitor) -> dict[str, Any]:
+        return {"view": QueueView.look(dispatcher, visitor.project)}
 
-    def workers_text() -> str:
-        return renderer.text("workers_live.html", **_workers(look_at_pool(dispatcher)))
+    def look_at_workers(visitor: Visitor) -> dict[str, Any]:
+        pool = look_at_pool(dispatcher, visitor.project)
+        return {"pool": pool, "by_job": {one.job: one for one in pool.executions if one.job != HIDDEN}}
+
+    def feed(name: str, look: Callable[[Visitor], dict[str, Any]], visitor: Visitor) -> Feed:
+        # One for those who see the same, of the pool and of its buttons.
+        return feeds.named(
+            f"{name} {visitor.scope} {visitor.project}",
+            lambda: renderer.text(f"{name}_live.html", visitor, **look(visitor)),
+            event=name,
+        )
 
     @routes.get("/queue")
-    def queue(request: Request) -> Response:
+    def queue(request: Request, visitor: Asking) -> Response:
         now_minute = int(time.time() // 60)
         chart = charts.load(history.loads(now_minute - LOAD_MINUTES), now_minute)
-        return renderer.page(request, "queue.html", title="Queue", view=QueueView.look(dispatcher), load=chart)
+        return renderer.page(request, "queue.html", title="Queue", load=chart, **look_at_queue(visitor))
 
     @routes.get("/queue/live")
-    async def queue_live() -> StreamingResponse:
-        return event_stream(feeds.named("queue", queue_text))
+    async def queue_live(visitor: Asking) -> StreamingResponse:
+        return event_stream(feed("queue", look_at_queue, visitor))
 
     @routes.get("/workers")
-    def workers(request: Request) -> Response:
-        return renderer.page(request, "workers.html", title="Workers", **_workers(look_at_pool(dispatcher)))
+    def workers(request: Request, visitor: Asking) -> Response:
+        return renderer.page(request, "workers.html", title="Workers", **look_at_workers(visitor))
 
     @routes.get("/workers/live")
-    async def workers_live() -> StreamingResponse:
-        return event_stream(feeds.named("workers", workers_text))
+    async def workers_live(visitor: Asking) -> StreamingResponse:
+        return event_stream(feed("workers", look_at_workers, visitor))
 
     return routes
 
 
-def form_routes(dispatcher: Dispatcher, *, gate: Depends) -> APIRouter:
+def form_routes(dispatcher: Dispatcher, gate: Gate) -> APIRouter:
     """The routes that change."""
-    routes = APIRouter(include_in_schema=False, dependencies=[gate], default_response_class=HTMLResponse)
+    routes = APIRouter(include_in_schema=False, default_response_class=HTMLResponse)
+    _, submit, admin = ([gate.people(scope)] for scope in SCOPES)
+    operate = [gate.people("admin", everywhere=True)]
 
-    @routes.post("/queue/pause")
+    @routes.post("/queue/pause", dependencies=operate)
     def pause(request: Request) -> Response:
         dispatcher.pause(on=True)
         return done(request, "/queue")
 
-    @routes.post("/queue/resume")
+    @routes.post("/queue/resume", dependencies=operate)
     def resume(request: Request) -> Response:
         dispatcher.pause(on=False)
         return done(request, "/queue")
 
-    @routes.post("/queue/limits")
+    @routes.post("/queue/limits", dependencies=operate)
     def limits(
         request: Request,
         running: Annotated[str, Form()] = "",
@@ -81,19 +92,19 @@ def form_routes(dispatcher: Dispatcher, *, gate: Depends) -> APIRouter:
         dispatcher.limits(running=_number(running), queued=_number(queued), project=project.strip() or None)
         return done(request, "/queue")
 
-    @routes.post("/runs/{run_id}/cancel")
-    def cancel(request: Request, run_id: RunPath, now: Annotated[bool, Form()] = False) -> Response:
-        cancel_run(dispatcher, run_id, visitor=request.state.visitor, now=now)
+    @routes.post("/runs/{run_id}/cancel", dependencies=submit)
+    def cancel(request: Request, run_id: RunPath, visitor: Asking, now: Annotated[bool, Form()] = False) -> Response:
+        cancel_run(dispatcher, run_id, visitor=visitor.name, now=now)
         return done(request, f"/runs/{run_id}")
 
-    @routes.post("/runs/{run_id}/retry")
+    @routes.post("/runs/{run_id}/retry", dependencies=submit)
     def again(
         run_id: RunPath, failed: Annotated[bool, Form()] = False, nodeid: Annotated[str, Form()] = ""
     ) -> Response:
         made = retry(dispatcher, RunId(run_id), failed=failed, nodeid=nodeid)
         return RedirectResponse(f"/runs/{made}", 303)
 
-    @routes.post("/runs/{run_id}/priority")
+    @routes.post("/runs/{run_id}/priority", dependencies=admin)
     def priority(request: Request, run_id: RunPath, priority: Annotated[str, Form()]) -> Response:
         if priority not in PRIORITIES:
             raise HTTPException(400, f"A priority is one of {', '.join(PRIORITIES)}.")
@@ -106,10 +117,6 @@ def form_routes(dispatcher: Dispatcher, *, gate: Depends) -> APIRouter:
 def done(request: Request, address: str) -> Response:
     """The answer to a form: nothing for a script, which sees the change live, else the page it came from."""
     return Response(status_code=204) if "hx-request" in request.headers else RedirectResponse(address, 303)
-
-
-def _workers(pool: PoolStatus) -> dict[str, Any]:
-    return {"pool": pool, "by_job": {execution.job: execution for execution in pool.executions}}
 
 
 def _number(text: str) -> int | None:

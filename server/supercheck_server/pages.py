@@ -8,25 +8,27 @@ from __future__ import annotations
 
 import re
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta, timezone
 from typing import Annotated, Any, Final
 from urllib.parse import urlencode
 
 from fastapi import APIRouter, Header, HTTPException, Query, Request
-from fastapi.params import Depends
 from pydantic import BaseModel, Field
 from starlette.responses import HTMLResponse, RedirectResponse, Response, StreamingResponse
 
 from pytest_supercheck.archive import PAGE
 from pytest_supercheck.dispatch import Dispatcher
 from pytest_supercheck.errors import NotStored
+from pytest_supercheck.http_gateway import NO_RUN
 from pytest_supercheck.model import PoolExecution, RunId
 from pytest_supercheck.report import script_source
 from pytest_supercheck.store import BadKey, check_key, headers
 from supercheck_server import charts
+from supercheck_server.access import NOBODY
 from supercheck_server.api import Run, RunPath, event_stream, look_at_run
 from supercheck_server.feed import Feeds
+from supercheck_server.gate import Asking, Gate
 from supercheck_server.history import PAGE_ROWS, Comparison, History, RunFilter, RunRow
 from supercheck_server.render import Renderer
 from supercheck_server.shelf import Shelf
@@ -94,23 +96,23 @@ class RunQuery(BaseModel):
         return urlencode({name: value for name, value in {**asked, **changes}.items() if value})
 
 
-def run_routes(sources: Sources, *, gate: Depends) -> APIRouter:
+def run_routes(sources: Sources, gate: Gate) -> APIRouter:
     """The routes of runs."""
-    routes = APIRouter(include_in_schema=False, dependencies=[gate], default_response_class=HTMLResponse)
+    routes = APIRouter(include_in_schema=False, dependencies=[gate.people("read")], default_response_class=HTMLResponse)
     history, renderer = sources.history, sources.renderer
 
     @routes.get("/")
-    def runs(request: Request, wanted: Annotated[RunQuery, Query()]) -> Response:
-        rows = history.runs(wanted.filter(), after=wanted.after)
+    def runs(request: Request, wanted: Annotated[RunQuery, Query()], visitor: Asking) -> Response:
+        rows = history.runs(replace(wanted.filter(), project=visitor.narrow(wanted.project)), after=wanted.after)
         page: dict[str, Any] = {
             "rows": rows,
             "wanted": wanted,
-            "projects": history.choices("project"),
-            "verdicts": history.choices("verdict"),
-            "triggers": history.choices("trigger"),
+            "projects": history.choices("project", visitor.project),
+            "verdicts": history.choices("verdict", visitor.project),
+            "triggers": history.choices("trigger", visitor.project),
             "spark": charts.pass_rates([row.pass_rate for row in reversed(rows) if row.done]),
             "more": f"/?{wanted.link(after=rows[-1].key)}" if len(rows) == PAGE_ROWS else "",
-            "undelivered": history.undelivered(),
+            "undelivered": history.undelivered(visitor.project),
         }
         return renderer.page(request, "runs.html", title="Runs", **page)
 
@@ -131,7 +133,8 @@ def run_routes(sources: Sources, *, gate: Depends) -> APIRouter:
     @routes.get("/runs/{run_id}/live")
     async def run_live(run_id: RunPath) -> StreamingResponse:
         def look() -> str:
-            return renderer.text("run_live.html", **_live(sources, run_id))
+            # It has no buttons: whoever may see the run sees the same.
+            return renderer.text("run_live.html", NOBODY, **_live(sources, run_id))
 
         return event_stream(sources.feeds.named(f"run {run_id}", look, event="run"))
 
@@ -149,14 +152,14 @@ def run_routes(sources: Sources, *, gate: Depends) -> APIRouter:
     return routes
 
 
-def test_routes(sources: Sources, *, gate: Depends) -> APIRouter:
+def test_routes(sources: Sources, gate: Gate) -> APIRouter:
     """The routes of tests."""
-    routes = APIRouter(include_in_schema=False, dependencies=[gate], default_response_class=HTMLResponse)
+    routes = APIRouter(include_in_schema=False, dependencies=[gate.people("read")], default_response_class=HTMLResponse)
     history, renderer = sources.history, sources.renderer
 
     @routes.get("/tests/{key}")
-    def test(request: Request, key: str) -> Response:
-        row = history.test(key)
+    def test(request: Request, key: str, visitor: Asking) -> Response:
+        row = history.test(key, visitor.project)
         if row is None:
             raise HTTPException(404, "There is no such test.")
         results = history.test_results(row.no)
@@ -170,33 +173,38 @@ def test_routes(sources: Sources, *, gate: Depends) -> APIRouter:
         return renderer.page(request, "test.html", title="Test", **page)
 
     @routes.get("/flaky")
-    def flaky(request: Request, project: Text = "", after: Text = "") -> Response:
+    def flaky(request: Request, visitor: Asking, project: Text = "", after: Text = "") -> Response:
+        project = visitor.narrow(project)
         rows = history.flaky(project, after=after)
         more = _more("/flaky", project, f"{rows[-1].flakiness!r}-{rows[-1].no}") if len(rows) == PAGE_ROWS else ""
-        page: dict[str, Any] = {"rows": rows, "project": project, "projects": history.choices("project"), "more": more}
+        choices = history.choices("project", visitor.project)
+        page: dict[str, Any] = {"rows": rows, "project": project, "projects": choices, "more": more}
         return renderer.page(request, "flaky.html", title="Flaky tests", **page)
 
     @routes.get("/slow")
-    def slow(request: Request, project: Text = "", after: Text = "") -> Response:
+    def slow(request: Request, visitor: Asking, project: Text = "", after: Text = "") -> Response:
+        project = visitor.narrow(project)
         rows = history.slow(project, after=after)
         more = _more("/slow", project, f"{rows[-1].mean_us}-{rows[-1].no}") if len(rows) == PAGE_ROWS else ""
-        page: dict[str, Any] = {"rows": rows, "project": project, "projects": history.choices("project"), "more": more}
+        choices = history.choices("project", visitor.project)
+        page: dict[str, Any] = {"rows": rows, "project": project, "projects": choices, "more": more}
         return renderer.page(request, "slow.html", title="Slow tests", **page)
 
     @routes.get("/failures")
-    def failures(request: Request, project: Text = "") -> Response:
+    def failures(request: Request, visitor: Asking, project: Text = "") -> Response:
+        project = visitor.narrow(project)
         rows = history.causes(project, since_ms=round((time.time() - FAILURE_DAYS * 86400) * 1000))
         page: dict[str, Any] = {
             "rows": rows,
             "project": project,
-            "projects": history.choices("project"),
+            "projects": history.choices("project", visitor.project),
             "days": FAILURE_DAYS,
         }
         return renderer.page(request, "failures.html", title="Failures by cause", **page)
 
     @routes.get("/failures/{key}")
-    def cause(request: Request, key: str) -> Response:
-        rows = history.cause_failures(key)
+    def cause(request: Request, key: str, visitor: Asking) -> Response:
+        rows = history.cause_failures(key, visitor.project)
         if not rows:
             raise HTTPException(404, "There is no such cause, or no failure of it any more.")
         return renderer.page(request, "cause.html", title="Failures of one cause", rows=rows)
@@ -257,7 +265,7 @@ def _file(shelf: Shelf, key: str, policy: str, wanted: str) -> Response:
 
 def _found(run: Run | None) -> Run:
     if run is None:
-        raise HTTPException(404, "There is no such run.")
+        raise HTTPException(404, NO_RUN)
     return run
 
 

@@ -19,8 +19,10 @@ from starlette.responses import HTMLResponse
 
 from pytest_supercheck.model import PoolExecution, PoolWorker
 from pytest_supercheck.report import is_trace
+from supercheck_server.access import Visitor
 from supercheck_server.charts import strip_paths
-from supercheck_server.gate import keep_cookie, page_token
+from supercheck_server.gate import keep_cookie, page_token, visitor_of
+from supercheck_server.view import HIDDEN
 
 #: Nothing but our own files, no inline script or style, in nobody's frame.
 CONTENT_SECURITY_POLICY: Final = (
@@ -56,7 +58,7 @@ class Renderer:
             trim_blocks=True,
             lstrip_blocks=True,
         )
-        self._templates.globals.update(version=static_version(), has_viewer=has_viewer)
+        self._templates.globals.update(version=static_version(), has_viewer=has_viewer, hidden=HIDDEN)
         self._templates.filters.update(
             ago=_ago,
             iso=_iso,
@@ -70,9 +72,9 @@ class Renderer:
             tone=lambda word: _TONES.get(word, ""),
         )
 
-    def text(self, template: str, **context: Any) -> str:
-        """Render a part of a page that is the same for everybody: its forms have no token of their own."""
-        return self._templates.get_template(template).render(form_token="", **context)
+    def text(self, template: str, visitor: Visitor, **context: Any) -> str:
+        """Render a part of a page that is the same for all visitors of a kind: its forms have no token of their own."""
+        return self._templates.get_template(template).render(form_token="", visitor=visitor, **context)
 
     def page(self, request: Request, template: str, *, status: int = 200, **context: Any) -> HTMLResponse:
         """
@@ -81,13 +83,8 @@ class Renderer:
         Args:
             status: Of HTTP.
         """
-        visitor = {
-            "signed_in": getattr(request.state, "signed_in", False),
-            "visitor": getattr(request.state, "visitor", ""),
-            "form_token": page_token(request),
-            "here": request.url.path,
-        }
-        html = self._templates.get_template(template).render({**visitor, "status": status, **context})
+        asked = {"visitor": visitor_of(request), "form_token": page_token(request), "here": request.url.path}
+        html = self._templates.get_template(template).render({**asked, "status": status, **context})
         response = HTMLResponse(html, status_code=status, headers={"Cache-Control": "no-store"})
         keep_cookie(request, response)
         return response

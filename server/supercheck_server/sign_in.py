@@ -10,12 +10,12 @@ from fastapi import APIRouter, Depends, Form, Request
 from starlette.responses import RedirectResponse, Response
 
 from supercheck_server.access import Access
-from supercheck_server.gate import check_form, cookie_of, set_cookie
+from supercheck_server.gate import Gate, check_form, cookie_of, set_cookie
 from supercheck_server.render import Renderer
 
 
-def sign_in_routes(access: Access, renderer: Renderer) -> APIRouter:
-    """Make the routes; the gate does not stand before them."""
+def sign_in_routes(access: Access, gate: Gate, renderer: Renderer) -> APIRouter:
+    """Make the routes; the gate does not stand before them, and only says whose token it is."""
     routes = APIRouter(include_in_schema=False)
 
     @routes.get("/sign-in")
@@ -28,12 +28,12 @@ def sign_in_routes(access: Access, renderer: Renderer) -> APIRouter:
         secret: Annotated[str, Form(max_length=200)] = "",
         next: Annotated[str, Form()] = "/",  # noqa: A002 - the field's name
     ) -> Response:
-        cookie = access.sign_in(secret.strip())
-        if cookie is None:
+        token = gate.token_of(request, secret.strip())
+        if token is None:
             page = {"title": "Sign in", "wrong": True, "next": _own(next)}
             return renderer.page(request, "sign_in.html", status=401, **page)
         response = RedirectResponse(_own(next), 303)
-        set_cookie(request, response, cookie)
+        set_cookie(request, response, access.sign_in(token))
         return response
 
     @routes.post("/sign-out", dependencies=[Depends(check_form)])

@@ -188,6 +188,10 @@ tokens: Final = Table(
     metadata,
     Column("id", Text, primary_key=True),
     Column("name", Text, nullable=False),
+    # The one that it is good for; empty for all.
+    Column("project", Text, nullable=False),
+    # `read`, `submit` or `admin`.
+    Column("scope", Text, nullable=False),
     Column("hash", Text, nullable=False),
     Column("created_ms", BigInteger, nullable=False),
     Column("expires_ms", BigInteger),

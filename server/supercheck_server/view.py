@@ -10,17 +10,19 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from pytest_supercheck.dispatch import Dispatcher
-from pytest_supercheck.model import PoolExecution, PoolStatus, QueueStatus, RunId
+from pytest_supercheck.model import JobId, PoolExecution, PoolStatus, QueuedRun, QueueStatus, RunId
 
 #: Lines of a run's log that are shown.
 LOG_LINES: Final = 30
+#: Stands for ids and names of what belongs to other projects; no id looks like it.
+HIDDEN: Final = "?"
 #: What became of a run, by the kind of its state's entry; `dispatch.lua` writes them.
 LOG_WORDS: Final = {
     "submitted": "submitted",
     "promoted": "execution {n} promoted to {worker}",
     "begin": "execution {n} begins on {worker}",
     "chunk": "execution {n} takes {count} of the tests, from number {a}",
-    "yield": "execution {n} is to leave: run {for} waits for a slot",
+    "yield": "execution {n} is to leave: another run waits for a slot",
     "left": "execution {n} has left",
     "lapsed": "execution {n} was lost with {worker}; what it had not reported is given out again",
     "end": "ended: {outcome}",
@@ -37,23 +39,56 @@ class QueueView:
     pool: PoolStatus
 
     @classmethod
-    def look(cls, dispatcher: Dispatcher) -> QueueView:
-        """Ask the dispatcher, twice: something may have happened between."""
-        return cls(queue=dispatcher.queue(), pool=look_at_pool(dispatcher))
+    def look(cls, dispatcher: Dispatcher, project: str = "") -> QueueView:
+        """
+        Ask the dispatcher, twice: something may have happened between.
+
+        Args:
+            project: Of what belongs to others, only that it exists is shown; empty for all.
+        """
+        queue = dispatcher.queue()
+        runs = tuple(one if project in ("", one.project) else _hide_run(one) for one in queue.runs)
+        return cls(queue=replace(queue, runs=runs), pool=look_at_pool(dispatcher, project))
 
     def executions_by_run(self) -> dict[str, list[PoolExecution]]:
-        """The executions of each run, by number."""
+        """The executions of each run that is not hidden, by number."""
         found = defaultdict[str, list[PoolExecution]](list)
         for execution in self.pool.executions:
-            found[execution.run].append(execution)
+            if execution.run != HIDDEN:
+                found[execution.run].append(execution)
         return dict(found)
 
 
-def look_at_pool(dispatcher: Dispatcher) -> PoolStatus:
-    """The workers and the executions, with the ids of their tests as pytest has them."""
+def look_at_pool(dispatcher: Dispatcher, project: str = "") -> PoolStatus:
+    """
+    The workers and the executions, with the ids of their tests as pytest has them.
+
+    Args:
+        project: As of `QueueView.look`.
+    """
     pool = dispatcher.pool()
-    executions = (replace(one, nodeid=nodeid_of(one.nodeid) if one.nodeid else "") for one in pool.executions)
-    return replace(pool, executions=tuple(executions))
+    executions = [replace(one, nodeid=nodeid_of(one.nodeid) if one.nodeid else "") for one in pool.executions]
+    if not project:
+        return replace(pool, executions=tuple(executions))
+    shown = {"", *(one.job for one in executions if one.project == project)}
+    return replace(
+        pool,
+        workers=tuple(one if one.job in shown else replace(one, job=HIDDEN) for one in pool.workers),
+        executions=tuple(one if one.job in shown else _hide_execution(one) for one in executions),
+    )
+
+
+def _hide_run(run: QueuedRun) -> QueuedRun:
+    """That a run exists: its place and slots in the pool, nothing of whose it is and how it goes."""
+    return replace(
+        run, run=RunId(HIDDEN), project=HIDDEN, done=0, total=None, eta_s=None, submitted_ms=0, started_ms=None
+    )
+
+
+def _hide_execution(execution: PoolExecution) -> PoolExecution:
+    return replace(
+        execution, job=JobId(HIDDEN), run=RunId(HIDDEN), project=HIDDEN, n=0, attempt=0, item=None, nodeid=""
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

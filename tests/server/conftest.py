@@ -146,9 +146,9 @@ class Pool:
 
     def job(self, run: str) -> JobId:
         """The run's first execution, begun."""
-        [job] = [one.job for one in self.dispatcher.pool().executions if one.run == run]
-        assert self.dispatcher.begin(job, worker="w-1") is not None
-        return job
+        [one] = [one for one in self.dispatcher.pool().executions if one.run == run]
+        assert self.dispatcher.begin(one.job, worker=one.worker) is not None
+        return one.job
 
     def finish(self, run: str, count: int = 2, *, missing: Sequence[int] = (), events: Sequence[bytes] = ()) -> RunId:
         """Submit a run and let all its tests pass, but those that its worker has not collected."""

@@ -249,6 +249,7 @@ def test_senseless_submissions_are_refused_in_words(client: httpx.Client, pool: 
         ([b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi"], Unreachable, "not as a pytest-supercheck server does"),
         ([b"HTTP/1.1 404 Not Found\r\nContent-Length: 2\r\n\r\n{}"], Unreachable, "no such address"),
         ([b'HTTP/1.1 500 Oh\r\nContent-Length: 16\r\n\r\n{"detail": "oh"}'], Infrastructure, "answers 500: oh"),
+        ([b'HTTP/1.1 429 Oh\r\nContent-Length: 18\r\n\r\n{"detail": "wait"}'], Unreachable, "just now: wait"),
         ([b"HTTP/1.1 503 Oh\r\nContent-Length: 0\r\n\r\n"] * 4, Unreachable, "cannot serve just now: status 503"),
         ([b"garbage\r\n\r\n"] * 4, Unreachable, "does not answer"),
     ],
