@@ -79,30 +79,40 @@ def door_routes(dispatcher: Dispatcher, reader: EventReader, is_closing: Callabl
         reader: Reads runs' results.
         is_closing: Whether readers are to go: they come back, to another server or to this one's successor.
     """
-    routes = APIRouter(prefix="/api/v1", tags=["sessions"], responses=ANSWERS, dependencies=[gate.programs("submit")])
+    routes = APIRouter(prefix="/api/v1", tags=["sessions"], responses=ANSWERS)
+    read, submits = [gate.programs("read")], [gate.programs("submit")]
 
-    @routes.post("/runs", summary="Submit a run", status_code=201, responses=REFUSED)
+    @routes.post("/runs", summary="Submit a run", status_code=201, responses=REFUSED, dependencies=submits)
     def submit(submission: Submission, visitor: Asking) -> Admission:
         gate.check_submission(visitor, submission.run_id, submission.project)
         return dispatcher.submit(submission.request())
 
-    @routes.post("/runs/{run_id}/items", summary="Hand over a run's items, once", responses=UNKNOWN)
+    @routes.post(
+        "/runs/{run_id}/items", summary="Hand over a run's items, once", responses=UNKNOWN, dependencies=submits
+    )
     def offer(run_id: RunPath, items: Items) -> Taken:
         joined = [index for index in items.joined if index < len(items.names)]
         taken = dispatcher.offer(RunId(run_id), items.names, single=items.single, joined=joined)
         return Taken(taken=taken)
 
-    @routes.post("/runs/{run_id}/keep", summary="Say that the session still wants its run", responses=UNKNOWN)
+    @routes.post(
+        "/runs/{run_id}/keep",
+        summary="Say that the session still wants its run",
+        responses=UNKNOWN,
+        dependencies=submits,
+    )
     def keep(run_id: RunPath) -> RunStatus:
         return dispatcher.keep(RunId(run_id))
 
-    @routes.post("/runs/{run_id}/stop", summary="Stop a run as its session does", responses=UNKNOWN)
+    @routes.post(
+        "/runs/{run_id}/stop", summary="Stop a run as its session does", responses=UNKNOWN, dependencies=submits
+    )
     def stop(run_id: RunPath, how: Stop) -> RunStatus:
         return dispatcher.cancel(RunId(run_id), outcome=how.outcome, how=how.how, message=how.message)
 
     @routes.get(
         "/runs/{run_id}/events", summary="A run's results, from the beginning or after Last-Event-ID, as they come",
-        responses={**EVENTS, **UNKNOWN}, response_class=StreamingResponse,
+        responses={**EVENTS, **UNKNOWN}, response_class=StreamingResponse, dependencies=read,
     )  # fmt: skip
     async def events(
         run_id: RunPath, last_event_id: Annotated[str, Header(pattern=_ENTRY_ID)] = "0"

@@ -54,5 +54,6 @@ def test_every_route_is_described_in_words(served: Served) -> None:
         for method, operation in methods.items():
             assert operation.get("summary"), (method, path)
             if path.startswith("/api/"):
-                assert {"401", "403", "503"} <= operation["responses"].keys(), (method, path)
+                needed = {"401", "403", "429", "503", *(["404"] if "{run_id}" in path else [])}
+                assert needed <= operation["responses"].keys(), (method, path)
                 assert operation["security"], (method, path)

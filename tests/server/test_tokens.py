@@ -65,7 +65,7 @@ RULES: Final = {
     "POST /api/v1/queue/limits": Rule("admin", 200, {"running": 9}, everywhere=True),
     "POST /api/v1/runs": Rule("submit", 201, SUBMISSION, others=403),
     "GET /api/v1/runs/{run_id}": Rule("read", 200),
-    "GET /api/v1/runs/{run_id}/events": Rule("submit", 200),
+    "GET /api/v1/runs/{run_id}/events": Rule("read", 200),
     "POST /api/v1/runs/{run_id}/items": Rule("submit", 200, {"names": []}),
     "POST /api/v1/runs/{run_id}/keep": Rule("submit", 200),
     "POST /api/v1/runs/{run_id}/stop": Rule("submit", 200, {"outcome": "cancelled", "how": "leave"}),
