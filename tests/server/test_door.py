@@ -100,10 +100,11 @@ def test_session_through_the_server(place: Place, served: Served, pool: Pool) ->
 
 
 def test_tokens_open_the_door(place: Place, served: Served, pool: Pool) -> None:
-    """Without one, or with a wrong one, 69 and what to do; with one as usual."""
-    _, secret = served.parts.access.create("ci")
+    """Without one, or with a wrong one or another project's, 69 and what to do; with the project's as usual."""
+    _, secret = served.parts.access.create("ci", project=place.path.name)
+    _, others = served.parts.access.create("ci", project="another")
     place.go()
-    for token in ("", "sct_wrong"):
+    for token in ("", "sct_wrong", others):
         session = place.start(served.url, token=token)
         output = ended(session)
         assert session.returncode == 69, output
