@@ -4,6 +4,7 @@ What each token may see and do: every route, every scope, the token's project an
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import time
@@ -202,6 +203,16 @@ def ask(client: httpx.Client, key: Key, method: str, path: str, body: dict[str, 
         return answer.status_code, "" if endless else answer.read().decode("utf-8", "replace")
 
 
+def first_event(stream: httpx.Response) -> str:
+    """The first picture of a feed."""
+    text = ""
+    for chunk in stream.iter_text():
+        text += chunk
+        if "\n\n" in text:
+            break
+    return text
+
+
 def expected(rule: Rule, key: Key) -> int:
     """What the rules say."""
     if rule.scope is None:
@@ -300,23 +311,14 @@ def test_queue_and_workers_hide_what_others_do(world: World) -> None:
 @pytest.mark.parametrize("path", ["/queue/live", "/workers/live", "/api/v1/queue/events"])
 def test_feeds_are_not_shared_between_projects(world: World, path: str) -> None:
     """Though all of them are watched at the same time, the first viewer's picture is nobody else's."""
-    clients = [client_from(world.served, next(ADDRESSES)) for _ in range(3)]
-    keys = [world.key(f"submit of {project}") for project in ("all", "shop", "bank")]
-    streams = []
-    for client, key in zip(clients, keys, strict=True):
-        headers = {"Authorization": f"Bearer {key.secret}"}
-        streams.append(client.send(client.build_request("GET", path, headers=headers), stream=True))
-    pictures = []
-    for stream in streams:
-        text = ""
-        chunks = stream.iter_text()
-        while "\n\n" not in text:
-            text += next(chunks)
-        pictures.append(set(re.findall(r"(?:shop|bank)-live", text)))
+    with contextlib.ExitStack() as stack:
+        streams = []
+        for project in ("all", "shop", "bank"):
+            client = stack.enter_context(client_from(world.served, next(ADDRESSES)))
+            headers = {"Authorization": f"Bearer {world.key(f'submit of {project}').secret}"}
+            streams.append(stack.enter_context(client.stream("GET", path, headers=headers)))
+        pictures = [set(re.findall(r"(?:shop|bank)-live", first_event(stream))) for stream in streams]
     assert pictures == [{"shop-live", "bank-live"}, {"shop-live"}, {"bank-live"}]
-    for stream, client in zip(streams, clients, strict=True):
-        stream.close()
-        client.close()
 
 
 #: What a button or a form of a page sends its request to.
@@ -344,11 +346,7 @@ def test_buttons_that_would_be_refused_are_not_shown(world: World, pool: Pool, t
         assert found == actions | {"/sign-out"}
         headers = {"Authorization": f"Bearer {key.secret}"}
         with client.stream("GET", "/queue/live", headers=headers) as stream:
-            text = ""
-            for chunk in stream.iter_text():
-                text += chunk
-                if "\n\n" in text:
-                    break
+            text = first_event(stream)
     assert set(ACTIONS.findall(text)) == actions & {"/cancel", "/priority"}
 
 
