@@ -7,9 +7,13 @@ Six verbs. Must not know which adapter stands behind it.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Final, Protocol
 
 from pytest_supercheck.model import Admission, How, QueueStatus, RunId, RunRequest, RunStatus
+
+#: Over HTTP: the header in which a server says its release, and its words for a run that is not there, or not for us.
+VERSION_HEADER: Final = "X-Supercheck-Version"
+NO_RUN: Final = "There is no such run."
 
 
 class Gateway(Protocol):

@@ -16,6 +16,7 @@ import httpx
 
 from pytest_supercheck import __version__
 from pytest_supercheck.errors import Infrastructure, QueueFull, Unreachable
+from pytest_supercheck.gateway import NO_RUN, VERSION_HEADER
 from pytest_supercheck.model import (
     Admission,
     Figures,
@@ -40,13 +41,8 @@ CONNECT_S: Final = 5.0
 ANSWER_S: Final = 35.0
 #: Pauses in seconds before a request that got no answer is sent again: all of them may be repeated.
 AGAIN_S: Final = (0.2, 1.0, 3.0)
-#: The header in which a server says its release.
-VERSION_HEADER: Final = "X-Supercheck-Version"
 #: Answers that may be another one a moment later: of a proxy, or of a server whose Redis or database is away.
 PASSING: Final = frozenset({502, 503, 504})
-
-#: What a server says of a run that does not exist, or is none of the token's.
-NO_RUN: Final = "There is no such run."
 
 
 class _NoRun(Infrastructure):

@@ -16,7 +16,7 @@ from pydantic import BaseModel, Field
 from starlette.responses import StreamingResponse
 
 from pytest_supercheck.dispatch import Dispatcher
-from pytest_supercheck.http_gateway import NO_RUN
+from pytest_supercheck.gateway import NO_RUN
 from pytest_supercheck.model import Figures, PoolExecution, PoolStatus, Priority, QueuedRun, RunId
 from pytest_supercheck.retry import retry
 from supercheck_server.access import SCOPES

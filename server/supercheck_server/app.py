@@ -28,7 +28,7 @@ from pytest_supercheck import __version__
 from pytest_supercheck.directory_store import DirectoryStore
 from pytest_supercheck.errors import CannotRetry, QueueFull, SupercheckError, Unreachable
 from pytest_supercheck.event_reader import EventReader
-from pytest_supercheck.http_gateway import NO_RUN
+from pytest_supercheck.gateway import NO_RUN, VERSION_HEADER
 from pytest_supercheck.local_archive import mark_served
 from pytest_supercheck.redis_gateway import RedisGateway
 from pytest_supercheck.stores import open_store
@@ -186,7 +186,7 @@ class _WithHeaders:
                 headers.setdefault("Content-Security-Policy", CONTENT_SECURITY_POLICY)
                 headers["X-Content-Type-Options"] = "nosniff"
                 headers["Referrer-Policy"] = "same-origin"
-                headers["X-Supercheck-Version"] = __version__
+                headers[VERSION_HEADER] = __version__
                 if scope["path"].startswith("/static/") and message["status"] == 200:
                     headers["Cache-Control"] = "public, max-age=31536000, immutable"
             await send(message)

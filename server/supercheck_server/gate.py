@@ -20,7 +20,7 @@ from fastapi.security import HTTPBearer
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
-from pytest_supercheck.http_gateway import NO_RUN
+from pytest_supercheck.gateway import NO_RUN
 from supercheck_server.access import (
     LOCAL,
     NOBODY,

@@ -20,7 +20,7 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response, Stream
 from pytest_supercheck.archive import PAGE
 from pytest_supercheck.dispatch import Dispatcher
 from pytest_supercheck.errors import NotStored
-from pytest_supercheck.http_gateway import NO_RUN
+from pytest_supercheck.gateway import NO_RUN
 from pytest_supercheck.model import PoolExecution, RunId
 from pytest_supercheck.report import script_source
 from pytest_supercheck.store import BadKey, check_key, headers

@@ -189,9 +189,9 @@ tokens: Final = Table(
     Column("id", Text, primary_key=True),
     Column("name", Text, nullable=False),
     # The one that it is good for; empty for all.
-    Column("project", Text, nullable=False),
+    Column("project", Text, nullable=False, server_default=""),
     # `read`, `submit` or `admin`.
-    Column("scope", Text, nullable=False),
+    Column("scope", Text, nullable=False, server_default="admin"),
     Column("hash", Text, nullable=False),
     Column("created_ms", BigInteger, nullable=False),
     Column("expires_ms", BigInteger),
