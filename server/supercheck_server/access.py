@@ -9,13 +9,14 @@ Redis there does; on any other address it does not start. With the first token e
 
 from __future__ import annotations
 
+import builtins
 import hashlib
 import hmac
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 from sqlalchemy import delete, insert, select, update
 
@@ -133,6 +134,37 @@ class Access:
         with self._database.read() as connection:
             rows = connection.execute(select(*columns).order_by(tokens.c.created_ms, tokens.c.id)).mappings()
             return [Token(**row) for row in rows]
+
+    def dump(self) -> builtins.list[dict[str, Any]]:
+        """All tokens with their hashes, the oldest first, as `restore` takes them; a hash opens nothing."""
+        with self._database.read() as connection:
+            rows = connection.execute(select(tokens).order_by(tokens.c.created_ms, tokens.c.id)).mappings()
+            return [dict(row) for row in rows]
+
+    def restore(self, row: Mapping[str, Any]) -> bool:
+        """
+        Bring a token back.
+
+        Returns:
+            False when it is there already.
+
+        Raises:
+            KeyError: Something of it is missing.
+            ValueError: It is no token.
+        """
+        values = {column.name: row[column.name] for column in tokens.c}
+        texts = [values[name] for name in ("id", "name", "project", "scope", "hash")]
+        times = [values[name] for name in ("created_ms", "expires_ms", "revoked_ms") if values[name] is not None]
+        if not (all(isinstance(text, str) for text in texts) and all(type(ms) is int for ms in times)):
+            raise ValueError("a token's fields are of other types")
+        if values["scope"] not in SCOPES:
+            raise ValueError(f"there is no scope {values['scope']!r}")
+        with self._database.write() as connection:
+            known = select(tokens.c.id).where((tokens.c.id == values["id"]) | (tokens.c.hash == values["hash"]))
+            if connection.execute(known).first() is not None:
+                return False
+            connection.execute(insert(tokens).values(values))
+        return True
 
     def revoke(self, token_id: str) -> bool:
         """

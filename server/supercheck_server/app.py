@@ -44,6 +44,7 @@ from supercheck_server.history import History
 from supercheck_server.ledger import Ledger
 from supercheck_server.live_pages import form_routes, live_routes
 from supercheck_server.metrics import Metrics
+from supercheck_server.mirror import Mirror
 from supercheck_server.pages import Sources, run_routes, test_routes
 from supercheck_server.recorder import Keeper, Recorder
 from supercheck_server.render import CONTENT_SECURITY_POLICY, Renderer, static_version
@@ -91,6 +92,7 @@ class Parts:
         mark_served(settings.store)
         self.shelf = Shelf(store, DirectoryStore(settings.data / "waiting"))
         self.access = Access(self.database)
+        self.mirror = Mirror(self.access, store)
         self.metrics = Metrics(self.dispatcher)
         self.feeds = Feeds()
         ledger = Ledger(self.database)
@@ -125,7 +127,7 @@ def create_app(parts: Parts) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
-        keeper = Keeper(parts.recorder, parts.retention, adopts="://" not in parts.settings.store)
+        keeper = Keeper(parts.recorder, parts.retention, parts.mirror, adopts="://" not in parts.settings.store)
         keeper.start()
         yield
         parts.feeds.close()

@@ -119,14 +119,16 @@ def history() -> None:
 @history.command()
 @reports_errors
 def rebuild() -> None:
-    """Bring into the database every run of the store that it does not know; all of them when it is empty."""
+    """Bring into the database every run and token of the store that it does not know; all of them when it is empty."""
     _need_extra()
     from supercheck_server.rebuild import rebuild as rebuild_history
 
     settings = _settings(None)
-    known, written, unreadable = rebuild_history(settings)
-    click.echo(f"{written} runs written, {known} were known, {unreadable} cannot be read")
-    sys.exit(1 if unreadable else 0)
+    done = rebuild_history(settings)
+    click.echo(f"{done.written} runs written, {done.known} were known, {done.unreadable} cannot be read")
+    if done.tokens:
+        click.echo(f"{done.tokens} tokens written")
+    sys.exit(1 if done.unreadable else 0)
 
 
 @contextmanager

@@ -1,34 +1,47 @@
 """
-The history from the store: every recorded run, the oldest first.
+The database from the store: every recorded run, the oldest first, and the tokens.
 """
 
 from __future__ import annotations
 
 import logging
+from dataclasses import dataclass
 
 from pytest_supercheck.archive import Archive
 from pytest_supercheck.errors import NotStored
 from pytest_supercheck.record import RecordError
 from pytest_supercheck.stores import open_store
+from supercheck_server.access import Access
 from supercheck_server.database import Database
 from supercheck_server.ledger import Ledger
+from supercheck_server.mirror import Mirror
 from supercheck_server.settings import Settings
 
 logger = logging.getLogger(__name__)
 
 
-def rebuild(settings: Settings) -> tuple[int, int, int]:
-    """
-    Write the rows of every run in the store; those that are there stay.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rebuilt:
+    """What there was in the store."""
 
-    Returns:
-        How many runs were known, were written, and cannot be read.
+    #: Runs that the database knew, that are new there, and that cannot be read.
+    known: int
+    written: int
+    unreadable: int
+    #: Tokens that are new there.
+    tokens: int
+
+
+def rebuild(settings: Settings) -> Rebuilt:
+    """
+    Write the rows of every run in the store, and the tokens; those that are there stay.
 
     Raises:
         DatabaseTrouble: The database cannot be used.
         StoreTrouble: The store cannot be used.
     """
-    archive = Archive(open_store(settings.store, endpoint=settings.s3_endpoint))
+    store = open_store(settings.store, endpoint=settings.s3_endpoint)
+    archive = Archive(store)
     database = Database(settings.database_url)
     known = written = unreadable = 0
     try:
@@ -42,6 +55,7 @@ def rebuild(settings: Settings) -> tuple[int, int, int]:
                 logger.warning("run cannot be read", extra={"folder": folder, "reason": str(exc)})
                 continue
             written, known = written + new, known + (not new)
+        tokens = Mirror(Access(database), store).restore()
     finally:
         database.close()
-    return known, written, unreadable
+    return Rebuilt(known=known, written=written, unreadable=unreadable, tokens=tokens)

@@ -23,6 +23,7 @@ from pytest_supercheck.transcript import Recorded, Submitted, Transcript
 from supercheck_server.history import History, Load, RunFilter, RunRow
 from supercheck_server.ledger import Ledger, short
 from supercheck_server.metrics import Metrics
+from supercheck_server.mirror import Mirror
 from supercheck_server.retention import Retention
 from supercheck_server.shelf import Shelf
 from supercheck_server.view import nodeid_of
@@ -42,6 +43,8 @@ LOAD_S: Final = 60.0
 ORPHANS_S: Final = 3600.0
 #: Seconds between two sweeps of what is too old.
 SWEEP_S: Final = 60.0
+#: Seconds between two looks for tokens that have changed.
+MIRROR_S: Final = 5.0
 #: Seconds that a server which ends goes on recording what has ended: the pool may end with it.
 LAST_S: Final = 10.0
 
@@ -190,7 +193,7 @@ class Recorder:
 class Keeper(threading.Thread):
     """A thread that records and keeps the house, and outlives the absence of everything that it needs."""
 
-    def __init__(self, recorder: Recorder, retention: Retention, *, adopts: bool = False) -> None:
+    def __init__(self, recorder: Recorder, retention: Retention, mirror: Mirror, *, adopts: bool = False) -> None:
         """
         Make the thread.
 
@@ -201,6 +204,7 @@ class Keeper(threading.Thread):
         self._adopts = adopts
         self._recorder = recorder
         self._retention = retention
+        self._mirror = mirror
         self._over = threading.Event()
         self._troubles: dict[str, str] = {}
         self._due: dict[str, float] = {}
@@ -230,6 +234,7 @@ class Keeper(threading.Thread):
             return True
         self._try("lost", LOST_S, recorder.close_lost)
         self._try("deliver", DELIVER_S, recorder.deliver)
+        self._try("mirror", MIRROR_S, self._mirror.write)
         self._try("sweep", SWEEP_S, lambda: self._retention.sweep(time.time() * 1000))
         self._try("orphans", ORPHANS_S, recorder.expire_orphans)
         return False

@@ -5,6 +5,7 @@ Finished runs become records, files and rows: once, whatever dies on the way.
 from __future__ import annotations
 
 import itertools
+import json
 import os
 import signal
 import subprocess
@@ -20,12 +21,12 @@ import redis
 
 from pytest_supercheck.archive import Archive
 from pytest_supercheck.directory_store import DirectoryStore
-from pytest_supercheck.errors import StoreTrouble, Unreachable
+from pytest_supercheck.errors import StoreTrouble, SupercheckError, Unreachable
 from pytest_supercheck.stores import open_store
 from pytest_supercheck.transcript import Recorded
 from supercheck_server.app import Parts
 from supercheck_server.history import RunFilter
-from supercheck_server.rebuild import rebuild
+from supercheck_server.rebuild import Rebuilt, rebuild
 from supercheck_server.recorder import Keeper
 from supercheck_server.settings import Settings
 from tests.conftest import Valkey
@@ -128,7 +129,7 @@ def test_two_servers_share_the_work(parts: Parts, pool: Pool, settings: Settings
     for number in range(12):
         pool.finish(f"r{number}")
     other = Parts(settings)
-    keepers = [Keeper(one.recorder, one.retention) for one in (parts, other)]
+    keepers = [Keeper(one.recorder, one.retention, one.mirror) for one in (parts, other)]
     for keeper in keepers:
         keeper.start()
     wait_for(lambda: len([1 for row in parts.history.runs(RunFilter()) if row.folder]) == 12, "all runs are recorded")
@@ -226,8 +227,8 @@ def test_history_is_rebuilt_from_the_store(parts: Parts, pool: Pool, settings: S
         pool.finish(f"r{number}", missing=[number % 2])
         parts.recorder.record_next()
     anew = replace(settings, database_url=f"sqlite:///{tmp_path}/anew.sqlite")
-    assert rebuild(anew) == (0, 3, 0)
-    assert rebuild(anew) == (3, 0, 0)
+    assert rebuild(anew) == Rebuilt(known=0, written=3, unreadable=0, tokens=0)
+    assert rebuild(anew) == Rebuilt(known=3, written=0, unreadable=0, tokens=0)
     other = Parts(anew)
     assert all_runs(other) == all_runs(parts)
     assert [(row.nodeid, row.recent) for row in other.history.slow()] == [
@@ -237,7 +238,50 @@ def test_history_is_rebuilt_from_the_store(parts: Parts, pool: Pool, settings: S
     row = parts.history.run("r1")
     assert row is not None
     Path(settings.store, row.folder, "run.json").write_text("{")
-    assert rebuild(replace(settings, database_url=f"sqlite:///{tmp_path}/third.sqlite")) == (0, 2, 1)
+    third = rebuild(replace(settings, database_url=f"sqlite:///{tmp_path}/third.sqlite"))
+    assert (third.written, third.unreadable) == (2, 1)
+
+
+def test_tokens_outlive_the_database(parts: Parts, settings: Settings, tmp_path: Path) -> None:
+    """Whatever a new one makes meanwhile; what cannot be read is left out, and what it knows stays as it is there."""
+    assert not parts.mirror.write(), "an empty list would take everybody's away"
+    _, secret = parts.access.create("ada")
+    revoked, lost = parts.access.create("ci", project="shop", days=3)
+    assert parts.mirror.write()
+    assert not parts.mirror.write()
+    parts.access.revoke(revoked.id)
+    assert parts.mirror.write()
+    anew = replace(settings, database_url=f"sqlite:///{tmp_path}/anew.sqlite")
+    other = Parts(anew)
+    _, newer = other.access.create("eve")
+    assert other.mirror.write(), "its own is added"
+    path = Path(settings.store, "state/tokens.json")
+    content = json.loads(path.read_text())
+    content["tokens"] += [{"id": "x"}, {**content["tokens"][0], "id": "y", "hash": "z", "scope": "root"}, 7]
+    path.write_text(json.dumps(content))
+    assert rebuild(anew).tokens == 2
+    assert rebuild(anew).tokens == 0
+    assert other.access.by_secret(lost) is None
+    assert [one.name for one in map(other.access.by_secret, (secret, newer)) if one] == ["ada", "eve"]
+    assert sorted(one.name for one in other.access.list()) == ["ada", "ci", "eve"]
+    other.close()
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"version": 1}', '{"version": 1, "tokens": {}}'])
+def test_damaged_mirror_is_written_anew(parts: Parts, settings: Settings, content: str) -> None:
+    """One of another release is not damaged."""
+    path = Path(settings.store, "state/tokens.json")
+    path.parent.mkdir(parents=True)
+    path.write_text(content)
+    parts.access.create("ada")
+    assert parts.mirror.restore() == 0
+    assert parts.mirror.write()
+    assert [row["name"] for row in json.loads(path.read_text())["tokens"]] == ["ada"]
+    path.write_text('{"version": 2}')
+    parts.access.create("eve")
+    with pytest.raises(SupercheckError, match="another release"):
+        parts.mirror.write()
+    assert path.read_text() == '{"version": 2}'
 
 
 def test_runs_that_sessions_have_recorded_are_adopted(parts: Parts, settings: Settings) -> None:
@@ -290,7 +334,7 @@ def test_keeper_outlives_what_it_needs(parts: Parts, pool: Pool, valkey: redis.R
     monkeypatch.setattr(recorder, "record_next", troubled)
     monkeypatch.setattr("supercheck_server.recorder.EVERY_S", 0.01)
     pool.finish("r1")
-    keeper = Keeper(recorder, parts.retention)
+    keeper = Keeper(recorder, parts.retention, parts.mirror)
     keeper.start()
     wait_for(lambda: ("r1", "passed", 2) in all_runs(parts), "the run is recorded")
     keeper.stop()
@@ -313,7 +357,7 @@ def test_trouble_with_one_duty_keeps_nothing_else_from_being_done(
     monkeypatch.setattr(parts.recorder, "deliver", lambda: done.append("deliver"))
     monkeypatch.setattr(parts.retention, "sweep", lambda now_ms: done.append("sweep"))
     monkeypatch.setattr("supercheck_server.recorder.EVERY_S", 0.01)
-    keeper = Keeper(parts.recorder, parts.retention)
+    keeper = Keeper(parts.recorder, parts.retention, parts.mirror)
     keeper.start()
     wait_for(lambda: {"deliver", "sweep"} <= set(done) and done.count("record") > 4, "all duties are tried")
     keeper.stop()
