@@ -22,7 +22,8 @@ from pytest_supercheck.retry import retry
 from supercheck_server.access import SCOPES
 from supercheck_server.feed import Feed
 from supercheck_server.gate import Asking, Gate
-from supercheck_server.history import History, RunFilter, RunRow
+from supercheck_server.history import History, RunFilter
+from supercheck_server.rows import RunRow
 from supercheck_server.view import QueueView, look_at_pool
 
 #: What a run's id looks like; anything else is unknown without asking.

@@ -10,8 +10,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from supercheck_server.history import LOAD_MINUTES, ExecutionRow, Load
+from supercheck_server.history import LOAD_MINUTES
 from supercheck_server.outcomes import LETTERS
+from supercheck_server.rows import ExecutionRow, Load
 
 #: Units of a chart's width and height.
 WIDTH: Final = 600

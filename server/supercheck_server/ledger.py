@@ -19,8 +19,9 @@ from pytest_supercheck.model import QueuedRun
 from pytest_supercheck.record import FAILING, ItemRecord, RunRecord, RunSummary
 from supercheck_server.causes import cause_of, failure_of
 from supercheck_server.database import Database
-from supercheck_server.history import LOAD_MINUTES, Load
+from supercheck_server.history import LOAD_MINUTES
 from supercheck_server.outcomes import add_recent, flakiness, mean_us
+from supercheck_server.rows import Load
 from supercheck_server.tables import artifacts, causes, executions, failures, loads, results, runs, tests
 
 #: Characters of a text that is indexed.

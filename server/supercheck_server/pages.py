@@ -29,8 +29,9 @@ from supercheck_server.access import NOBODY
 from supercheck_server.api import Run, RunPath, event_stream, look_at_run
 from supercheck_server.feed import Feeds
 from supercheck_server.gate import Asking, Gate
-from supercheck_server.history import PAGE_ROWS, Comparison, History, RunFilter, RunRow
+from supercheck_server.history import PAGE_ROWS, History, RunFilter
 from supercheck_server.render import Renderer
+from supercheck_server.rows import Comparison, RunRow
 from supercheck_server.shelf import Shelf
 from supercheck_server.view import log_of, look_at_pool
 

@@ -20,11 +20,12 @@ from pytest_supercheck.errors import NotStored, SupercheckError
 from pytest_supercheck.model import RunDetails, RunId
 from pytest_supercheck.record import FAILING, Origin, RecordError, RunSummary, read_origin
 from pytest_supercheck.transcript import Recorded, Submitted, Transcript
-from supercheck_server.history import History, Load, RunFilter, RunRow
+from supercheck_server.history import History, RunFilter
 from supercheck_server.ledger import Ledger, short
 from supercheck_server.metrics import Metrics
 from supercheck_server.mirror import Mirror
 from supercheck_server.retention import Retention
+from supercheck_server.rows import Load, RunRow
 from supercheck_server.shelf import Shelf
 from supercheck_server.view import nodeid_of
 

@@ -8,8 +8,9 @@ import logging
 from collections.abc import Iterator
 from typing import Final
 
-from supercheck_server.history import History, RunFilter, RunRow
+from supercheck_server.history import History, RunFilter
 from supercheck_server.ledger import Ledger
+from supercheck_server.rows import RunRow
 from supercheck_server.shelf import Shelf
 
 logger = logging.getLogger(__name__)

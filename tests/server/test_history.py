@@ -14,8 +14,9 @@ from sqlalchemy import func, select, text
 from pytest_supercheck.record import Artifact, Failure, Origin, RunRecord, Text
 from supercheck_server import charts
 from supercheck_server.database import Database
-from supercheck_server.history import LOAD_MINUTES, History, Load, RunFilter, RunRow
+from supercheck_server.history import LOAD_MINUTES, History, RunFilter
 from supercheck_server.ledger import Ledger, key_of
+from supercheck_server.rows import Load, RunRow
 from supercheck_server.tables import metadata, results, runs
 from tests.server.conftest import NOON, make_item, make_record
 
