@@ -98,8 +98,8 @@ def load(loads: Sequence[Load], now_minute: int) -> LoadChart | None:
     steps: dict[int, list[Load]] = {}
     for one in shown:
         steps.setdefault((one.minute - now_minute + LOAD_MINUTES - 1) // LOAD_STEP, []).append(one)
-    most = max(1, *(max(one.running, one.queued) for one in shown))
-    most_wait_s = max(1, *(one.wait_s for one in shown))
+    most = max(max(one.running, one.queued) for one in shown)
+    most_wait_s = max(one.wait_s for one in shown)
 
     def bars(value: Callable[[Load], int], top: int) -> tuple[Bar, ...]:
         highest = ((at, max(value(one) for one in some)) for at, some in steps.items())

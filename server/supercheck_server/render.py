@@ -65,6 +65,7 @@ class Renderer:
             is_stale=_is_stale,
             is_trace=is_trace,
             plural=lambda count: "" if count == 1 else "s",
+            removeprefix=str.removeprefix,
             seconds=seconds_text,
             share=_share,
             silent_s=_silent_text,

@@ -36,7 +36,7 @@ def launch(playwright: Playwright) -> Browser:
     """The system's Chromium, else the one that `playwright install chromium` has fetched."""
     system = system_browser()
     if system is None and not Path(playwright.chromium.executable_path).exists():
-        pytest.skip("no Chromium: apt-get install chromium, or playwright install chromium")
+        pytest.fail("no Chromium: apt-get install chromium, or .venv/bin/playwright install chromium", pytrace=False)
     return playwright.chromium.launch(executable_path=system, args=FLAGS)
 
 
