@@ -7,8 +7,8 @@ gone, `kill -9` included.  Of a run that is to be recorded locally it keeps the 
 the run is over, beside the session's own end.  Knows no pytest.
 
 Messages from the session (JSON lines): ``connect`` (with the socket on which events are sent, as they come from the
-pool), ``queue``, ``submit``, ``items``, ``offer``, ``cancel``, ``ended``.  To it: ``connected``, ``capacity``,
-``admission``, ``offered``, ``cancelled``, ``error``, and unasked ``status`` and ``recorded``.
+pool), ``queue``, ``submit``, ``attach``, ``items``, ``offer``, ``cancel``, ``ended``.  To it: ``connected``,
+``capacity``, ``admission``, ``offered``, ``cancelled``, ``error``, and unasked ``status`` and ``recorded``.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ import traceback
 from typing import TYPE_CHECKING, Any, Final
 
 from pytest_supercheck.diary import Diary
-from pytest_supercheck.errors import Infrastructure, NoWorker, QueueFull, SupercheckError, Unreachable
+from pytest_supercheck.errors import Infrastructure, NoWorker, QueueFull, SupercheckError, UnknownRun, Unreachable
 from pytest_supercheck.keeper import Lines, readable, send
 from pytest_supercheck.model import Admission, RunId, RunRequest
 from pytest_supercheck.origin import find_origin
@@ -99,13 +99,16 @@ class Connector:
                 spec = json.loads(request["spec"])
                 spec["origin"] = find_origin(spec, os.environ)
                 self._submit(RunRequest(**{**request, "spec": json.dumps(spec)}), wait_s, keep)
+            case {"attach": run}:
+                self._attach(RunId(run))
             case {"items": names}:
                 self._names += names
             case {"offer": how} if self._run is not None:
                 names, self._names = self._names, []
                 if self._diary is not None:
                     self._diary.names = names
-                self._tell({"offered": self._gateway.offer(self._run, names, **how)})
+                listing = how.pop("listing").encode("ascii")
+                self._tell({"offered": self._gateway.offer(self._run, names, listing=listing, **how)})
             case {"cancel": words} if self._run is not None:
                 self._tell({"cancelled": self._gateway.cancel(self._run, **words).state})
             case {"ended": _}:
@@ -123,6 +126,25 @@ class Connector:
         waits = not admission.held
         threading.Thread(target=self._keep, args=(request.run_id, waits), daemon=True).start()
         threading.Thread(target=self._read, args=(request.run_id,), daemon=True).start()
+
+    def _attach(self, run: RunId) -> None:
+        """Follow a run; it is not ours to let go of."""
+        status = self._gateway.keep(run)
+        if status.state == "gone":
+            raise UnknownRun(f"The pool does not know run {run}, or no more: its report may be on the server.")
+        self._ended = True
+        self._run = run
+        admission = Admission(
+            state="queued" if status.state == "waiting" else "admitted",
+            held=status.held,
+            position=status.position,
+            eta_s=status.eta_s,
+            fitting=1,
+            figures=status.figures,
+        )
+        self._tell({"admission": dataclasses.asdict(admission)})
+        threading.Thread(target=self._keep, args=(run, status.state == "waiting"), daemon=True).start()
+        threading.Thread(target=self._read, args=(run,), daemon=True).start()
 
     def _admit(self, request: RunRequest, wait_s: float) -> Admission:
         """Submit until there is room and a worker fits, for `wait_s` seconds at most, or until the session goes."""

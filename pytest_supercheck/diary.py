@@ -19,6 +19,8 @@ from pytest_supercheck.model import RunRequest
 
 #: How the last event of a run begins; inside of another event these quotes would be escaped.
 _END: Final = b'{"t":"end"'
+#: What the event begins with that tells what there is to run.
+_LISTING: Final = b'{"t":"collected"'
 
 
 class Diary:
@@ -57,7 +59,7 @@ class Diary:
             ``{"store": directory}``, or ``{"error": words}``; empty when there was nothing to write.
         """
         with self._writing:
-            if self._written or not self.names or not self._batches:
+            if self._written or not (self.names or any(_LISTING in batch for batch in self._batches)):
                 return {}
             self._written = True
             gc.disable()  # this process ends after it

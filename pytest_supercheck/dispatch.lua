@@ -9,6 +9,7 @@
 --   ARGV[2]   clock in ms since 1970, "0" = the server's own (tests pass an explicit one)
 --   ARGV[3]   arguments, a JSON object
 --   ARGV[4]   raw payload, where the operation has one
+--   ARGV[5]   an event that comes with it, or an empty string
 --   returns   a JSON object; `promoted` [[job, worker], ...] is for its log; `error` is a caller's fault
 --
 -- Keys                    type    TTL     meaning
@@ -94,6 +95,7 @@ end
 local NOW = clock()
 local args = cjson.decode(ARGV[3])
 local payload = ARGV[4] or ''
+local told = ARGV[5] or ''
 local promoted = {}
 
 -- Small things --------------------------------------------------------------------------------------------------------
@@ -1001,6 +1003,12 @@ function ops.submit()
   end
 end
 
+-- Nobody keeps the run alive from here on; it goes on nevertheless.
+local function let_go(run)
+  set(run, 'detached', 1)
+  call('ZREM', 'sc:leases', 'c:' .. run.id)
+end
+
 -- Takes the nodeids that lie in `offer`; a repeated offer finds them taken.
 function ops.offer()
   local run = load_run(args.run)
@@ -1017,13 +1025,15 @@ function ops.offer()
     if payload ~= '' then call('SET', run_key(run.id, 'joined'), payload) end
     touch(run.id)
   end
+  if told ~= '' then add_result(run.id, told) end
   local groups = args.count - call('BITCOUNT', run_key(run.id, 'joined'))
   set(run, 'total', args.count)
   set(run, 'single', args.single)
   set(run, 'want', math.max(1, math.min(run.want, groups)))
   for _, job in ipairs(held_jobs(run.id)) do mail(job, 'items') end
+  if args.detached == 1 then let_go(run) end
   settle(run)
-  if args.count == 0 then stop_run(run, 'finished', 'leave') end
+  if args.count == 0 then stop_run(run, args.outcome or 'finished', 'leave', args.message) end
   return {}
 end
 
@@ -1037,13 +1047,9 @@ function ops.keep()
   return status_of(args.run)
 end
 
--- Nobody keeps the run alive from here on; it goes on nevertheless.
 function ops.detach()
   local run = load_run(args.run)
-  if run and run.state ~= 'ended' then
-    set(run, 'detached', 1)
-    call('ZREM', 'sc:leases', 'c:' .. run.id)
-  end
+  if run and run.state ~= 'ended' then let_go(run) end
   return status_of(args.run)
 end
 

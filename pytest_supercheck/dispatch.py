@@ -168,7 +168,17 @@ class Dispatcher:
             figures=figures,
         )
 
-    def offer(self, run: RunId, nodeids: Sequence[str], *, single: int = 0, joined: Sequence[int] = ()) -> bool:
+    def offer(
+        self,
+        run: RunId,
+        nodeids: Sequence[str],
+        *,
+        single: int = 0,
+        joined: Sequence[int] = (),
+        listing: bytes = b"",
+        detached: bool = False,
+        trouble: str = "",
+    ) -> bool:
         """
         Hand over the items of a run, once; a second offer changes nothing.
 
@@ -177,6 +187,9 @@ class Dispatcher:
             single: How many of them, from the first on, are handed out one at a time.
             joined: Indexes, each above 0, of the items that are of the same group as the item before: one execution
                 at a time has a group, whole and in order.
+            listing: The line of a `events.Collected`, which becomes the next event; without one when empty.
+            detached: From here on nobody keeps the run alive.
+            trouble: Without items, why there are none: the run ends as fatal.
 
         Returns:
             False when the run is over already.
@@ -186,7 +199,17 @@ class Dispatcher:
         """
         for _ in range(OFFER_ATTEMPTS):
             self._send_nodeids(run, nodeids)
-            reply = self._call("offer", payload=_bitmap(joined), run=run, count=len(nodeids), single=single)
+            reply = self._call(
+                "offer",
+                payload=_bitmap(joined),
+                told=listing,
+                run=run,
+                count=len(nodeids),
+                single=single,
+                detached=int(detached),
+                outcome="fatal" if trouble else None,
+                message=trouble or None,
+            )
             if "again" not in reply:
                 return "gone" not in reply
         raise Infrastructure(f"The test ids of run {run} did not arrive whole in Redis. Start the run again.")
@@ -594,12 +617,12 @@ class Dispatcher:
                     pipe.expire(key, OFFER_TTL_S)
                     pipe.execute()
 
-    def _call(self, op: str, *, payload: bytes = b"", **args: object) -> Reply:
+    def _call(self, op: str, *, payload: bytes = b"", told: bytes = b"", **args: object) -> Reply:
         given = {name: value for name, value in args.items() if value is not None}
         arguments = json.dumps(given, ensure_ascii=False).encode(errors="surrogatepass")
         now_ms = self._now_ms() if self._now_ms else 0
         with redis_errors():
-            raw: Any = self._script(args=[op, now_ms, arguments, payload])
+            raw: Any = self._script(args=[op, now_ms, arguments, payload, told])
             reply: Reply = json.loads(raw)
         self._note(reply.pop("promoted", ()))
         if "error" in reply:

@@ -48,16 +48,27 @@ def conclude(session: pytest.Session, replay: Replay, stop: Stop | None, end: En
     if session.shouldstop:
         raise session.Interrupted(session.shouldstop)
     done = f"{replay.count} of {len(session.items)} tests were reported"
+    if end.outcome != "finished" or replay.missing:
+        explain(session.config, end, done)
+
+
+def explain(config: pytest.Config, end: End, done: str) -> NoReturn:
+    """
+    End the session of a run that has not run as far as it was meant to.
+
+    Args:
+        end: How it ended.
+        done: What had been done by then, in words.
+    """
     if end.outcome == "timeout":
-        fail(session.config, RunTimeout(f"{end.message or 'the time limit of the run is over'}; {done}"))
+        fail(config, RunTimeout(f"{end.message or 'the time limit of the run is over'}; {done}"))
     if end.outcome == "cancelled":
         why = f": {end.message}" if end.message else ""
-        raise session.Interrupted(f"supercheck: the run was cancelled{why}; {done}")
-    if end.outcome != "finished" or replay.missing:
-        lost = {"lost": "the workers were lost, more often than is tried again"}
-        first, _, details = (end.message or lost.get(end.outcome, end.outcome)).partition("\n")
-        kind = Fatal if end.outcome == "fatal" else Infrastructure
-        fail(session.config, kind(f"{first}; {done}"), details)
+        raise pytest.Session.Interrupted(f"supercheck: the run was cancelled{why}; {done}")
+    lost = {"lost": "the workers were lost, more often than is tried again"}
+    first, _, details = (end.message or lost.get(end.outcome, end.outcome)).partition("\n")
+    kind = Fatal if end.outcome == "fatal" else Infrastructure
+    fail(config, kind(f"{first.rstrip(':')}; {done}"), details)
 
 
 def _raise_stop(session: pytest.Session, stop: Stop) -> NoReturn:

@@ -69,6 +69,12 @@ class Fatal(SupercheckError):
     """The run cannot work on any worker, so it is not tried again."""
 
 
+class UnknownRun(SupercheckError):
+    """There is no such run."""
+
+    exit_code: ClassVar[int] = 2
+
+
 class CannotRetry(SupercheckError):
     """This run cannot be run once more."""
 

@@ -114,6 +114,46 @@ class Files:
 
 
 @dataclass(frozen=True)
+class Listed:
+    """A test as collection has found it."""
+
+    #: Its id.
+    nodeid: str
+    #: pytest's location: file, line from 0 or None, name.
+    location: tuple[str, int | None, str]
+    #: Its keywords.
+    keywords: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Collected:
+    """What a run consists of, for those that have not collected it themselves."""
+
+    #: In collection order.
+    items: tuple[Listed, ...]
+    #: Of each item, by its index in the run, its place in that list; None when it is the same.
+    places: tuple[int, ...] | None
+    #: The ids of those that were deselected.
+    deselected: tuple[str, ...]
+    #: Collectors' reports that did not pass, as `pytest_report_to_serializable` has them.
+    reports: tuple[dict[str, Any], ...]
+    #: Warnings that were given meanwhile, as in `Result`.
+    warnings: tuple[Any, ...]
+
+
+@dataclass(frozen=True)
+class Note:
+    """A word from the worker to whoever follows the run."""
+
+    #: Number of the execution.
+    n: int
+    #: One line or more.
+    text: str
+    #: Whether only those want to know it who ask for details.
+    detail: bool
+
+
+@dataclass(frozen=True)
 class Begin:
     """An execution started on a worker."""
 
@@ -188,7 +228,9 @@ class End:
     at_ms: int = 0
 
 
-Event: TypeAlias = "Passed | Result | Missing | Crash | Files | Begin | Ready | Output | Stop | Left | End"
+Event: TypeAlias = (
+    "Passed | Result | Missing | Crash | Files | Collected | Note | Begin | Ready | Output | Stop | Left | End"
+)
 
 
 def pack(value: Any) -> Any:
@@ -294,6 +336,23 @@ def encode_files(index: int, n: int, kept: list[tuple[str, str, int]], left: lis
     return line({"t": "files", "i": index, "n": n, "kept": kept, "left": left})
 
 
+def encode_collected(collected: Collected) -> bytes:
+    """The line that tells what a run consists of."""
+    words: dict[str, int] = {}  # most tests have many in common
+    items = [
+        [item.nodeid, *item.location, [words.setdefault(word, len(words)) for word in item.keywords]]
+        for item in collected.items
+    ]
+    told = {"t": "collected", "v": VERSION, "items": items, "words": list(words), "places": collected.places}
+    told |= {"deselected": collected.deselected, "reports": pack(list(collected.reports))}
+    return line({**told, "warnings": pack(list(collected.warnings))})
+
+
+def encode_note(n: int, text: str, *, detail: bool = False) -> bytes:
+    """The line that carries a word."""
+    return line({"t": "note", "n": n, "text": text, "detail": detail})
+
+
 def _passed(row: list[int]) -> Passed:
     index, n, started_us, *numbers = row
     marks, durations = [0, *numbers[:5]], numbers[5:]
@@ -319,7 +378,7 @@ def decode(raw: bytes) -> Event:
         raise WireError(f"unreadable event ({exc}): {raw[:200]!r}") from exc
 
 
-def _decode_object(value: dict[str, Any]) -> Event:  # noqa: PLR0911 - one for each kind
+def _decode_object(value: dict[str, Any]) -> Event:  # noqa: C901, PLR0911 - one for each kind
     match value["t"]:
         case "result":
             calls = tuple((name, unpack(data)) for name, data in value["c"])
@@ -331,9 +390,20 @@ def _decode_object(value: dict[str, Any]) -> Event:  # noqa: PLR0911 - one for e
         case "files":
             kept = tuple((name, key, size) for name, key, size in value["kept"])
             return Files(value["i"], value["n"], kept, tuple((name, why) for name, why in value["left"]))
+        case "collected":
+            _check_version(value["v"])
+            words = value["words"]
+            items = tuple(
+                Listed(nodeid, (path, lineno, name), tuple(words[number] for number in numbers))
+                for nodeid, path, lineno, name, numbers in value["items"]
+            )
+            places = None if value["places"] is None else tuple(value["places"])
+            reports, given = tuple(unpack(value["reports"])), tuple(unpack(value["warnings"]))
+            return Collected(items, places, tuple(value["deselected"]), reports, given)
+        case "note":
+            return Note(value["n"], str(value["text"]), bool(value["detail"]))
         case "begin":
-            if value["v"] != VERSION:
-                raise WireError(f"events of version {value['v']}, this release reads version {VERSION}")
+            _check_version(value["v"])
             return Begin(value["n"], value["job"], value["host"], value["at"])
         case "ready":
             return Ready(value["n"], unpack(value["info"]), value["spawn"])
@@ -347,3 +417,8 @@ def _decode_object(value: dict[str, Any]) -> Event:  # noqa: PLR0911 - one for e
             return End(value["outcome"], value.get("message", ""), value.get("at", 0))
         case kind:
             raise WireError(f"unknown kind {kind!r}")
+
+
+def _check_version(version: int) -> None:
+    if version != VERSION:
+        raise WireError(f"events of version {version}, this release reads version {VERSION}")

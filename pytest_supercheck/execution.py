@@ -4,10 +4,10 @@ One execution inside the test process: pulls items, runs them, tells what they r
 Between the supervisor's connection and pytest's runtest protocol; knows nothing of Redis or of the controller.  Runs
 inside the user's environment: stdlib, pytest and this package's wire format only.
 
-Lines to the supervisor: ``A index files`` (what a test has left behind, before its result), ``R index failed event`` (a
-finished test), ``N failed`` (hand out the next chunk), ``E event`` (to be passed on).  Lines from it: ``{"items":
-[[index, name], ...]}``, ``{"leave": why}`` (after the current test), or ``{"yield": true}`` (after the current group,
-if it is in one).
+Lines to the supervisor: ``C items`` (what there is to run, where it wants to know), ``A index files`` (what a test has
+left behind, before its result), ``R index failed event`` (a finished test), ``N failed`` (hand out the next chunk), ``E
+event`` (to be passed on).  Lines from it: ``{"items": [[index, name], ...]}``, ``{"leave": why}`` (after the current
+test), or ``{"yield": true}`` (after the current group, if it is in one).
 """
 
 from __future__ import annotations
@@ -22,15 +22,20 @@ import traceback
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import pytest
 from _pytest.junitxml import xml_key
 
 from pytest_supercheck import events
+from pytest_supercheck.groups import Arrangement, wire_names
 from pytest_supercheck.keeper import Lines, Marks, out_of_reach, readable
 from pytest_supercheck.leftovers import Leftovers
+from pytest_supercheck.listing import Lister
 from pytest_supercheck.recorder import JunitNotes, Recorder
+
+#: Characters of why a run's tests could not be collected.
+TROUBLE_LIMIT: Final = 20_000
 
 
 @dataclass(frozen=True)
@@ -186,7 +191,7 @@ class Execution:
         self.connection.close()
         self.connection = socket.socket(fileno=high)
 
-    def run(self, session: pytest.Session, failures: list[tuple[str, str]]) -> bool:
+    def run(self, session: pytest.Session, failures: list[tuple[str, str]], lister: Lister) -> bool:
         """Run items until told to leave; the body of `pytest_runtestloop`."""
         config, n = session.config, self._spec["n"]
         self._become_worker(config)
@@ -201,6 +206,8 @@ class Execution:
         config.pluginmanager.register(_Farewell(recorder), "supercheck-farewell")
         recorder.tell({"t": "ready", "pid": os.getpid(), "info": events.pack(worker_info()),
                        "spawn": self._spec.get("spawn", "")})  # fmt: skip
+        if self._spec["collects"]:
+            self._list(session, failures, lister)
         while task := feed.take():
             self._run_one(task, feed, recorder, config)
             if session.shouldfail or session.shouldstop:  # a test or plugin said so, or `maxfail`
@@ -208,6 +215,20 @@ class Execution:
                 recorder.tell({"t": "stop", "how": how, "message": str(getattr(session, how))})
                 feed.leave()
         return True
+
+    def _list(self, session: pytest.Session, failures: list[tuple[str, str]], lister: Lister) -> None:
+        """Tell what there is to run: nobody else has collected it."""
+        arrangement = Arrangement(session.items, self._spec["group"])
+        places, joined = arrangement.places, arrangement.joined
+        told: dict[str, Any] = {"listing": lister.tell(session, places).decode("ascii")}
+        if failures and not session.config.option.continue_on_collection_errors:
+            texts = "\n".join(events.cut(text, TROUBLE_LIMIT // len(failures)) for _, text in failures)
+            told["trouble"] = f"the tests could not be collected:\n{texts}"
+        else:
+            names = wire_names(session.items, places, joined)
+            single = len(names) if session.config.getoption("maxfail") else 0
+            told |= {"names": names, "joined": joined, "single": single}
+        self.connection.sendall(b"C %s\n" % events.line(told))
 
     def _run_one(self, task: Task, feed: Feed, recorder: Recorder, config: pytest.Config) -> None:
         recorder.start(task.index, task.item)

@@ -31,7 +31,16 @@ class Gateway(Protocol):
         """
         ...
 
-    def offer(self, run: RunId, nodeids: Sequence[str], *, single: int = 0, joined: Sequence[int] = ()) -> bool:
+    def offer(
+        self,
+        run: RunId,
+        nodeids: Sequence[str],
+        *,
+        single: int = 0,
+        joined: Sequence[int] = (),
+        listing: bytes = b"",
+        detached: bool = False,
+    ) -> bool:
         """
         Hand over the items of a run, once.
 
@@ -40,6 +49,8 @@ class Gateway(Protocol):
             single: How many of them, from the first on, are handed out one at a time: with `-x` all of them, else
                 those that take long.
             joined: Indexes of the items that are of the same group as the item before.
+            listing: The line of a `events.Collected`, for others who will follow the run; empty for none.
+            detached: Nobody keeps the run from here on, and it goes on all the same.
 
         Returns:
             False when the run is over already.

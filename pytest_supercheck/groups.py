@@ -2,7 +2,8 @@
 In which order tests are offered, which of them stay together, as `--supercheck-group` and the mark `xdist_group` ask,
 and what all are called on the wire.
 
-Between collection and offer, in the controller.  Knows pytest's items; not how they are handed out.
+Between collection and offer, where that happens: in the controller, or in the user's environment.  Knows pytest's
+items; not how they are handed out.
 """
 
 from __future__ import annotations
@@ -14,7 +15,6 @@ from collections.abc import Hashable, Mapping, Sequence
 import pytest
 
 from pytest_supercheck.durations import long_first
-from pytest_supercheck.settings import Group
 
 
 class Arrangement:
@@ -24,10 +24,10 @@ class Arrangement:
 
     Args:
         items: In collection order.
-        group: What makes a group of items without a mark.
+        group: What makes a group of items without a mark, as `settings.GROUPS` names it.
     """
 
-    def __init__(self, items: Sequence[pytest.Item], group: Group) -> None:
+    def __init__(self, items: Sequence[pytest.Item], group: str) -> None:
         members: dict[Hashable, list[int]] = {}
         for place, item in enumerate(items):
             key = group_of(item, group)
@@ -68,7 +68,7 @@ class Arrangement:
         return [index for index, following in enumerate(followers) if following]
 
 
-def group_of(item: pytest.Item, group: Group) -> Hashable | None:
+def group_of(item: pytest.Item, group: str) -> Hashable | None:
     """
     What an item's group is known by; None for an item that is in none.
 

@@ -47,7 +47,8 @@ SECRETS: Final = frozenset(
 class Request:
     """A supervisor that waits for a test process."""
 
-    #: ``n``, ``job``, ``workerinput``, ``basetemp``, ``artifacts``: what the test process gets to know.
+    #: ``n``, ``job``, ``workerinput``, ``basetemp``, ``artifacts``, ``collects``, ``group``: what the test process gets
+    #: to know.
     execute: dict[str, Any]
     #: Its end of the connection, and the leash.
     fds: list[int]
@@ -188,7 +189,7 @@ class Host:
     def _give_spec(self, runner: RunnerProcess, spec: dict[str, Any], n: int, start: str = "") -> None:
         runner.spec = {**spec, "start": start or spec["start"]}
         runner.configured_for = n
-        keys = ("path", "argv", "cwd", "args", "start", "markup", "width")
+        keys = ("path", "argv", "cwd", "args", "start", "collect", "markup", "width")
         environ = xdist_environment(spec, n)
         self._tell(runner, {"spec": {**{key: runner.spec[key] for key in keys}, "environ": environ}})
 
@@ -244,7 +245,7 @@ class Host:
     def _on_request(self, request: dict[str, Any], fds: list[int]) -> None:
         run, n, spec = request["run"], request["n"], request["spec"]
         execute = {"n": n, "job": request["job"], "workerinput": node_input(spec, n), "basetemp": basetemp(spec, n),
-                   "artifacts": spec["artifacts"]}  # fmt: skip
+                   "artifacts": spec["artifacts"], "collects": request["collects"], "group": spec["group"]}  # fmt: skip
         runner = self._obtain(run, spec, n)
         runner.spec = {**spec, "start": runner.spec["start"]}  # a prepared one began with less
         runner.waiting.append(Request(execute, fds))

@@ -90,9 +90,19 @@ class HttpGateway:
         row = self._call("POST", "runs", {**dataclasses.asdict(request), "grace_s": GRACE_S})
         return Admission(**{**row, "figures": Figures.from_json(row["figures"])})
 
-    def offer(self, run: RunId, nodeids: Sequence[str], *, single: int = 0, joined: Sequence[int] = ()) -> bool:
+    def offer(
+        self,
+        run: RunId,
+        nodeids: Sequence[str],
+        *,
+        single: int = 0,
+        joined: Sequence[int] = (),
+        listing: bytes = b"",
+        detached: bool = False,
+    ) -> bool:
         """As `Gateway.offer`."""
-        items = {"names": list(nodeids), "single": single, "joined": list(joined)}
+        items: dict[str, Any] = {"names": list(nodeids), "single": single, "joined": list(joined)}
+        items |= {"listing": listing.decode("ascii"), "detached": detached}
         try:
             return bool(self._call("POST", f"runs/{quote(run)}/items", items)["taken"])
         except _NoRun:

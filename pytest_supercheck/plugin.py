@@ -40,6 +40,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
             "how many embedded runs to keep in .supercheck of the root directory (default: 20; 0: none)",
         ),
         ("start", "HOW", "auto (default), fork or spawn: how test processes come to be after collection"),
+        (
+            "collect",
+            "WHERE",
+            "local (default), or remote: by the first worker, which alone needs the packages",
+        ),
         ("group", "HOW", "none (default), file, class or module: tests that stay together on one execution"),
         (
             "artifacts",
@@ -50,6 +55,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         action = "append" if name == "label" else "store"
         group.addoption(f"--supercheck-{name}", action=action, metavar=metavar, default=None, help=text)
         parser.addini(f"supercheck_{name}", f"as --supercheck-{name}", default=None)
+    group.addoption(
+        "--supercheck-detach",
+        action="store_true",
+        default=False,
+        help="start the run and leave it to the pool: 'supercheck attach' follows it",
+    )
+    parser.addini("supercheck_detach", "as --supercheck-detach", type="bool", default=False)
     group.addoption(
         "--supercheck-artifact",
         metavar="GLOB",
@@ -67,7 +79,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 @pytest.hookimpl(tryfirst=True)
-def pytest_load_initial_conftests(early_config: pytest.Config) -> None:
+def pytest_load_initial_conftests(early_config: pytest.Config, args: list[str], parser: pytest.Parser) -> None:
     """Called when plugins are loaded and the command line is known, before any conftest: as early as can be."""
     manager = early_config.pluginmanager
     if not manager.has_plugin("xdist"):
@@ -82,7 +94,7 @@ def pytest_load_initial_conftests(early_config: pytest.Config) -> None:
     sys.meta_path.insert(0, _OwnModules)
     from pytest_supercheck import session
 
-    session.begin(early_config)
+    session.begin(early_config, args, parser)
 
 
 class _OwnModules:

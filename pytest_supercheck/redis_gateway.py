@@ -104,9 +104,18 @@ class RedisGateway:
         """As `Gateway.submit`."""
         return self.dispatcher.submit(request)
 
-    def offer(self, run: RunId, nodeids: Sequence[str], *, single: int = 0, joined: Sequence[int] = ()) -> bool:
+    def offer(
+        self,
+        run: RunId,
+        nodeids: Sequence[str],
+        *,
+        single: int = 0,
+        joined: Sequence[int] = (),
+        listing: bytes = b"",
+        detached: bool = False,
+    ) -> bool:
         """As `Gateway.offer`."""
-        return self.dispatcher.offer(run, nodeids, single=single, joined=joined)
+        return self.dispatcher.offer(run, nodeids, single=single, joined=joined, listing=listing, detached=detached)
 
     def events(self, run: RunId, *, after: str, wait_s: float) -> tuple[list[bytes], str]:
         """As `Gateway.events`."""

@@ -34,12 +34,13 @@ import pytest
 
 from pytest_supercheck.execution import Execution
 from pytest_supercheck.keeper import Child, Keeper, Lines, Marks, out_of_reach, send, tie
+from pytest_supercheck.listing import Lister
 
-#: Options that choose or order tests, or write what only the controller writes; the runner collects a superset.
+#: Options that choose tests: a runner collects all that they choose from, unless it is the only one that collects.
+_CHOOSING: Final[dict[str, Any]] = {"keyword": "", "markexpr": "", "deselect": None}
+
+#: Options that order tests by what only the controller remembers, or write what only it writes.
 _NEUTRAL: Final[dict[str, Any]] = {
-    "keyword": "",
-    "markexpr": "",
-    "deselect": None,
     "lf": False,
     "failedfirst": False,
     "newfirst": False,
@@ -99,6 +100,7 @@ class Runner:
 
     def __init__(self, host: Host, spec: dict[str, Any], threads: int) -> None:
         self.host = host
+        self.lister = Lister()
         self.spec = spec
         self.failures: list[tuple[str, str]] = []
         self.execution: Execution | None = None
@@ -111,7 +113,8 @@ class Runner:
     def pytest_cmdline_main(self, config: pytest.Config) -> Generator[None, object, object]:
         """Before anything is configured: options and workerinput as xdist's remote.py has them."""
         self._maxfail = config.getoption("maxfail")
-        for name, value in _NEUTRAL.items():
+        collects = self.spec["collect"] == "remote"
+        for name, value in (_NEUTRAL if collects else {**_NEUTRAL, **_CHOOSING}).items():
             if hasattr(config.option, name):
                 setattr(config.option, name, value)
         workerinput = self.host.wait_for("configure")
@@ -147,7 +150,7 @@ class Runner:
             send(self.host.connection, {"ready": {}})
             self.execution = self._serve(session.config)
         session.config.option.maxfail = self._maxfail  # what fails here alone can be enough, in the middle of a test
-        return self.execution.run(session, self.failures)
+        return self.execution.run(session, self.failures, self.lister)
 
     def _one_execution(self) -> tuple[dict[str, Any], list[int]]:
         while True:
@@ -369,7 +372,8 @@ def main(fd: int) -> int:
     runner = Runner(host, spec, threads)
     runner.watched.start()
     gc.disable()  # until the items are there: it would look at them again and again, and they stay
-    code = int(pytest.main(spec["args"], plugins=[runner]))
+    plugins: list[object] = [runner, runner.lister] if spec["collect"] == "remote" else [runner]
+    code = int(pytest.main(spec["args"], plugins=plugins))
     if runner.execution:
         leave_process()
     return code or 1

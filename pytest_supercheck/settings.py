@@ -18,10 +18,12 @@ from pytest_supercheck.model import is_label
 Start = Literal["auto", "fork", "spawn"]
 Group = Literal["none", "file", "class", "module"]
 Artifacts = Literal["failed", "all", "none"]
+Collect = Literal["local", "remote"]
 PRIORITIES: Final = ("high", "normal", "low")
 STARTS: Final = ("auto", "fork", "spawn")
 GROUPS: Final = ("none", "file", "class", "module")
 ARTIFACTS: Final = ("failed", "all", "none")
+COLLECTS: Final = ("local", "remote")
 
 #: What xdist's ``--dist`` asks for.
 XDIST_GROUPS: Final = {"loadfile": "file", "loadscope": "class"}
@@ -53,6 +55,10 @@ class Settings:
     start: Start
     #: Which tests stay together on one execution, besides those with a mark.
     group: Group
+    #: Where the tests are collected.
+    collect: Collect
+    #: Whether the run goes on without the session.
+    detach: bool
     #: How many runs are kept in the root directory; 0 records none.
     record: int
     #: Labels that workers must have, in alphabetical order.
@@ -78,6 +84,11 @@ class Settings:
         if url is not None and not url.startswith((*REDIS_SCHEMES, *HTTP_SCHEMES)):
             known = ", ".join((*REDIS_SCHEMES, *HTTP_SCHEMES))
             raise pytest.UsageError(f"--supercheck-url: {url.split('@')[-1]!r} is none of {known}")
+        detach = read.flag("detach")
+        if detach and url is None:
+            raise pytest.UsageError(
+                "--supercheck-detach: an embedded stack ends with its session. Give --supercheck-url."
+            )
         return cls(
             url=url,
             token=read.environ.get("SUPERCHECK_TOKEN") or None,
@@ -88,6 +99,8 @@ class Settings:
             project=read.text("project"),
             start=read.choice("start", STARTS, "auto"),  # type: ignore[arg-type]
             group=read.choice("group", GROUPS, read.xdist_group()),  # type: ignore[arg-type]
+            collect=read.choice("collect", COLLECTS, "local"),  # type: ignore[arg-type]
+            detach=detach,
             record=read.count("record", 20),
             labels=read.labels(),
             artifacts=read.choice("artifacts", ARTIFACTS, "failed"),  # type: ignore[arg-type]
@@ -108,6 +121,14 @@ class _Reader:
     def text(self, name: str) -> str | None:
         key = f"supercheck_{name}"
         return getattr(self._options, key, None) or self.environ.get(key.upper()) or self._config.getini(key) or None
+
+    def flag(self, name: str) -> bool:
+        key = f"supercheck_{name}"
+        text = self.environ.get(key.upper(), "").strip().lower()
+        if text not in ("", "0", "1", "false", "true", "no", "yes"):
+            raise pytest.UsageError(f"{key.upper()}: {text!r} is neither 1 nor 0")
+        given = text in ("1", "true", "yes") if text else bool(self._config.getini(key))
+        return bool(getattr(self._options, key, False)) or given
 
     def lines(self, name: str) -> tuple[str, ...]:
         """What may be given several times: as several options, or as lines of the variable or the ini key."""

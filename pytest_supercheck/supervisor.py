@@ -4,9 +4,9 @@ The RQ job: one execution, from the side that holds the lease.
 Third step of the flow.  Runs in the work-horse; moves bytes between the dispatcher and the test process and knows
 deadlines, cancelling and killing.  It never imports user code and does not decode what tests report.
 
-Frames from the test process (`execution`): ``A index files``, ``R index failed event``, ``N failed``, ``E event``;
-from its parent (`keeper`): ``X ended``, after which nothing follows; from the host: ``F message`` when there is no
-runner to be had.
+Frames from the test process (`execution`): ``C items``, ``A index files``, ``R index failed event``, ``N failed``,
+``E event``; from its parent (`keeper`): ``X ended``, after which nothing follows; from the host: ``F message`` when
+there is no runner to be had.
 """
 
 from __future__ import annotations
@@ -144,14 +144,16 @@ class TestProcess:
 
     __test__ = False
 
-    def __init__(self, begun: Begun, host_socket: str, spec: dict[str, Any]) -> None:
+    def __init__(self, begun: Begun, host_socket: str, spec: dict[str, Any], *, collects: bool) -> None:
+        #: Whether it is to tell what there is to run.
+        self.collects = collects
         self.connection, theirs = socket.socketpair()
         leash, self._leash = os.pipe()
         self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
         theirs.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
         with socket.socket(socket.AF_UNIX) as host:
             host.connect(host_socket)
-            request = {"run": begun.run, "n": begun.n, "job": begun.job, "spec": spec}
+            request = {"run": begun.run, "n": begun.n, "job": begun.job, "spec": spec, "collects": collects}
             send(host, {"execute": request}, [theirs.fileno(), leash])
         theirs.close()
         os.close(leash)
@@ -231,6 +233,7 @@ class Supervisor:
         self._store = place.store
         self._artifacts: Artifacts | None = None
         self._frames: dict[bytes, Callable[[bytes], None]] = {
+            b"C": self._on_items,
             b"A": self._on_files,
             b"R": self._on_result,
             b"N": self._on_next,
@@ -250,7 +253,9 @@ class Supervisor:
                 if isinstance(self._ahead, Leave):
                     self._leaving = self._ahead.reason
                 else:
-                    self._serve(TestProcess(self._begun, self._host_socket, self._spec))
+                    # Nobody else collects: until somebody has told what there is to run, each test process does.
+                    collects = self._spec["collect"] == "remote" and isinstance(self._ahead, Wait)
+                    self._serve(TestProcess(self._begun, self._host_socket, self._spec, collects=collects))
             if self._leaving == "gone":
                 return "gone"
             self._flush()
@@ -378,6 +383,22 @@ class Supervisor:
         if not self._process.told:
             self._process.say({"yield": True})
             self._process.told = "yield"
+
+    def _on_items(self, frame: bytes) -> None:
+        """What there is to run; of several who tell it the first one counts."""
+        if not self._process.collects:
+            return
+        told = json.loads(frame)
+        listing = str(told["listing"]).encode("ascii")
+        self._flush()
+        if trouble := told.get("trouble"):
+            self._retry(lambda: self._dispatcher.offer(self._begun.run, (), listing=listing, trouble=str(trouble)))
+            return
+        names = [str(name) for name in told["names"]]
+        joined, single = [int(index) for index in told["joined"]], int(told["single"])
+        self._retry(
+            lambda: self._dispatcher.offer(self._begun.run, names, single=single, joined=joined, listing=listing)
+        )
 
     def _on_files(self, frame: bytes) -> None:
         """A test has left files behind: they go into the store before its result goes into the stream."""

@@ -26,6 +26,9 @@ NOT_RUN_LIMIT: Final = 1_000
 WARNINGS_LIMIT: Final = 500
 WARNED_LIMIT: Final = 10
 EXECUTIONS_LIMIT: Final = 10_000
+#: How many words of workers are kept, and characters of one.
+NOTES_LIMIT: Final = 100
+NOTE_LIMIT: Final = 10_000
 
 #: What reading a hostile line can raise.
 _UNREADABLE: Final = (
@@ -87,6 +90,8 @@ class Transcript:
         #: By text, class, file and line: the first tests that it came from, and how often it came.
         self._warnings: dict[tuple[str, str, str, int], tuple[tuple[str, ...], int]] = {}
         self._more_warnings = 0
+        #: What workers had to say.
+        self._said: list[str] = []
         self._texts = verdicts.Texts()
         self._end: events.End | None = None
         self._unreadable = 0
@@ -144,7 +149,12 @@ class Transcript:
         )
         return Recorded(record=record, events=b"".join(self._packed), texts=self._texts.whole)
 
+    def _note(self, note: events.Note) -> None:
+        if len(self._said) < NOTES_LIMIT:
+            self._said.append(events.cut(note.text, NOTE_LIMIT))
+
     def _notes(self) -> Iterator[str]:
+        yield from self._said
         if self._unreadable:
             yield f"{self._unreadable} events could not be read and were left out"
         if self._texts.cut:
@@ -154,7 +164,7 @@ class Transcript:
 
     # -- one event
 
-    def _read(self, event: events.Event) -> None:
+    def _read(self, event: events.Event) -> None:  # noqa: C901 - one for each kind
         match event:
             case events.Passed():
                 self._keep(event, verdicts.passed)
@@ -175,6 +185,10 @@ class Transcript:
                 self._update(event.job, ended_at=_time(event.at_ms))
             case events.End():
                 self._end = self._end or _checked(event)
+            case events.Collected():
+                self._nodeids = self._nodeids or _listed(event)
+            case events.Note():
+                self._note(event)
             case events.Output() | events.Stop():
                 pass
 
@@ -233,6 +247,12 @@ class Transcript:
     def _update(self, job: str, **changes: Any) -> None:
         if job in self._executions:
             self._executions[job] = replace(self._executions[job], **changes)
+
+
+def _listed(collected: events.Collected) -> list[str]:
+    """The ids of a run's items in their order."""
+    nodeids = [str(item.nodeid) for item in collected.items]
+    return [nodeids[place] for place in collected.places] if collected.places else nodeids
 
 
 def _warning(key: tuple[str, str, str, int], nodeids: tuple[str, ...], count: int) -> WarningRecord:

@@ -37,15 +37,29 @@ RINGS: Final = (
             *("plugin", "session", "ending", "durations", "groups", "submission", "connector", "replay"),
             *("xdist_protocol", "xdist_fixtures"),
             *("local_archive", "diary", "markup", "report", "retry", "doctor", "artifacts"),
-            *("embedded", "cli", "host", "pool", "worker", "supervisor", "runner", "execution", "recorder"),
-            "leftovers",
+            *(
+                "embedded",
+                "cli",
+                "session_commands",
+                "host",
+                "pool",
+                "worker",
+                "supervisor",
+                "runner",
+                "execution",
+                "recorder",
+            ),
+            *("leftovers", "listing", "restore", "thin", "spec", "follower"),
         }
     ),
 )
 
 #: What runs inside the user's environment: it imports the standard library, pytest and itself.
 IN_USERS_ENVIRONMENT: Final = frozenset(
-    {"runner", "execution", "recorder", "leftovers", "keeper", "events", "xdist_fixtures"}
+    {
+        *("runner", "execution", "recorder", "leftovers", "keeper", "events", "xdist_fixtures"),
+        *("listing", "groups", "durations"),
+    }
 )
 
 #: Who may import a distribution when it is imported itself; everybody else, not at all.
@@ -64,11 +78,16 @@ IMPORTERS: Final = {
         "execution",
         "recorder",
         "leftovers",
+        "listing",
+        "restore",
+        "thin",
+        "spec",
+        "follower",
     },
     "redis": {"dispatch", "redis_gateway", "event_reader", "worker"},
     "rq": {"worker"},
     "httpx": {"http_gateway"},
-    "click": {"cli"},
+    "click": {"cli", "session_commands"},
     "jinja2": {"report"},
     "markupsafe": {"report", "markup"},
     "pygments": {"markup"},
@@ -77,7 +96,7 @@ IMPORTERS: Final = {
 }
 
 #: Who may import a distribution inside of a function.
-LAZY_IMPORTERS: Final = {"rq": {"supervisor"}}
+LAZY_IMPORTERS: Final = {"rq": {"supervisor"}, "pytest": {"session_commands"}}
 
 #: What a session without --supercheck must not pay for.
 EXPENSIVE: Final = ("redis", "rq", "httpx", "click", "boto3", "jinja2", f"{PACKAGE}.session", f"{PACKAGE}.settings")

@@ -11,12 +11,13 @@ from collections.abc import AsyncIterator, Callable
 from typing import Annotated, Final, Literal
 
 from fastapi import APIRouter, Header
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, field_validator
 from starlette.responses import StreamingResponse
 
 from pytest_supercheck.dispatch import Dispatcher
 from pytest_supercheck.errors import SupercheckError
 from pytest_supercheck.event_reader import EventReader
+from pytest_supercheck.events import Collected, decode, encode_collected
 from pytest_supercheck.model import Admission, How, Priority, RunId, RunRequest, RunStatus
 from supercheck_server.api import ANSWERS, EVENTS, REFUSED, RUN_ID, UNKNOWN, RunPath
 from supercheck_server.feed import PING, PING_S
@@ -55,6 +56,18 @@ class Items(BaseModel):
     names: list[str]
     single: Annotated[int, Field(ge=0)] = 0
     joined: list[Annotated[int, Field(ge=1)]] = []
+    listing: str = ""
+    detached: bool = False
+
+    @field_validator("listing")
+    @classmethod
+    def _check_listing(cls, text: str) -> str:
+        if not text:
+            return text
+        found = decode(text.encode("ascii", "replace"))
+        if not isinstance(found, Collected):
+            raise ValueError("it is not the event `collected`")
+        return encode_collected(found).decode("ascii")  # on one line, whatever it came in
 
 
 class Taken(BaseModel):
@@ -92,7 +105,14 @@ def door_routes(dispatcher: Dispatcher, reader: EventReader, is_closing: Callabl
     )
     def offer(run_id: RunPath, items: Items) -> Taken:
         joined = [index for index in items.joined if index < len(items.names)]
-        taken = dispatcher.offer(RunId(run_id), items.names, single=items.single, joined=joined)
+        taken = dispatcher.offer(
+            RunId(run_id),
+            items.names,
+            single=items.single,
+            joined=joined,
+            listing=items.listing.encode("ascii"),
+            detached=items.detached,
+        )
         return Taken(taken=taken)
 
     @routes.post(
