@@ -292,6 +292,9 @@ class LocalSession:
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:
         """Where each failing test ran, and where it can be read again."""
         replay, hosts = self._follower.replay, self._follower.hosts
+        if self._attached and self._follower.ended is None and self._submission.admission is not None:
+            how = f"'supercheck queue cancel {self.run_id}' ends it"
+            terminalreporter.write_line(f"supercheck: run {self.run_id} goes on; {how}")
         if replay is None or self._config.get_verbosity() < 0:
             return
         if replay.failures:
@@ -300,6 +303,3 @@ class LocalSession:
             terminalreporter.write_line(f"{nodeid}: execution {n} of run {self.run_id}, host {hosts.get(n, '?')}")
         if self._specifier.records and (replay.failures or self._config.get_verbosity() > 0):
             terminalreporter.write_line(f"supercheck: run {self.run_id}, see it with 'supercheck report --open'")
-        if self._attached and self._follower.ended is None:
-            how = f"'supercheck queue cancel {self.run_id}' ends it"
-            terminalreporter.write_line(f"supercheck: run {self.run_id} goes on; {how}")

@@ -240,7 +240,7 @@ def test_no_page_makes_up_a_command(page: str) -> None:
     for words in re.findall(r"(?:^ {4}(?:\$ )?|`)supercheck((?: +[^\s`=]+)+)(?! *=)", PAGES[page], re.MULTILINE):
         path, shown = "supercheck", set[str]()
         allowed = command_options(known[path]) | {"--version", "--help", "-h"}
-        for word in words.partition("#")[0].split():
+        for word in words.partition("#")[0].partition(" -- ")[0].split():  # after that, pytest's
             if f"{path} {word}" in known:
                 path = f"{path} {word}"
                 allowed |= command_options(known[path])
