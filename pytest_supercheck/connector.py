@@ -7,8 +7,9 @@ gone, `kill -9` included.  Of a run that is to be recorded locally it keeps the 
 the run is over, beside the session's own end.  Knows no pytest.
 
 Messages from the session (JSON lines): ``connect`` (with the socket on which events are sent, as they come from the
-pool), ``queue``, ``submit``, ``attach``, ``items``, ``offer``, ``cancel``, ``ended``.  To it: ``connected``,
-``capacity``, ``admission``, ``offered``, ``cancelled``, ``error``, and unasked ``status`` and ``recorded``.
+pool), ``source`` (ship the project's files to the server), ``queue``, ``submit``, ``attach``, ``items``, ``offer``,
+``cancel``, ``ended``.  To it: ``connected``, ``capacity``, ``admission``, ``offered``, ``cancelled``, ``error``, and
+unasked ``status``, ``shipping`` (words for the user) and ``recorded``.
 """
 
 from __future__ import annotations
@@ -32,7 +33,10 @@ from pytest_supercheck.model import Admission, RunId, RunRequest
 from pytest_supercheck.origin import find_origin
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from pytest_supercheck.gateway import Gateway
+    from pytest_supercheck.shipping import Shipment
 
 #: Seconds between two signs of life of a run that runs, and of one that waits.
 KEEP_S: Final = 5.0
@@ -64,6 +68,7 @@ class Connector:
         self._ended = False
         self._names: list[str] = []
         self._diary: Diary | None = None
+        self._shipment: Shipment | None = None
 
     def serve(self) -> None:
         """Do what the session asks, until it goes."""
@@ -93,11 +98,15 @@ class Connector:
                 self._events = socket.socket(fileno=fds[0])
                 self._gateway = _connect(where["url"], where["token"])
                 self._tell({"connected": True})
+            case {"source": wish}:
+                self._shipment = _ship(self._gateway, wish, lambda words: self._tell({"shipping": words}))
             case {"queue": _}:
                 self._tell({"capacity": self._gateway.queue().figures.running_capacity})
             case {"submit": request, "wait_s": wait_s, "record": keep}:
                 spec = json.loads(request["spec"])
                 spec["origin"] = find_origin(spec, os.environ)
+                if self._shipment is not None:
+                    spec["source"] = self._shipped(self._shipment)
                 self._submit(RunRequest(**{**request, "spec": json.dumps(spec)}), wait_s, keep)
             case {"attach": run}:
                 self._attach(RunId(run))
@@ -117,6 +126,14 @@ class Connector:
     def _tell(self, message: dict[str, Any]) -> None:
         with self._sending:
             send(self._session, message)
+
+    def _shipped(self, shipment: Shipment) -> dict[str, str]:
+        """Wait until the server has the project's files, or the session goes."""
+        while shipment.is_alive():
+            shipment.join(WATCH_S)
+            if readable(self._session.fileno()):
+                raise Infrastructure("the session did not wait for its files to be shipped")
+        return shipment.source()
 
     def _submit(self, request: RunRequest, wait_s: float, keep: int) -> None:
         self._run = request.run_id  # from here on there may be something to let go of
@@ -222,6 +239,15 @@ def _connect(url: str, token: str | None) -> Gateway:
     from pytest_supercheck.redis_gateway import RedisGateway
 
     return RedisGateway.connect(url, password=token)
+
+
+def _ship(gateway: Gateway, wish: dict[str, Any], tell: Callable[[str], None]) -> Shipment:
+    from pytest_supercheck.http_gateway import HttpGateway
+    from pytest_supercheck.shipping import Shipment
+
+    if not isinstance(gateway, HttpGateway):
+        raise Infrastructure("files are shipped to a server: a pool's users and workers see the same ones")
+    return Shipment(gateway, wish, tell)
 
 
 def to_json(error: SupercheckError) -> dict[str, Any]:

@@ -12,6 +12,7 @@ Knows nothing of who raises and who shows it. A class's docstring is its default
     ├── Infrastructure               70   the service failed, after its retries
     │   └── OutOfOrder               70   a caller broke the dispatcher's protocol
     ├── Fatal                        70   the run cannot work on any worker; not retried
+    │   └── SourceTrouble            70   the project's files cannot be shipped, or not be unpacked
     ├── CannotRetry                   2   a run cannot be run once more
     ├── QueueFull                    75   refused: no room, come back later
     └── RunTimeout                  124   the run's own time is up
@@ -67,6 +68,10 @@ class OutOfOrder(Infrastructure):
 
 class Fatal(SupercheckError):
     """The run cannot work on any worker, so it is not tried again."""
+
+
+class SourceTrouble(Fatal):
+    """The project's files cannot be shipped to workers, or not be unpacked there."""
 
 
 class UnknownRun(SupercheckError):

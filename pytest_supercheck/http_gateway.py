@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 from urllib.parse import quote
 
 import httpx
 
 from pytest_supercheck import __version__
-from pytest_supercheck.errors import Infrastructure, QueueFull, Unreachable
+from pytest_supercheck.errors import Infrastructure, QueueFull, SourceTrouble, Unreachable
 from pytest_supercheck.gateway import NO_RUN, VERSION_HEADER
 from pytest_supercheck.model import (
     Admission,
@@ -50,7 +50,7 @@ class _NoRun(Infrastructure):
 
 
 class HttpGateway:
-    """`Gateway` over a server's HTTP API; safe to share between two threads, of which one reads events."""
+    """`Gateway` over a server's HTTP API; safe to share between threads, of which one reads events."""
 
     def __init__(self, url: str, token: str | None) -> None:
         """
@@ -66,7 +66,8 @@ class HttpGateway:
         headers = {"User-Agent": f"pytest-supercheck/{__version__}"}
         if token:
             headers["Authorization"] = f"Bearer {token}"
-        self._name = masked(url)
+        #: The server's address, for messages.
+        self.address: Final = masked(url)
         #: The server's release of this package, once it has answered; None when it does not say.
         self.version: str | None = None
         try:
@@ -76,7 +77,7 @@ class HttpGateway:
                 timeout=httpx.Timeout(ANSWER_S, connect=CONNECT_S),
             )
         except (httpx.InvalidURL, ValueError) as exc:
-            raise Unreachable(f"{self._name} is no address of a server ({exc}).") from exc
+            raise Unreachable(f"{self.address} is no address of a server ({exc}).") from exc
         self._stream: Iterator[bytes] | None = None
         self._response: httpx.Response | None = None
         self._heard = b""
@@ -118,7 +119,7 @@ class HttpGateway:
             self._heard += next(self._stream)
         except (httpx.HTTPError, StopIteration) as exc:
             self._hang_up()
-            raise Unreachable(f"{self._name} has ended the stream of events ({_words(exc)}).") from exc
+            raise Unreachable(f"{self.address} has ended the stream of events ({_words(exc)}).") from exc
         whole, separator, self._heard = self._heard.rpartition(b"\n\n")
         batches: list[bytes] = []
         for block in (whole + separator).split(b"\n\n"):
@@ -151,6 +152,24 @@ class HttpGateway:
         executions = tuple(PoolExecution(**one) for one in row.pop("executions"))
         return PoolStatus(workers=workers, executions=executions, **row)
 
+    def bundle(self, project: str, bundle: str, wish: bytes = b"") -> tuple[str, list[str]]:
+        """
+        Ask for a bundle of a project's files.
+
+        Args:
+            bundle: Its id.
+            wish: Its manifest, or what differs from one that the server has, compressed; nothing to ask by id alone.
+
+        Returns:
+            ``ready``; ``incomplete``, with pieces that are missing, perhaps not all of them; or ``unknown``: say more.
+        """
+        row = self._call("POST", f"bundles/{quote(bundle)}", params={"project": project}, content=wish)
+        return str(row["state"]), [str(piece) for piece in row["missing"]]
+
+    def pack(self, project: str, pack: bytes) -> None:
+        """Bring pieces of a project's files."""
+        self._call("POST", "packs", params={"project": project}, content=pack)
+
     def _stand(self, verb: str, run: RunId, body: object = None) -> RunStatus:
         """Where a run stands after a verb; `gone` also when the server says that the token's project has none such."""
         try:
@@ -163,17 +182,20 @@ class HttpGateway:
             )  # fmt: skip
         return RunStatus(**{**row, "figures": Figures.from_json(row["figures"])})
 
-    def _call(self, method: str, path: str, body: object = None) -> Any:
+    def _call(
+        self, method: str, path: str, body: object = None, *,
+        params: Mapping[str, str] | None = None, content: bytes | None = None,
+    ) -> Any:  # fmt: skip
         """The answer to a request, which is repeated where there is none; errors as `Gateway` has them."""
         for pause_s in (*AGAIN_S, None):
             try:
-                response = self._client.request(method, path, json=body)
+                response = self._client.request(method, path, json=body, params=params, content=content)
             except httpx.HTTPError as exc:
-                trouble = f"{self._name} does not answer ({_words(exc)}). Check the URL, the network and the proxy."
+                trouble = f"{self.address} does not answer ({_words(exc)}). Check the URL, the network and the proxy."
             else:
                 if response.status_code not in PASSING:
                     return self._read(response)
-                trouble = f"{self._name} cannot serve just now: {_detail(response)}"
+                trouble = f"{self.address} cannot serve just now: {_detail(response)}"
             if pause_s is None:
                 raise Unreachable(trouble)
             time.sleep(pause_s)
@@ -184,24 +206,29 @@ class HttpGateway:
         self.version = response.headers.get(VERSION_HEADER)
         if status in (401, 403):
             raise Unreachable(
-                f"{self._name} does not let us in: {_detail(response)} The token is taken from SUPERCHECK_TOKEN."
+                f"{self.address} does not let us in: {_detail(response)} The token is taken from SUPERCHECK_TOKEN."
+            )
+        if status == 413:
+            raise SourceTrouble(
+                f"{self.address} does not take that much: {_detail(response)} Proxies on the way have to let requests "
+                "of 10 MB through."
             )
         try:
             row = response.json()
         except ValueError:
             row = None
         if not isinstance(row, dict):
-            raise Unreachable(f"{self._name} answers {status}, and not as a pytest-supercheck server does.")
+            raise Unreachable(f"{self.address} answers {status}, and not as a pytest-supercheck server does.")
         if status == 429 and "figures" in row:
             raise QueueFull(figures=Figures.from_json(row["figures"]), retry_after_s=row["retry_after_s"])
         if status == 429:
-            raise Unreachable(f"{self._name} does not let us in just now: {_detail(response)}")
+            raise Unreachable(f"{self.address} does not let us in just now: {_detail(response)}")
         if status == 404 and row.get("detail") == NO_RUN:
             raise _NoRun
         if status == 404:
-            raise Unreachable(f"{self._name} has no such address: is it a pytest-supercheck server of this release?")
+            raise Unreachable(f"{self.address} has no such address: is it a pytest-supercheck server of this release?")
         if response.is_error:
-            raise Infrastructure(f"{self._name} answers {status}: {_detail(response)}")
+            raise Infrastructure(f"{self.address} answers {status}: {_detail(response)}")
         return row
 
     def _open(self, run: RunId, after: str) -> None:

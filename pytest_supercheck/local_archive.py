@@ -16,7 +16,7 @@ from typing import Final
 from pytest_supercheck.archive import Archive
 from pytest_supercheck.directory_store import DirectoryStore
 from pytest_supercheck.errors import StoreTrouble
-from pytest_supercheck.operators import DIRECTORY, store_directory
+from pytest_supercheck.operators import DIRECTORY, keep_out_of_git, store_directory
 from pytest_supercheck.transcript import Recorded
 
 _SERVED: Final = "served"
@@ -34,7 +34,7 @@ def record_locally(rootdir: Path, recorded: Recorded, *, keep: int) -> None:
     """
     archive = Archive(DirectoryStore(store_directory(rootdir)))
     archive.save(recorded)
-    _keep_out_of_git(rootdir)
+    keep_out_of_git(rootdir)
     if not (rootdir / DIRECTORY / _SERVED).exists():
         for folder in archive.folders()[keep:]:
             archive.remove(folder)
@@ -57,7 +57,7 @@ def mark_served(store: str) -> None:
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
         (place.parent / _SERVED).touch()
-        _keep_out_of_git(rootdir)
+        keep_out_of_git(rootdir)
     except OSError as exc:
         raise StoreTrouble(f"{place.parent} cannot be written: {exc}") from exc
 
@@ -66,9 +66,3 @@ def find_local_store(directory: Path) -> Path | None:
     """The store of that directory or of the nearest one above that has one; None when none has."""
     places = (store_directory(place) for place in (directory, *directory.parents))
     return next((place for place in places if place.is_dir()), None)
-
-
-def _keep_out_of_git(rootdir: Path) -> None:
-    ignore = rootdir / DIRECTORY / ".gitignore"
-    if not ignore.exists():
-        ignore.write_text("# Made by pytest-supercheck.\n*\n", "utf-8")

@@ -120,6 +120,13 @@ def store_directory(rootdir: Path) -> Path:
     return rootdir / DIRECTORY / "store"
 
 
+def keep_out_of_git(rootdir: Path) -> None:
+    """Have git ignore what this package keeps in a root directory, where `DIRECTORY` is already."""
+    ignore = rootdir / DIRECTORY / ".gitignore"
+    if not ignore.exists():
+        ignore.write_text("# Made by pytest-supercheck.\n*\n", "utf-8")
+
+
 def masked(url: str) -> str:
     """
     Take the credentials out of a URL, for messages.

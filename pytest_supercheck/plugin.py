@@ -51,10 +51,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
             "TESTS",
             "failed (default), all or none: of which tests the files are kept that they leave behind",
         ),
+        ("bundle-limit", "SIZE", "how much a project that is shipped may have: 500MB, 2GB (default: 1GB)"),
     ):
         action = "append" if name == "label" else "store"
         group.addoption(f"--supercheck-{name}", action=action, metavar=metavar, default=None, help=text)
-        parser.addini(f"supercheck_{name}", f"as --supercheck-{name}", default=None)
+        parser.addini(f"supercheck_{name.replace('-', '_')}", f"as --supercheck-{name}", default=None)
     group.addoption(
         "--supercheck-detach",
         action="store_true",
@@ -62,14 +63,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="start the run and leave it to the pool: 'supercheck attach' follows it",
     )
     parser.addini("supercheck_detach", "as --supercheck-detach", type="bool", default=False)
-    group.addoption(
-        "--supercheck-artifact",
-        metavar="GLOB",
-        action="append",
-        default=None,
-        help="files below the root directory that a test leaves behind, if it wrote them; may be given several times",
-    )
-    parser.addini("supercheck_artifact", "as --supercheck-artifact, one a line", type="linelist", default=[])
+    for name, text in (
+        ("artifact", "files below the root directory that a test leaves behind, if it wrote them"),
+        ("include", "files to ship although git ignores them, or they look like secrets"),
+        ("exclude", "files not to ship, whatever else is said of them"),
+    ):
+        text = f"{text}; may be given several times"  # noqa: PLW2901
+        group.addoption(f"--supercheck-{name}", metavar="GLOB", action="append", default=None, help=text)
+        parser.addini(f"supercheck_{name}", f"as --supercheck-{name}, one a line", type="linelist", default=[])
 
 
 def pytest_configure(config: pytest.Config) -> None:

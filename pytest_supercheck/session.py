@@ -173,7 +173,7 @@ class LocalSession:
         self._submission.submit(request, self._settings.wait_s, record=record)
         if self._settings.collect == "remote":  # nothing else is to be done before there is an answer
             try:
-                self._announce(self._submission.result(), self.speaker.count)
+                self._announce(self._submission.result(self._follower.line), self.speaker.count)
             except SupercheckError as exc:
                 fail(self._config, exc)
 
@@ -188,7 +188,7 @@ class LocalSession:
         if self._settings.collect == "local":
             return None
         try:
-            self._submission.result()
+            self._submission.result(self._follower.line)
             if self._settings.detach:
                 return self._let_go()
             self._follower.await_listing()
@@ -248,7 +248,7 @@ class LocalSession:
         """Hand over what there is to run."""
         from pytest_supercheck.groups import wire_names
 
-        admission = self._submission.result()
+        admission = self._submission.result(self._follower.line)
         places, joined = arrangement.places, arrangement.joined
         names = wire_names(session.items, places, joined)
         single = len(names) if one_by_one or session.config.getoption("maxfail") else arrangement.long

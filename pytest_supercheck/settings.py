@@ -7,6 +7,7 @@ Knows names and their meaning; neither Redis nor processes.  Imported lazily, on
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
@@ -24,6 +25,9 @@ STARTS: Final = ("auto", "fork", "spawn")
 GROUPS: Final = ("none", "file", "class", "module")
 ARTIFACTS: Final = ("failed", "all", "none")
 COLLECTS: Final = ("local", "remote")
+
+#: Bytes in a unit of sizes.
+SIZES: Final = {"": 1, "k": 1000, "m": 1_000_000, "g": 1_000_000_000}
 
 #: What xdist's ``--dist`` asks for.
 XDIST_GROUPS: Final = {"loadfile": "file", "loadscope": "class"}
@@ -67,6 +71,11 @@ class Settings:
     artifacts: Artifacts
     #: Patterns of such files, relative to the root directory.
     artifact: tuple[str, ...]
+    #: Patterns of files to ship although git ignores them or they look like secrets, and of files not to ship.
+    include: tuple[str, ...]
+    exclude: tuple[str, ...]
+    #: How long the files of a project that is shipped may be, together, in bytes.
+    bundle_limit: int
     #: Whether executions came from xdist's ``-n``.
     from_xdist: bool
 
@@ -105,6 +114,9 @@ class Settings:
             labels=read.labels(),
             artifacts=read.choice("artifacts", ARTIFACTS, "failed"),  # type: ignore[arg-type]
             artifact=read.lines("artifact"),
+            include=read.lines("include"),
+            exclude=read.lines("exclude"),
+            bundle_limit=read.size("bundle_limit", 1_000_000_000),
             from_xdist=from_xdist,
         )
 
@@ -166,6 +178,16 @@ class _Reader:
         if not (value.isascii() and value.isdigit()):
             raise pytest.UsageError(f"--supercheck-{name}: {value!r} is not a number from 0 up")
         return int(value)
+
+    def size(self, name: str, default: int) -> int:
+        value = self.text(name)
+        if value is None:
+            return default
+        found = re.fullmatch(r"(\d{1,15})\s*(|k|m|g)b?", value.strip(), re.IGNORECASE | re.ASCII)
+        if found is None:
+            option = name.replace("_", "-")
+            raise pytest.UsageError(f"--supercheck-{option}: {value!r} is not a size such as 500MB or 2GB")
+        return int(found[1]) * SIZES[found[2].lower()]
 
     def labels(self) -> tuple[str, ...]:
         """Options that are given several times; elsewhere with commas between."""

@@ -54,6 +54,7 @@ class Submission:
         self.heard_at = time.monotonic()
         self._why = why
         self._answers: dict[str, Any] = {}
+        self._notes: list[str] = []
         self._rest = b""
         self._control, theirs = socket.socketpair()
         with theirs:
@@ -68,6 +69,19 @@ class Submission:
         self._tell({"queue": {}})
         return int(self._wait_for("capacity"))
 
+    def ship(
+        self, *, project: str, rootdir: str, include: Sequence[str], exclude: Sequence[str], limit_bytes: int
+    ) -> None:
+        """
+        Begin to ship the project's files; `submit` then waits until the server has them, and says so in the run's spec.
+
+        Args:
+            project: Whose files they are: the run's project.
+            rootdir: pytest's root directory; the rest as `gathering.Gathering` has it.
+        """
+        files = {"include": list(include), "exclude": list(exclude), "limit_bytes": limit_bytes}
+        self._tell({"source": {"project": project, "rootdir": rootdir, **files}})
+
     def submit(self, request: RunRequest, wait_s: float, *, record: int) -> None:
         """
         Ask for the run; `result` has the answer.
@@ -79,15 +93,18 @@ class Submission:
         """
         self._tell({"submit": dataclasses.asdict(request), "wait_s": wait_s, "record": record})
 
-    def result(self) -> Admission:
+    def result(self, tell: Callable[[str], None] = lambda _words: None) -> Admission:
         """
         Wait for the answer.
 
+        Args:
+            tell: Is told meanwhile what the user should read: of files that are shipped.
+
         Raises:
-            SupercheckError: The pool cannot be reached, or refused.
+            SupercheckError: The pool cannot be reached, or refused, or the project's files cannot be shipped.
         """
         if self.admission is None:
-            row = self._wait_for("admission")
+            row = self._wait_for("admission", tell)
             self.admission = Admission(**{**row, "figures": Figures.from_json(row["figures"])})
             self.heard_at = time.monotonic()
         return self.admission
@@ -166,13 +183,16 @@ class Submission:
         except OSError:
             self.poll()  # its last words are there to be read
 
-    def _wait_for(self, name: str) -> Any:
-        while name not in self._answers:
+    def _wait_for(self, name: str, tell: Callable[[str], None] = lambda _words: None) -> Any:
+        while True:
+            while self._notes:
+                tell(self._notes.pop(0))
+            if name in self._answers:
+                return self._answers.pop(name)
             if self.error is not None:
                 error, self.error = self.error, None
                 raise error
             self._receive()
-        return self._answers.pop(name)
 
     def _receive(self) -> None:
         """Read once, blocking."""
@@ -188,6 +208,8 @@ class Submission:
                 row = message["status"]
                 self.status = RunStatus(**{**row, "figures": Figures.from_json(row["figures"])})
                 self.heard_at = time.monotonic()
+            elif "shipping" in message:
+                self._notes.append(message["shipping"])
             else:
                 self._answers.update(message)
 

@@ -26,9 +26,10 @@ RINGS: Final = (
         {
             *("__init__", "model", "errors", "events", "boot", "keeper", "operators", "settings", "valkey_wheel"),
             *("record", "longrepr", "postmortem", "verdicts", "transcript", "origin", "words", "timeline"),
+            *("bundle", "digests", "gathering"),
         }
     ),
-    frozenset({"gateway", "store", "archive"}),
+    frozenset({"gateway", "store", "archive", "packs"}),
     frozenset(
         {"dispatch", "redis_gateway", "event_reader", "http_gateway", "valkey", "directory_store", "s3_store", "stores"}
     ),
@@ -49,7 +50,7 @@ RINGS: Final = (
                 "execution",
                 "recorder",
             ),
-            *("leftovers", "listing", "restore", "thin", "spec", "follower"),
+            *("leftovers", "listing", "restore", "thin", "spec", "follower", "shipping", "sources"),
         }
     ),
 )
@@ -96,7 +97,7 @@ IMPORTERS: Final = {
 }
 
 #: Who may import a distribution inside of a function.
-LAZY_IMPORTERS: Final = {"rq": {"supervisor"}, "pytest": {"session_commands"}}
+LAZY_IMPORTERS: Final = {"rq": {"supervisor"}, "pytest": {"session_commands"}, "pathspec": {"gathering"}}
 
 #: What a session without --supercheck must not pay for.
 EXPENSIVE: Final = ("redis", "rq", "httpx", "click", "boto3", "jinja2", f"{PACKAGE}.session", f"{PACKAGE}.settings")

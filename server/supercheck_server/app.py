@@ -26,7 +26,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from pytest_supercheck import __version__
 from pytest_supercheck.directory_store import DirectoryStore
-from pytest_supercheck.errors import CannotRetry, QueueFull, SupercheckError, Unreachable
+from pytest_supercheck.errors import CannotRetry, QueueFull, SourceTrouble, SupercheckError, Unreachable
 from pytest_supercheck.event_reader import EventReader
 from pytest_supercheck.gateway import NO_RUN, VERSION_HEADER
 from pytest_supercheck.local_archive import mark_served
@@ -34,6 +34,8 @@ from pytest_supercheck.redis_gateway import RedisGateway
 from pytest_supercheck.stores import open_store
 from supercheck_server.access import Access
 from supercheck_server.api import Refused, api_routes, projects_of, queue_of
+from supercheck_server.bundle_routes import bundle_routes
+from supercheck_server.bundles import Bundles, live_bundles
 from supercheck_server.database import Database
 from supercheck_server.door import door_routes
 from supercheck_server.errors import DatabaseTrouble
@@ -63,6 +65,7 @@ _TITLES: Final = {
     404: "Not found",
     405: "Not here",
     409: "That does not go",
+    413: "That is too much",
     429: "Wait a little",
     503: "Not now",
 }
@@ -111,6 +114,10 @@ class Parts:
             runs_per_project=settings.retention_runs,
         )
 
+        self.bundles = Bundles(
+            self.database, store, days=settings.bundle_days, needed=lambda: live_bundles(self.dispatcher)
+        )
+
     def close(self) -> None:
         """Close the connections."""
         self.gateway.close()
@@ -127,7 +134,9 @@ def create_app(parts: Parts) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
-        keeper = Keeper(parts.recorder, parts.retention, parts.mirror, adopts="://" not in parts.settings.store)
+        keeper = Keeper(
+            parts.recorder, parts.retention, parts.mirror, parts.bundles, adopts="://" not in parts.settings.store
+        )
         keeper.start()
         yield
         parts.feeds.close()
@@ -153,6 +162,7 @@ def create_app(parts: Parts) -> FastAPI:
     app.include_router(api_routes(parts.dispatcher, parts.history, queue_feed, gate))
     reader = EventReader(parts.settings.redis_url or "", password=parts.settings.redis_password)
     app.include_router(door_routes(parts.dispatcher, reader, lambda: parts.feeds.is_closed, gate))
+    app.include_router(bundle_routes(parts.bundles, gate))
     app.include_router(sign_in_routes(parts.access, gate, renderer))
     sources = Sources(
         dispatcher=parts.dispatcher, history=parts.history, shelf=parts.shelf, renderer=renderer, feeds=parts.feeds
@@ -222,6 +232,10 @@ def _answer_errors(app: FastAPI, renderer: Renderer) -> None:
     @app.exception_handler(CannotRetry)
     async def on_conflict(request: Request, exc: CannotRetry) -> Response:
         return answer(request, 409, str(exc))
+
+    @app.exception_handler(SourceTrouble)
+    async def on_source(request: Request, exc: SourceTrouble) -> Response:
+        return answer(request, 400, str(exc))
 
     @app.exception_handler(QueueFull)
     async def on_full(request: Request, exc: QueueFull) -> Response:

@@ -128,6 +128,8 @@ def rebuild() -> None:
     click.echo(f"{done.written} runs written, {done.known} were known, {done.unreadable} cannot be read")
     if done.tokens:
         click.echo(f"{done.tokens} tokens written")
+    if done.bundles:
+        click.echo(f"{done.bundles} bundles of projects' files found")
     sys.exit(1 if done.unreadable else 0)
 
 

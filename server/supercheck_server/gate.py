@@ -99,14 +99,23 @@ class Gate:
         Raises:
             HTTPException: 403 for another project than the visitor's, 409 for an id that another project has.
         """
+        self.check_project(visitor, project, "the run")
+        if visitor.project and self._projects_of(run) - {project}:
+            raise HTTPException(409, "This run's id is taken. Submit it with another one.")
+
+    def check_project(self, visitor: Visitor, project: str, what: str) -> None:
+        """
+        Require that somebody may bring something of a project.
+
+        Raises:
+            HTTPException: 403 for another project than the visitor's.
+        """
         if visitor.narrow(project) != project:
             raise HTTPException(
                 403,
-                f"This token is for the project {visitor.project!r}, and the run is of {project!r}. "
+                f"This token is for the project {visitor.project!r}, and {what} is of {project!r}. "
                 "Say with --supercheck-project which one it is of.",
             )
-        if visitor.project and self._projects_of(run) - {project}:
-            raise HTTPException(409, "This run's id is taken. Submit it with another one.")
 
     def token_of(self, request: Request, secret: str) -> Token | None:
         """

@@ -12,6 +12,7 @@ from pytest_supercheck.errors import NotStored
 from pytest_supercheck.record import RecordError
 from pytest_supercheck.stores import open_store
 from supercheck_server.access import Access
+from supercheck_server.bundles import Bundles
 from supercheck_server.database import Database
 from supercheck_server.ledger import Ledger
 from supercheck_server.mirror import Mirror
@@ -30,11 +31,13 @@ class Rebuilt:
     unreadable: int
     #: Tokens that are new there.
     tokens: int
+    #: Bundles of projects' files that are new there.
+    bundles: int
 
 
 def rebuild(settings: Settings) -> Rebuilt:
     """
-    Write the rows of every run in the store, and the tokens; those that are there stay.
+    Write the rows of every run in the store, the tokens, and where projects' files are; those that are there stay.
 
     Raises:
         DatabaseTrouble: The database cannot be used.
@@ -56,6 +59,7 @@ def rebuild(settings: Settings) -> Rebuilt:
                 continue
             written, known = written + new, known + (not new)
         tokens = Mirror(Access(database), store).restore()
+        bundles = Bundles(database, store, days=settings.bundle_days, needed=tuple).restore()
     finally:
         database.close()
-    return Rebuilt(known=known, written=written, unreadable=unreadable, tokens=tokens)
+    return Rebuilt(known=known, written=written, unreadable=unreadable, tokens=tokens, bundles=bundles)

@@ -20,6 +20,7 @@ from pytest_supercheck.errors import NotStored, SupercheckError
 from pytest_supercheck.model import RunDetails, RunId
 from pytest_supercheck.record import FAILING, Origin, RecordError, RunSummary, read_origin
 from pytest_supercheck.transcript import Recorded, Submitted, Transcript
+from supercheck_server.bundles import Bundles
 from supercheck_server.history import History, RunFilter
 from supercheck_server.ledger import Ledger, short
 from supercheck_server.metrics import Metrics
@@ -194,7 +195,9 @@ class Recorder:
 class Keeper(threading.Thread):
     """A thread that records and keeps the house, and outlives the absence of everything that it needs."""
 
-    def __init__(self, recorder: Recorder, retention: Retention, mirror: Mirror, *, adopts: bool = False) -> None:
+    def __init__(
+        self, recorder: Recorder, retention: Retention, mirror: Mirror, bundles: Bundles, *, adopts: bool = False
+    ) -> None:
         """
         Make the thread.
 
@@ -206,6 +209,7 @@ class Keeper(threading.Thread):
         self._recorder = recorder
         self._retention = retention
         self._mirror = mirror
+        self._bundles = bundles
         self._over = threading.Event()
         self._troubles: dict[str, str] = {}
         self._due: dict[str, float] = {}
@@ -237,6 +241,7 @@ class Keeper(threading.Thread):
         self._try("deliver", DELIVER_S, recorder.deliver)
         self._try("mirror", MIRROR_S, self._mirror.write)
         self._try("sweep", SWEEP_S, lambda: self._retention.sweep(time.time() * 1000))
+        self._try("sources", SWEEP_S, lambda: self._bundles.sweep(time.time() * 1000))
         self._try("orphans", ORPHANS_S, recorder.expire_orphans)
         return False
 

@@ -15,6 +15,9 @@ from pytest_supercheck.operators import BadVariable
 #: Where everything is kept that has no address of its own.
 DATA: Final = ".supercheck"
 
+#: Longer than a run can be run once more.
+BUNDLE_DAYS: Final = 14
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
@@ -36,6 +39,8 @@ class Settings:
     retention_days: int | None
     #: Runs that are kept of each project; None for all.
     retention_runs: int | None
+    #: Days that a project's files are kept which no session asks for any more.
+    bundle_days: int
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None, *, data: Path | None = None) -> Settings:
@@ -59,6 +64,7 @@ class Settings:
             s3_endpoint=environ.get("SUPERCHECK_S3_ENDPOINT") or None,
             retention_days=_number(environ, "SUPERCHECK_RETENTION_DAYS"),
             retention_runs=_number(environ, "SUPERCHECK_RETENTION_RUNS"),
+            bundle_days=_number(environ, "SUPERCHECK_BUNDLE_DAYS") or BUNDLE_DAYS,
         )
 
 

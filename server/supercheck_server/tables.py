@@ -182,6 +182,56 @@ loads: Final = Table(
     Column("wait_s", Integer, nullable=False),
 )
 
+#: Packs of pieces of projects' files, in the store; an index of it, as what follows.
+packs: Final = Table(
+    "packs",
+    metadata,
+    Column("no", _Number, primary_key=True, autoincrement=True),
+    # The project's folder in the store.
+    Column("folder", Text, nullable=False),
+    Column("name", Text, nullable=False),
+    Column("made_ms", BigInteger, nullable=False),
+    UniqueConstraint("folder", "name"),
+    Index(None, "made_ms"),
+)
+
+#: Where each piece is; a project has its own.
+pieces: Final = Table(
+    "pieces",
+    metadata,
+    Column("folder", Text, primary_key=True),
+    # Its sha256.
+    Column("piece", Text, primary_key=True),
+    Column("pack_no", _Number, ForeignKey("packs.no", ondelete="CASCADE"), nullable=False),
+    Column("offset", Integer, nullable=False),
+    Column("stored", Integer, nullable=False),
+    Column("size", Integer, nullable=False),
+    Index(None, "pack_no"),
+    sqlite_with_rowid=False,
+)
+
+#: Bundles whose pieces are all there.
+bundles: Final = Table(
+    "bundles",
+    metadata,
+    Column("no", _Number, primary_key=True, autoincrement=True),
+    Column("folder", Text, nullable=False),
+    Column("id", Text, nullable=False),
+    Column("used_ms", BigInteger, nullable=False),
+    UniqueConstraint("folder", "id"),
+    Index(None, "used_ms"),
+)
+
+#: Which packs a bundle needs: these stay.
+bundle_packs: Final = Table(
+    "bundle_packs",
+    metadata,
+    Column("bundle_no", _Number, ForeignKey("bundles.no", ondelete="CASCADE"), primary_key=True),
+    Column("pack_no", _Number, ForeignKey("packs.no"), primary_key=True),
+    Index(None, "pack_no"),
+    sqlite_with_rowid=False,
+)
+
 #: Who may come in. Of a token only its hash is kept.
 tokens: Final = Table(
     "tokens",

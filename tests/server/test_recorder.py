@@ -129,7 +129,7 @@ def test_two_servers_share_the_work(parts: Parts, pool: Pool, settings: Settings
     for number in range(12):
         pool.finish(f"r{number}")
     other = Parts(settings)
-    keepers = [Keeper(one.recorder, one.retention, one.mirror) for one in (parts, other)]
+    keepers = [Keeper(one.recorder, one.retention, one.mirror, one.bundles) for one in (parts, other)]
     for keeper in keepers:
         keeper.start()
     wait_for(lambda: len([1 for row in parts.history.runs(RunFilter()) if row.folder]) == 12, "all runs are recorded")
@@ -227,8 +227,8 @@ def test_history_is_rebuilt_from_the_store(parts: Parts, pool: Pool, settings: S
         pool.finish(f"r{number}", missing=[number % 2])
         parts.recorder.record_next()
     anew = replace(settings, database_url=f"sqlite:///{tmp_path}/anew.sqlite")
-    assert rebuild(anew) == Rebuilt(known=0, written=3, unreadable=0, tokens=0)
-    assert rebuild(anew) == Rebuilt(known=3, written=0, unreadable=0, tokens=0)
+    assert rebuild(anew) == Rebuilt(known=0, written=3, unreadable=0, tokens=0, bundles=0)
+    assert rebuild(anew) == Rebuilt(known=3, written=0, unreadable=0, tokens=0, bundles=0)
     other = Parts(anew)
     assert all_runs(other) == all_runs(parts)
     assert [(row.nodeid, row.recent) for row in other.history.slow()] == [
@@ -334,7 +334,7 @@ def test_keeper_outlives_what_it_needs(parts: Parts, pool: Pool, valkey: redis.R
     monkeypatch.setattr(recorder, "record_next", troubled)
     monkeypatch.setattr("supercheck_server.recorder.EVERY_S", 0.01)
     pool.finish("r1")
-    keeper = Keeper(recorder, parts.retention, parts.mirror)
+    keeper = Keeper(recorder, parts.retention, parts.mirror, parts.bundles)
     keeper.start()
     wait_for(lambda: ("r1", "passed", 2) in all_runs(parts), "the run is recorded")
     keeper.stop()
@@ -357,7 +357,7 @@ def test_trouble_with_one_duty_keeps_nothing_else_from_being_done(
     monkeypatch.setattr(parts.recorder, "deliver", lambda: done.append("deliver"))
     monkeypatch.setattr(parts.retention, "sweep", lambda now_ms: done.append("sweep"))
     monkeypatch.setattr("supercheck_server.recorder.EVERY_S", 0.01)
-    keeper = Keeper(parts.recorder, parts.retention, parts.mirror)
+    keeper = Keeper(parts.recorder, parts.retention, parts.mirror, parts.bundles)
     keeper.start()
     wait_for(lambda: {"deliver", "sweep"} <= set(done) and done.count("record") > 4, "all duties are tried")
     keeper.stop()
