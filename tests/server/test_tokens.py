@@ -73,6 +73,8 @@ RULES: Final = {
     "POST /api/v1/runs/{run_id}/stop": Rule("submit", 200, {"outcome": "cancelled", "how": "leave"}),
     "POST /api/v1/runs/{run_id}/cancel": Rule("submit", 200),
     "POST /api/v1/runs/{run_id}/retry": Rule("submit", 201),
+    "POST /api/v1/bundles/{bundle_id}": Rule("submit", 200, others=403),
+    "POST /api/v1/packs": Rule("submit", 400, others=403),
     "POST /api/v1/runs/{run_id}/priority": Rule("admin", 200, {"priority": "high"}),
     **dict.fromkeys(["GET /", "GET /flaky", "GET /slow", "GET /failures"], Rule("read", 200, others=0)),
     **dict.fromkeys(
@@ -153,6 +155,8 @@ class World:
         found = run or ("shop-done" if path.endswith(ENDED) else "shop-live")
         key = self.test if path.startswith("/tests") else self.cause
         path = path.replace("{run_id}", found).replace("{key}", key)
+        if path.startswith(("/api/v1/bundles", "/api/v1/packs")):
+            return path.replace("{bundle_id}", "0" * 64) + "?project=shop"
         return path.replace("{path:path}", "index.html")
 
 
