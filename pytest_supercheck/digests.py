@@ -31,10 +31,6 @@ _TICK_NS: Final = 1_000_000_000
 _TRIES: Final = 3
 
 
-class Changing(Exception):
-    """The file changes whenever it is read."""
-
-
 class Digests:
     """
     The memory.
@@ -52,7 +48,7 @@ class Digests:
         self._now: dict[str, list[Any]] = {}
         self._changed = False
 
-    def content(self, path: str, found: os.stat_result) -> tuple[int, str]:
+    def content(self, path: str, found: os.stat_result) -> tuple[int, str] | None:
         """
         How long a file is, and the sha256 of its pieces in a row.
 
@@ -60,14 +56,19 @@ class Digests:
             path: Below the root.
             found: What `os.lstat` says of it.
 
+        Returns:
+            None when it changes whenever it is read.
+
         Raises:
-            Changing: It changes whenever it is read.
             OSError: It cannot be read.
         """
         key = _key(found)
         row = self._known.get(path)
         if not isinstance(row, list) or row[:-1] != key:
-            found, content = _read(os.path.join(self._root, path))
+            read = _read(os.path.join(self._root, path))
+            if read is None:
+                return None
+            found, content = read
             row = [*(key := _key(found)), content]
             self._changed = True
         if max(found.st_mtime_ns, found.st_ctime_ns) < self._began_ns - _TICK_NS:
@@ -109,7 +110,7 @@ def open_file(path: str) -> int:
     return fd
 
 
-def _read(path: str) -> tuple[os.stat_result, str]:
+def _read(path: str) -> tuple[os.stat_result, str] | None:
     fd = open_file(path)
     try:
         for _ in range(_TRIES):
@@ -119,7 +120,7 @@ def _read(path: str) -> tuple[os.stat_result, str]:
                 return before, content
     finally:
         os.close(fd)
-    raise Changing
+    return None
 
 
 def _key(found: os.stat_result) -> list[int]:

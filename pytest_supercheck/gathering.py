@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from pytest_supercheck.bundle import ENTRIES, Entry, Manifest, case_clashes, leads_outside
-from pytest_supercheck.digests import Changing, Digests, open_file
+from pytest_supercheck.digests import Digests, open_file
 from pytest_supercheck.errors import SourceTrouble
 from pytest_supercheck.operators import DIRECTORY
 
@@ -102,15 +102,16 @@ class Gathering:
         entries = [Entry(path, "link", 0, target) for path, target in links.items()]
         for path, found in files.items():
             try:
-                size_bytes, content = digests.content(path, found)
-            except Changing:
-                self._left[path] = "changes while it is read"
+                content = digests.content(path, found)
             except FileNotFoundError:
-                pass  # it has just been removed
+                continue  # it has just been removed
             except OSError as exc:
                 self._left[path] = f"cannot be read: {exc.strerror or exc}"
+                continue
+            if content is None:
+                self._left[path] = "changes while it is read"
             else:
-                entries.append(Entry(path, "program" if found.st_mode & stat.S_IXUSR else "file", size_bytes, content))
+                entries.append(Entry(path, "program" if found.st_mode & stat.S_IXUSR else "file", *content))
         digests.save()
         manifest = Manifest(entries)
         return Gathered(

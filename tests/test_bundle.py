@@ -323,7 +323,7 @@ def test_unchanged_files_are_not_read_again(project: Project, monkeypatch: pytes
     read: list[str] = []
     original = digests._read
 
-    def spy(path: str) -> tuple[os.stat_result, str]:
+    def spy(path: str) -> tuple[os.stat_result, str] | None:
         read.append(os.path.basename(path))
         return original(path)
 

@@ -119,7 +119,7 @@ def history() -> None:
 @history.command()
 @reports_errors
 def rebuild() -> None:
-    """Bring into the database every run and token of the store that it does not know; all of them when it is empty."""
+    """Bring into the database every run, token and bundle of the store that it does not know."""
     _need_extra()
     from supercheck_server.rebuild import rebuild as rebuild_history
 
