@@ -22,7 +22,6 @@ import os
 import secrets
 import shutil
 import time
-from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import groupby
@@ -221,21 +220,27 @@ class SourceCache:
         files = [entry for entry in entries if entry.kind != "link"]
         with ThreadPoolExecutor(WRITERS, thread_name_prefix="supercheck-tree") as executor:
             shares = [files[number::WRITERS] for number in range(WRITERS)]
-            deque(executor.map(lambda share: self._copy_all(share, root), shares), maxlen=0)
+            if sum(executor.map(lambda share: self._copy_all(share, root), shares)):
+                raise _Lost
         # Last, so that no file is ever written through one.
         for entry in entries:
             if entry.kind == "link":
                 os.symlink(entry.content.encode("utf-8", "surrogateescape"), _below(root, entry.path))
 
-    def _copy_all(self, entries: Sequence[Entry], root: bytes) -> None:
+    def _copy_all(self, entries: Sequence[Entry], root: bytes) -> int:
+        """Write files; how many could not be written because pieces are lost, which are all found in one go."""
+        lost = 0
         for entry in entries:
             mode = 0o777 if entry.kind == "program" else 0o666
             to = os.open(_below(root, entry.path), os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
             try:
                 for piece in entry.pieces:
                     _write_all(to, self._read(piece))
+            except _Lost:
+                lost += 1
             finally:
                 os.close(to)
+        return lost
 
     def _read(self, piece: str) -> bytes:
         """A piece from the cache, which is noted as used."""

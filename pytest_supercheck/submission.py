@@ -93,7 +93,7 @@ class Submission:
         """
         self._tell({"submit": dataclasses.asdict(request), "wait_s": wait_s, "record": record})
 
-    def result(self, tell: Callable[[str], None] = lambda _words: None) -> Admission:
+    def result(self, tell: Callable[[str], None] | None = None) -> Admission:
         """
         Wait for the answer.
 
@@ -183,9 +183,9 @@ class Submission:
         except OSError:
             self.poll()  # its last words are there to be read
 
-    def _wait_for(self, name: str, tell: Callable[[str], None] = lambda _words: None) -> Any:
+    def _wait_for(self, name: str, tell: Callable[[str], None] | None = None) -> Any:
         while True:
-            while self._notes:
+            while tell is not None and self._notes:
                 tell(self._notes.pop(0))
             if name in self._answers:
                 return self._answers.pop(name)

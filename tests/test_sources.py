@@ -175,10 +175,10 @@ def _pipe(path: Path) -> None:
 def test_cache_is_not_believed(store: DirectoryStore, cache: SourceCache, tmp_path: Path, harm: object) -> None:
     """What has been changed in it is fetched again: tests of the same user can reach it."""
     assert callable(harm)
-    bundle = shipped(store, FILES)
+    bundle = shipped(store, {**FILES, **{f"{number}.py": b"%d" % number for number in range(20)}})
     cache.materialise(store, "shop", bundle, tmp_path / "one")
     pieces = [path for path in (tmp_path / "cache/pieces").rglob("*") if path.is_file()]
-    assert len(pieces) == 3
+    assert len(pieces) == 23
     for path in pieces:
         harm(path)
     for path in (tmp_path / "cache/bundles").iterdir():

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Depends, HTTPException, Path, Query, Request
 from pydantic import BaseModel
+from starlette.requests import ClientDisconnect
 
 from pytest_supercheck.packs import PACK_LIMIT
 from supercheck_server.api import ANSWERS, Trouble
@@ -54,12 +55,15 @@ def body(limit_bytes: int) -> Callable[[Request], Awaitable[bytes]]:
         declared = request.headers.get("content-length", "")
         taken = bytearray()
         if not (declared.isdigit() and int(declared[:20]) > limit_bytes):
-            async for chunk in request.stream():
-                taken += chunk
-                if len(taken) > limit_bytes:
-                    break
-            else:
-                return bytes(taken)
+            try:
+                async for chunk in request.stream():
+                    taken += chunk
+                    if len(taken) > limit_bytes:
+                        break
+                else:
+                    return bytes(taken)
+            except ClientDisconnect as exc:
+                raise HTTPException(400, "The request ended in the middle.") from exc
         raise HTTPException(413, f"At most {limit_bytes / (1 << 20):.0f} MB are taken at once.")
 
     return read
