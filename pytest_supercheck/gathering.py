@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 #: Seconds that git may take.
 GIT_S: Final = 120.0
 
+#: Why a file stays that looks like one.
+SECRET: Final = "looks like a secret"
+
 #: Bytes of a `.gitignore` that are read, and of a file that is looked at for a private key.
 _IGNORE_BYTES: Final = 1 << 20
 _KEY_BYTES: Final = 1 << 16
@@ -139,7 +142,7 @@ class Gathering:
         for name in [name for name in chosen if _is_secret(root, name)]:
             if self._include is None or not self._include.match_file(name):
                 chosen.discard(name)
-                self._left[name] = "looks like a secret"
+                self._left[name] = SECRET
         if self._include is not None:
             for start in self._starts:
                 chosen |= {name for name in _everything(root, start) if self._include.match_file(name)}

@@ -22,7 +22,7 @@ from pytest_supercheck import packs
 from pytest_supercheck.bundle import MANIFEST_BYTES, PIECE_BYTES, Manifest, decode, inflate
 from pytest_supercheck.digests import open_file, write_whole
 from pytest_supercheck.errors import Infrastructure, SourceTrouble
-from pytest_supercheck.gathering import Gathered, Gathering, megabytes
+from pytest_supercheck.gathering import SECRET, Gathered, Gathering, megabytes
 from pytest_supercheck.operators import DIRECTORY, keep_out_of_git
 from pytest_supercheck.packs import PACK_BYTES, PACK_PIECES
 
@@ -215,7 +215,8 @@ def _notes(gathered: Gathered) -> Iterator[str]:
     if gathered.left:
         named = ", ".join(f"{_shown(path)} ({why})" for path, why in gathered.left[:_NAMED])
         more = f", and {len(gathered.left) - _NAMED} more" if len(gathered.left) > _NAMED else ""
-        yield f"supercheck: not shipped: {named}{more}; supercheck_include takes secrets along"
+        remedy = "; supercheck_include takes secrets along" if SECRET in dict(gathered.left).values() else ""
+        yield f"supercheck: not shipped: {named}{more}{remedy}"
     if gathered.clashes:
         named = ", ".join(map(_shown, gathered.clashes[: _NAMED + 1]))
         yield f"supercheck: names that differ by case only, which not every worker can have: {named}"
