@@ -21,6 +21,7 @@ from typing import Any, Final
 
 from pytest_supercheck.boot import CONTROL_FD, boot
 from pytest_supercheck.keeper import Child, Keeper, Lines, Marks, kill_group, say, send, tail
+from pytest_supercheck.variables import SECRETS
 
 logger = logging.getLogger(__name__)
 
@@ -29,18 +30,6 @@ SPARE_S: Final = 5.0
 
 #: Seconds for which a runner without children waits for more executions of its run.
 IDLE_S: Final = 30.0
-
-#: Variables that test processes never see: they would open the service to other people's code.
-SECRETS: Final = frozenset(
-    {
-        "SUPERCHECK_TOKEN",
-        "SUPERCHECK_URL",
-        "SUPERCHECK_REDIS_URL",
-        "SUPERCHECK_DATABASE_URL",
-        "SUPERCHECK_S3_ENDPOINT",
-        "SUPERCHECK_STORE",
-    }
-)
 
 
 @dataclass

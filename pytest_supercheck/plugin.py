@@ -51,25 +51,30 @@ def pytest_addoption(parser: pytest.Parser) -> None:
             "TESTS",
             "failed (default), all or none: of which tests the files are kept that they leave behind",
         ),
+        ("env", "KIND", "uv (default) or inherit: the environment of a shipped run, from the project's files or as is"),
+        ("python", "VERSION", "the Python of a shipped run, such as 3.12 (default: what the project says)"),
     ):
         action = "append" if name == "label" else "store"
         group.addoption(f"--supercheck-{name}", action=action, metavar=metavar, default=None, help=text)
         parser.addini(f"supercheck_{name}", f"as --supercheck-{name}", default=None)
-    group.addoption(
-        "--supercheck-detach",
-        action="store_true",
-        default=False,
-        help="start the run and leave it to the pool: 'supercheck attach' follows it",
-    )
-    parser.addini("supercheck_detach", "as --supercheck-detach", type="bool", default=False)
-    group.addoption(
-        "--supercheck-artifact",
-        metavar="GLOB",
-        action="append",
-        default=None,
-        help="files below the root directory that a test leaves behind, if it wrote them; may be given several times",
-    )
-    parser.addini("supercheck_artifact", "as --supercheck-artifact, one a line", type="linelist", default=[])
+    for name, metavar, text in (
+        ("artifact", "GLOB", "files below the root directory that a test leaves behind, if it wrote them"),
+        ("env-sources", "FILE", "what a shipped run's environment is made from (default: the first that is found)"),
+        ("env-extras", "NAME", "extras of the project in it (default: dev, test, tests)"),
+        ("env-groups", "NAME", "dependency groups of the project in it (default: dev, test, tests)"),
+        ("pass-env", "PATTERN", "environment variables that go along with a shipped run (default: none)"),
+    ):
+        several = f"{text}; may be given several times"
+        group.addoption(f"--supercheck-{name}", metavar=metavar, action="append", default=None, help=several)
+        key = f"supercheck_{name.replace('-', '_')}"
+        parser.addini(key, f"as --supercheck-{name}, one a line", type="linelist", default=[])
+    for name, text in (
+        ("detach", "start the run and leave it to the pool: 'supercheck attach' follows it"),
+        ("strict-env", "end a shipped run whose environment differs from this one"),
+    ):
+        group.addoption(f"--supercheck-{name}", action="store_true", default=False, help=text)
+        key = f"supercheck_{name.replace('-', '_')}"
+        parser.addini(key, f"as --supercheck-{name}", type="bool", default=False)
 
 
 def pytest_configure(config: pytest.Config) -> None:

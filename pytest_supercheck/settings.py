@@ -14,6 +14,7 @@ from typing import Any, Final, Literal
 import pytest
 
 from pytest_supercheck.model import is_label
+from pytest_supercheck.wish import KINDS, PYTHON, Kind
 
 Start = Literal["auto", "fork", "spawn"]
 Group = Literal["none", "file", "class", "module"]
@@ -67,6 +68,17 @@ class Settings:
     artifacts: Artifacts
     #: Patterns of such files, relative to the root directory.
     artifact: tuple[str, ...]
+    #: Of shipped runs: where their environment comes from, and which Python is asked for; empty for the project's.
+    env: Kind
+    python: str
+    #: From which files it is made, and with which extras and groups of the project; empty for convention.
+    env_sources: tuple[str, ...]
+    env_extras: tuple[str, ...]
+    env_groups: tuple[str, ...]
+    #: Whether a run ends when its environment differs from the session's.
+    strict_env: bool
+    #: Patterns of this environment's variables that go along.
+    pass_env: tuple[str, ...]
     #: Whether executions came from xdist's ``-n``.
     from_xdist: bool
 
@@ -105,6 +117,13 @@ class Settings:
             labels=read.labels(),
             artifacts=read.choice("artifacts", ARTIFACTS, "failed"),  # type: ignore[arg-type]
             artifact=read.lines("artifact"),
+            env=read.choice("env", KINDS, "uv"),  # type: ignore[arg-type]
+            python=read.python(),
+            env_sources=read.lines("env_sources"),
+            env_extras=read.names("env_extras"),
+            env_groups=read.names("env_groups"),
+            strict_env=read.flag("strict_env"),
+            pass_env=read.names("pass_env"),
             from_xdist=from_xdist,
         )
 
@@ -136,6 +155,28 @@ class _Reader:
         given = getattr(self._options, key, None) or self.environ.get(key.upper(), "").splitlines()
         found = (text.strip() for text in given or self._config.getini(key))
         return tuple(text for text in found if text)
+
+    def names(self, name: str) -> tuple[str, ...]:
+        """As `lines`, with several on a line, too, and spaces or commas between."""
+        return tuple(name for line in self.lines(name) for name in line.replace(",", " ").split())
+
+    def flag(self, name: str) -> bool:
+        """What is on or off."""
+        key = f"supercheck_{name}"
+        if getattr(self._options, key, False):
+            return True
+        said = self.environ.get(key.upper())
+        if said:
+            if said.lower() not in ("0", "1", "false", "true", "no", "yes"):
+                raise pytest.UsageError(f"{key.upper()}: {said!r} is none of 1, true, yes, 0, false, no")
+            return said.lower() in ("1", "true", "yes")
+        return bool(self._config.getini(key))
+
+    def python(self) -> str:
+        wanted = self.text("python") or ""
+        if wanted and not PYTHON.fullmatch(wanted):
+            raise pytest.UsageError(f"--supercheck-python: {wanted!r} is no version, such as 3.12 or >=3.11")
+        return wanted
 
     def choice(self, name: str, choices: tuple[str, ...], default: str) -> str:
         value = self.text(name) or default

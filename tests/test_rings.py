@@ -16,6 +16,7 @@ from typing import Final
 import pytest
 
 import pytest_supercheck
+from pytest_supercheck import assembly
 
 PACKAGE: Final = "pytest_supercheck"
 SOURCE: Final = Path(pytest_supercheck.__file__).parent
@@ -26,11 +27,15 @@ RINGS: Final = (
         {
             *("__init__", "model", "errors", "events", "boot", "keeper", "operators", "settings", "valkey_wheel"),
             *("record", "longrepr", "postmortem", "verdicts", "transcript", "origin", "words", "timeline"),
+            *("variables", "fingerprint", "pyproject", "wish", "requirements", "resolution"),
         }
     ),
     frozenset({"gateway", "store", "archive"}),
     frozenset(
-        {"dispatch", "redis_gateway", "event_reader", "http_gateway", "valkey", "directory_store", "s3_store", "stores"}
+        {
+            *("dispatch", "redis_gateway", "event_reader", "http_gateway", "valkey", "directory_store", "s3_store"),
+            *("stores", "uv_program", "build_cache"),
+        }
     ),
     frozenset(
         {
@@ -50,6 +55,7 @@ RINGS: Final = (
                 "recorder",
             ),
             *("leftovers", "listing", "restore", "thin", "spec", "follower"),
+            *("run_venv", "installation", "assembly", "environment"),
         }
     ),
 )
@@ -93,10 +99,13 @@ IMPORTERS: Final = {
     "pygments": {"markup"},
     "boto3": {"s3_store"},
     "botocore": {"s3_store"},
+    "tomllib": {"pyproject"},
+    "tomli": {"pyproject"},
+    "packaging": {"resolution", "environment"},
 }
 
 #: Who may import a distribution inside of a function.
-LAZY_IMPORTERS: Final = {"rq": {"supervisor"}, "pytest": {"session_commands"}}
+LAZY_IMPORTERS: Final = {"rq": {"supervisor"}, "pytest": {"session_commands"}, "uv": {"uv_program"}}
 
 #: What a session without --supercheck must not pay for.
 EXPENSIVE: Final = ("redis", "rq", "httpx", "click", "boto3", "jinja2", f"{PACKAGE}.session", f"{PACKAGE}.settings")
@@ -205,6 +214,11 @@ def test_users_environment_needs_nothing_of_the_service(module: str) -> None:
     for imported in IMPORTS[module]:
         known = imported.ours in IN_USERS_ENVIRONMENT or imported.distribution == "pytest"
         assert known or imported.distribution in sys.stdlib_module_names, f"{module} imports {imported.target}"
+
+
+def test_shipped_runs_bring_all_that_test_processes_need() -> None:
+    """Their environments have these modules of the package, and no others."""
+    assert set(assembly.RUNNER_MODULES) == {"__init__", "plugin"} | IN_USERS_ENVIRONMENT
 
 
 def test_plugin_imports_nothing_but_pytest() -> None:
