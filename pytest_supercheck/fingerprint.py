@@ -7,7 +7,6 @@ runs this file as a script, with directories to look in, where nothing of this p
 
 from __future__ import annotations
 
-import itertools
 import json
 import os
 import platform
@@ -31,8 +30,7 @@ _TELLING: Final = ("pytest", "pluggy")
 #: The folder of a distribution's metadata.
 _METADATA: Final = re.compile(r"(?P<name>[^-]+)-(?P<version>[^-]+)(?:-py[\d.]+(?:-[^-]+)?)?\.(?:dist|egg)-info")
 
-#: Files of metadata that are read, at most, and bytes of each.
-_READ_LIMIT: Final = 300
+#: Bytes of a distribution's metadata that are read.
 _READ_BYTES: Final = 200_000
 
 
@@ -111,14 +109,19 @@ def _rank(name: str) -> tuple[bool, bool, str]:
 
 
 def _text(fingerprint: Mapping[str, Any], key: str) -> str:
-    return str(fingerprint.get(key, ""))[:60]
+    return _plain(fingerprint.get(key, ""), 60)
+
+
+def _plain(value: object, limit: int) -> str:
+    """A part of a line, whoever it comes from."""
+    return re.sub(r"[^ -~]", "?", str(value)[:limit])
 
 
 def _distributions(fingerprint: Mapping[str, Any]) -> dict[str, str]:
     found = fingerprint.get("distributions")
     if not isinstance(found, dict):
         return {}
-    return {normalised(str(name))[:100]: str(version)[:60] for name, version in found.items()}
+    return {normalised(_plain(name, 100)): _plain(version, 60) for name, version in found.items()}
 
 
 def _names(fingerprint: Mapping[str, Any]) -> set[str]:
@@ -141,32 +144,25 @@ def _folders(path: Iterable[str]) -> dict[str, tuple[str, str]]:
 
 
 def _own(folders: Mapping[str, tuple[str, str]]) -> set[str]:
-    """What this package needs, with all its extras, and what that needs; without pytest and what pytest needs."""
-    return _needed("pytest-supercheck", folders) - _needed("pytest", folders)
-
-
-def _needed(root: str, folders: Mapping[str, tuple[str, str]]) -> set[str]:
-    needed, new = set[str](), {root}
-    while new and len(needed) < _READ_LIMIT:
+    """What is installed that this package needs, with all its extras, and what that needs without any."""
+    needed, new = set[str](), {"pytest-supercheck"} & folders.keys()
+    while new:
         needed |= new
-        # Sorted, so that the limit leaves out the same ones each time.
-        requirements = itertools.chain.from_iterable(_requirements(folders, name) for name in sorted(new))
-        new = set(requirements) - needed
+        new = {other for name in new for other in _requirements(folders, name)} - needed
     return needed
 
 
-def _requirements(folders: Mapping[str, tuple[str, str]], name: str) -> list[str]:
-    if name not in folders:
-        return []
-    folder = folders[name][1]
+def _requirements(folders: Mapping[str, tuple[str, str]], name: str) -> Iterator[str]:
     for file in ("METADATA", "PKG-INFO"):
         try:
-            with open(os.path.join(folder, file), encoding="utf-8", errors="replace") as metadata:
+            path = os.path.join(folders[name][1], file)
+            with open(path, encoding="utf-8", errors="replace") as metadata:
                 head = metadata.read(_READ_BYTES).partition("\n\n")[0]
         except OSError:
             continue
-        return [normalised(found) for found in re.findall(r"^Requires-Dist:\s*([\w.-]+)", head, re.MULTILINE)]
-    return []
+        for required, extra in re.findall(r"^Requires-Dist:\s*([\w.-]+).*?(\bextra\s*==.*)?$", head, re.MULTILINE):
+            if normalised(required) in folders and (not extra or name == "pytest-supercheck"):
+                yield normalised(required)
 
 
 if __name__ == "__main__":
