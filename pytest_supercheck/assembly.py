@@ -101,8 +101,8 @@ class Assembly:
         venv = ["venv", "--quiet", "--relocatable", "--no-project", "--allow-existing", "--python"]
         job = Job(place=place, lock=lock, tell=self._tell)
         self._uv.run([*venv, str(self.python.path), str(place)], copy, job)
-        step = _Step(self._uv, job, resolution, copy)
-        directory = copy / resolution.directory.relative_to(self.tree)
+        step = _Step(self._uv, job, resolution, self.tree, copy)
+        directory = step.copied(resolution.directory)
         if resolution.kind == "lock":
             projects = _from_lock(step, directory)
         elif resolution.kind == "pylock":
@@ -150,8 +150,12 @@ class _Step:
     uv: Uv
     job: Job
     resolution: Resolution
-    #: The copy of the tree.
+    #: The tree, and the copy of it.
+    tree: Path
     copy: Path
+
+    def copied(self, path: Path) -> Path:
+        return self.copy / path.relative_to(self.tree)
 
     @property
     def python(self) -> list[str]:
@@ -184,13 +188,14 @@ def _from_lock(step: _Step, at: Path) -> list[str]:
     step.run(["export", "--frozen", *quiet, *step.python, *chosen], at)
     sync = ["sync", "--frozen", "--no-install-local", "--no-install-package", "pytest-supercheck", "--compile-bytecode"]
     step.run([*sync, *step.python, *chosen], at, {"UV_PROJECT_ENVIRONMENT": str(step.job.place)})
-    found = (step.local(line, at) for line in out.read_text("utf-8").splitlines())
+    beside = step.copied(step.resolution.sources[0].parent)  # a workspace's paths are its own, not its members'
+    found = (step.local(line, beside) for line in out.read_text("utf-8").splitlines())
     return _without_repeats(found)
 
 
 def _from_pylock(step: _Step, at: Path) -> list[str]:
     """From a pylock.toml, without the directories in it: those are installed for each run."""
-    lock = at / step.resolution.sources[0].name
+    lock = step.copied(step.resolution.sources[0])
     head, *blocks = re.split(r"(?m)^(?=\[\[packages\]\]\s*$)", lock.read_text("utf-8"))
     kept, found = [head], [_own(step, at)]
     for block in blocks:

@@ -112,7 +112,9 @@ def test_many_differences_fit_on_one_line() -> None:
     assert "\n" not in differences(ours, theirs)
 
 
-@pytest.mark.parametrize("other", [{}, {"distributions": []}, {"distributions": {"a\nb": {}}, "own": 5, "python": None}])
+@pytest.mark.parametrize(
+    "other", [{}, {"distributions": []}, {"distributions": {"a\nb": {}}, "own": 5, "python": None}]
+)
 def test_a_strangers_fingerprint_breaks_nothing(other: dict[str, Any]) -> None:
     """It came from the other side of the network; it stays one line."""
     assert "\n" not in differences(make(attrs="1"), other)

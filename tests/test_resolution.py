@@ -112,7 +112,7 @@ def test_then_the_projects_own_dependencies(
 
 def test_nothing_is_said_at_length(tmp_path: Path) -> None:
     """With what to do."""
-    with pytest.raises(Fatal, match="nothing to make an environment from.*supercheck_env = inherit"):
+    with pytest.raises(Fatal, match=r"nothing to make an environment from.*supercheck_env = inherit"):
         found(write(tmp_path, setup_cfg="[tool:pytest]\n"))
 
 
