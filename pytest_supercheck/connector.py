@@ -98,6 +98,10 @@ class Connector:
             case {"submit": request, "wait_s": wait_s, "record": keep}:
                 spec = json.loads(request["spec"])
                 spec["origin"] = find_origin(spec, os.environ)
+                if "source" in spec:  # it runs where there may be other versions
+                    from pytest_supercheck import fingerprint
+
+                    spec["fingerprint"] = fingerprint.take(spec["path"])
                 self._submit(RunRequest(**{**request, "spec": json.dumps(spec)}), wait_s, keep)
             case {"attach": run}:
                 self._attach(RunId(run))

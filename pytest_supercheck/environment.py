@@ -56,6 +56,23 @@ class Environment:
     #: What is shared with other runs.
     held: tuple[Held, ...] = ()
 
+    def compare(self, session: Mapping[str, Any], wish: EnvironmentWish, *, strict: bool) -> str:
+        """
+        What differs between the session's environment and this one, in a line that the session shows; else nothing.
+
+        Args:
+            session: The session's fingerprint.
+            wish: What it asked for: its project's own version does not count.
+            strict: Whether nothing may differ.
+
+        Raises:
+            Fatal: Something differs that may not; with that line.
+        """
+        line = fingerprint.differences(session, self.fingerprint, wish.project)
+        if line and strict:
+            raise Fatal(f"the environment differs from the session's, which --supercheck-strict-env forbids: {line}")
+        return line and f"supercheck: the environment differs from this one: {line}"
+
     def close(self) -> None:
         """Let go of what is shared, once, when no process of the run uses it; so does the end of this process."""
         for one in self.held:

@@ -160,18 +160,6 @@ class _Reader:
         """As `lines`, with several on a line, too, and spaces or commas between."""
         return tuple(name for line in self.lines(name) for name in line.replace(",", " ").split())
 
-    def flag(self, name: str) -> bool:
-        """What is on or off."""
-        key = f"supercheck_{name}"
-        if getattr(self._options, key, False):
-            return True
-        said = self.environ.get(key.upper())
-        if said:
-            if said.lower() not in ("0", "1", "false", "true", "no", "yes"):
-                raise pytest.UsageError(f"{key.upper()}: {said!r} is none of 1, true, yes, 0, false, no")
-            return said.lower() in ("1", "true", "yes")
-        return bool(self._config.getini(key))
-
     def python(self) -> str:
         wanted = self.text("python") or ""
         if wanted and not PYTHON.fullmatch(wanted):

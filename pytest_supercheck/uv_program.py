@@ -63,6 +63,9 @@ _OF_PIP: Final = {
 #: Makes of a command, and the directories into which it writes, the command that is run.
 Confine: TypeAlias = "Callable[[list[str], list[Path]], list[str]]"
 
+#: What builds do to terminals.
+_CONTROL: Final = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+
 _CREDENTIALS: Final = re.compile(r"(?<=://)[^/@\s]+@")
 
 
@@ -220,6 +223,7 @@ class _Log:
 
     def shown(self, line: str) -> str:
         """A line as everybody may see it: without passwords and the long names of our own directories."""
+        line = _CONTROL.sub("", line)
         for place, name in self._places.items():
             line = line.replace(place, name)
         return _CREDENTIALS.sub("***@", line)[:LINE_LIMIT]
