@@ -34,6 +34,7 @@ FIGURES: Final = (
     "recorder",
     "viewers",
     "phone",
+    "environment",
 )
 
 

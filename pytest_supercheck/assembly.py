@@ -188,9 +188,12 @@ def _from_lock(step: _Step, at: Path) -> list[str]:
     step.run(["export", "--frozen", *quiet, *step.python, *chosen], at)
     sync = ["sync", "--frozen", "--no-install-local", "--no-install-package", "pytest-supercheck", "--compile-bytecode"]
     step.run([*sync, *step.python, *chosen], at, {"UV_PROJECT_ENVIRONMENT": str(step.job.place)})
+    lines = out.read_text("utf-8").splitlines()
     beside = step.copied(step.resolution.sources[0].parent)  # a workspace's paths are its own, not its members'
-    found = (step.local(line, beside) for line in out.read_text("utf-8").splitlines())
-    return _without_repeats(found)
+    places = [place for line in lines if (place := local_place(line, beside))]
+    if archives := [str(place) for place in places if not inside(place, step.copy).is_dir()]:
+        step.install(["--no-deps", *archives], at)
+    return _without_repeats(step.local(line, beside) for line in lines)
 
 
 def _from_pylock(step: _Step, at: Path) -> list[str]:

@@ -119,17 +119,22 @@ class BuildCache:
         for entry in entries:
             if entry.suffix == _GONE:
                 remove(entry)
-            elif entry.suffix == _BUILDING and entry.with_suffix("") != wanted:
-                self._discard(entry.with_suffix(""), entry)
+        for lock in self._directory.glob(f"*{_LOCK}"):
+            owner = lock.with_suffix("")
+            if owner != wanted and not owner.is_dir():
+                self._discard(owner, owner.with_name(owner.name + _BUILDING))
 
     def _discard(self, owner: Path, entry: Path) -> None:
-        lock = os.open(owner.with_name(owner.name + _LOCK), os.O_RDWR | os.O_CREAT, 0o600)
+        """Remove what is there of a key, and its lock, unless somebody has that."""
+        path = owner.with_name(owner.name + _LOCK)
+        lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
         try:
-            if _try_lock(lock, fcntl.LOCK_EX) and _is_current(lock, owner) and entry.is_dir():
+            if _try_lock(lock, fcntl.LOCK_EX) and _is_current(lock, owner) and (entry != owner or owner.is_dir()):
                 gone = owner.with_name(owner.name + _GONE)
                 remove(gone)
-                entry.rename(gone)
-                owner.with_name(owner.name + _LOCK).unlink()
+                with contextlib.suppress(FileNotFoundError):
+                    entry.rename(gone)
+                path.unlink()
                 remove(gone)
         finally:
             os.close(lock)

@@ -28,10 +28,11 @@ LIMIT_S: Final = 1800.0
 #: Seconds between two looks at whether it is still wanted.
 PULSE_S: Final = 0.5
 
-#: Lines of a call that are told, characters of each, and lines that a failure shows.
+#: Lines of a call that are told, characters of each, and lines that a failure shows, with their characters.
 LINES_LIMIT: Final = 5_000
 LINE_LIMIT: Final = 1_000
 TAIL_LINES: Final = 40
+TAIL_LIMIT: Final = 6_000
 
 #: What uv gets of the worker's environment: where programs are, which indexes to ask, how to get there.
 _KEPT: Final = frozenset(
@@ -231,7 +232,7 @@ class _Log:
     @property
     def tail(self) -> str:
         """The last lines."""
-        return "\n".join(self._last)
+        return "\n".join(self._last)[-TAIL_LIMIT:]
 
 
 def find_uv(environ: Mapping[str, str]) -> str:

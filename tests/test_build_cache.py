@@ -67,6 +67,8 @@ def test_a_build_that_fails_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError):
         make(tmp_path).obtain("a", build, nothing)
     assert entries(tmp_path) == set()
+    obtain(make(tmp_path), "b").close()
+    assert {path.name for path in tmp_path.iterdir()} == {"b", "b.lock"}
     assert not (obtain(make(tmp_path), "a").path / "half").exists()
 
 

@@ -293,6 +293,24 @@ def test_a_lock_of_a_workspace(bed: Bed, project: Path) -> None:
     assert not (Path(tree_of(environment)) / ".venv").exists()
 
 
+def test_archives_of_the_tree(bed: Bed, project: Path) -> None:
+    """Are installed as any other; the run has nothing of its own of them."""
+    write(project, {"cart/pyproject.toml": WORKSPACE["apps/cart/pyproject.toml"], "cart/src/cart/__init__.py": ""})
+    built = ["uv", "build", "--wheel", "--quiet", "--python", sys.executable, "--out-dir", str(project / "wheels")]
+    subprocess.run([find_uv(os.environ), *built[1:]], cwd=project / "cart", check=True)
+    shutil.rmtree(project / "cart")
+    [wheel] = (project / "wheels").glob("*.whl")
+    source = f'[tool.uv.sources]\ncart = {{ path = "wheels/{wheel.name}" }}\n'
+    text = SHOP.replace('["iniconfig"]', '["cart"]') + TEST_EXTRA + source
+    write(project, {"pyproject.toml": text, "shop/__init__.py": ""})
+    uv("lock", at=project)
+    locked = bed.prepare(project)
+    (project / "uv.lock").unlink()
+    for environment in (locked, bed.prepare(project)):
+        assert environment.fingerprint["distributions"]["cart"] == "1"
+        run(environment, "python", "-c", "import cart, shop")
+
+
 def test_groups_that_are_named(bed: Bed, project: Path) -> None:
     """Are the only ones."""
     lock = SHOP + '[dependency-groups]\ndev = ["click"]\nchecks = ["pytest"]\n'
