@@ -8,8 +8,8 @@ is, text from a stranger.
 from __future__ import annotations
 
 import contextlib
-import platform
 import re
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -108,7 +108,7 @@ def wish_for(
     return EnvironmentWish(
         kind=kind,
         python=python,
-        client_python=platform.python_version(),
+        client_python=".".join(map(str, sys.version_info[:3])),
         sources=tuple(sources),
         extras=tuple(extras),
         groups=tuple(groups),

@@ -218,9 +218,9 @@ def test_a_version_from_git(bed: Bed, project: Path) -> None:
     files = {"pyproject.toml": build + about, "requirements.txt": "pytest"}
     write(project, {**files, "src/shop/__init__.py": "from shop._version import version\n"})
     code = "import shop, importlib.metadata as m; print(shop.version, m.version('shop'))"
-    for version, wanted in (("3.1", "3.1"), ("3.2.dev1+gabc", "3.2.dev1+gabc"), ("", "0.1.dev0")):
-        for _ in range(2):
-            assert run(bed.prepare(project, version=version), "python", "-c", code) == f"{wanted} {wanted}"
+    for version, wanted in (("3.2.dev1+gabc", "3.2.dev1+gabc"), ("", "0.1.dev0"), ("", "0.1.dev0")):
+        assert run(bed.prepare(project, version=version), "python", "-c", code) == f"{wanted} {wanted}"
+    assert bed.told == []
 
 
 def test_hatch_vcs(bed: Bed, project: Path) -> None:
