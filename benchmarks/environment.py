@@ -75,7 +75,7 @@ class _Worker:
         shutil.copytree(self._project, tree)
         wish = EnvironmentWish(kind="uv", client_python=sys.version.split()[0])
         started_at = time.perf_counter()
-        environment = self._environments.prepare(tree, tree, tree.parent / "venv", wish, lambda _line: None)
+        environment = self._environments.prepare(tree, tree, tree.parent / "venv", wish, lambda _text, _detail: None)
         environment.close()
         return started_at, tree, environment.interpreter
 

@@ -28,7 +28,7 @@ from pytest_supercheck.pyproject import FILES, read_toml
 from pytest_supercheck.requirements import inside, local_place
 from pytest_supercheck.resolution import Resolution, of_build
 from pytest_supercheck.run_venv import Python, site_packages
-from pytest_supercheck.uv_program import Job, Uv
+from pytest_supercheck.uv_program import Job, Tell, Uv
 
 #: The layout of what is built; another number builds everything anew.
 LAYOUT: Final = 1
@@ -36,6 +36,7 @@ LAYOUT: Final = 1
 #: This package's modules that test processes need, which come from the worker whatever the project depends on.
 RUNNER_MODULES: Final = (
     *("__init__", "plugin", "runner", "execution", "recorder", "leftovers", "keeper", "events", "xdist_fixtures"),
+    *("listing", "groups", "durations"),
 )
 
 
@@ -52,9 +53,7 @@ class Assembly:
         tell: Gets the log, line by line.
     """
 
-    def __init__(
-        self, uv: Uv, tree: Path, resolution: Resolution, python: Python, version: str, tell: Callable[[str], None]
-    ) -> None:
+    def __init__(self, uv: Uv, tree: Path, resolution: Resolution, python: Python, version: str, tell: Tell) -> None:
         self._uv = uv
         self.tree = tree
         self._resolution = resolution
@@ -93,7 +92,7 @@ class Assembly:
         tree that are to be installed into each run's, and the fingerprint.
         """
         resolution = self._resolution
-        self._tell(f"supercheck: building an environment from {resolution.title}, Python {self.python.version}")
+        self._tell(f"building an environment from {resolution.title}, Python {self.python.version}", False)
         ours = place / "supercheck"
         ours.mkdir()
         copy = ours / "tree"
@@ -118,7 +117,7 @@ class Assembly:
         """The installation of some of the tree's projects."""
 
         def build(place: Path, lock: int) -> None:
-            self._tell(f"supercheck: installing {', '.join(names)} as in development")
+            self._tell(f"installing {', '.join(names)} as in development", False)
             job = Job(place=place, lock=lock, tell=self._tell)
             build_projects(self._uv, job, self.tree, names, self.python, self._version)
 

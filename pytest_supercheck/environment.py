@@ -27,7 +27,7 @@ from pytest_supercheck.errors import Fatal
 from pytest_supercheck.installation import install_projects
 from pytest_supercheck.resolution import Resolution, allows, look, wanted_python
 from pytest_supercheck.run_venv import Python, make_venv
-from pytest_supercheck.uv_program import Confine, Job, Uv, unconfined
+from pytest_supercheck.uv_program import Confine, Job, Tell, Uv, unconfined
 from pytest_supercheck.wish import EnvironmentWish
 
 #: Environments that are kept on a host, and projects built for them, which are small.
@@ -71,7 +71,7 @@ class Environment:
         line = fingerprint.differences(session, self.fingerprint, wish.project)
         if line and strict:
             raise Fatal(f"the environment differs from the session's, which --supercheck-strict-env forbids: {line}")
-        return line and f"supercheck: the environment differs from this one: {line}"
+        return line and f"the environment differs from this one: {line}"
 
     def close(self) -> None:
         """Let go of what is shared, once, when no process of the run uses it; so does the end of this process."""
@@ -112,9 +112,7 @@ class Environments:
         self._projects = BuildCache(cache / "projects", kept=KEPT_PROJECTS, pulse=pulse)
         self._runners = BuildCache(cache / "runners", kept=KEPT, pulse=pulse)
 
-    def prepare(
-        self, tree: Path, rootdir: Path, venv: Path, wish: EnvironmentWish, tell: Callable[[str], None]
-    ) -> Environment:
+    def prepare(self, tree: Path, rootdir: Path, venv: Path, wish: EnvironmentWish, tell: Tell) -> Environment:
         """
         Have a run's environment ready, built if need be.
 
@@ -123,7 +121,7 @@ class Environments:
             rootdir: The session's root directory in it.
             venv: Where the run's virtual environment is to be, or is already: a path that is this run's alone.
             wish: What the session wants.
-            tell: Gets the log of what is built, line by line.
+            tell: Gets what is done, and the log of what is built, line by line.
 
         Returns:
             The environment, held until `Environment.close`.
@@ -146,7 +144,7 @@ class Environments:
         assembly = Assembly(uv, tree, resolution, python, wish.version, tell)
 
         def waits() -> None:
-            tell("supercheck: waiting for the environment, which another execution builds")
+            tell("waiting for the environment, which another execution builds", False)
 
         with contextlib.ExitStack() as undo:
             built = self._built.obtain(assembly.key, assembly.environment, waits)
@@ -183,7 +181,7 @@ class Environments:
         finally:
             remove(aside)
 
-    def _python(self, uv: Uv, wanted: str, tell: Callable[[str], None]) -> Python:
+    def _python(self, uv: Uv, wanted: str, tell: Tell) -> Python:
         """
         The interpreter for a request: this worker's own if it fits, else one that uv finds or fetches.
 
@@ -193,7 +191,7 @@ class Environments:
         own = Python(path=_own_python(), version=platform.python_version())
         python = own if _fits(wanted, own.version) else _found(uv, wanted)
         if python is None:
-            tell(f"supercheck: this worker has no Python {wanted}; uv looks for one to fetch")
+            tell(f"this worker has no Python {wanted}; uv looks for one to fetch", False)
             try:
                 uv.run(["python", "install", wanted], Path("/"), Job(place=self._cache / "pythons", tell=tell))
             except Fatal as exc:

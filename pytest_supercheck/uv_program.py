@@ -61,6 +61,9 @@ _OF_PIP: Final = {
     "PIP_CERT": (("SSL_CERT_FILE",), " "),
 }
 
+#: Tells whoever follows the run a line; True for one that only those want who ask for details.
+Tell: TypeAlias = "Callable[[str, bool], None]"
+
 #: Makes of a command, and the directories into which it writes, the command that is run.
 Confine: TypeAlias = "Callable[[list[str], list[Path]], list[str]]"
 
@@ -79,7 +82,7 @@ class Job:
     #: A descriptor that it holds, too, so that what is locked stays so until it has ended, whatever ends before; or -1.
     lock: int = -1
     #: Gets the log, line by line.
-    tell: Callable[[str], None]
+    tell: Tell
 
 
 def unconfined(command: list[str], _writes: list[Path]) -> list[str]:
@@ -146,7 +149,7 @@ class Uv:
         """
         log = _Log(job.tell, {str(job.place): "ENV", str(self._cache): "CACHE"})
         shown = log.shown(" ".join(["uv", *words]))
-        job.tell(f"$ {shown}")
+        job.tell(f"$ {shown}", True)
         own = [Path(self._environ[name]) for name in ("UV_CACHE_DIR", "UV_PYTHON_INSTALL_DIR")]
         for directory in own:
             directory.mkdir(parents=True, exist_ok=True)
@@ -199,7 +202,7 @@ def run_watched(
 class _Log:
     """Passes lines on, within bounds, and remembers the last ones."""
 
-    def __init__(self, tell: Callable[[str], None], places: Mapping[str, str]) -> None:
+    def __init__(self, tell: Tell, places: Mapping[str, str]) -> None:
         self._tell = tell
         self._places = places
         self._rest = b""
@@ -218,9 +221,9 @@ class _Log:
             self._last.append(line)
             self._count += 1
             if self._count <= LINES_LIMIT:
-                self._tell(line)
+                self._tell(line, True)
             elif self._count == LINES_LIMIT + 1:
-                self._tell("[what follows is not told]")
+                self._tell("[what follows is not told]", True)
 
     def shown(self, line: str) -> str:
         """A line as everybody may see it: without passwords and the long names of our own directories."""

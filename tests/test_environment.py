@@ -76,9 +76,13 @@ class Bed:
         self.told = []
         wanted = EnvironmentWish(kind="uv", client_python=sys.version.split()[0], **wish)  # type: ignore[arg-type]
         venv = tree.parent / "venv"
-        made = self.environments.prepare(tree, tree / rootdir, venv, wanted, self.told.append)
+        made = self.environments.prepare(tree, tree / rootdir, venv, wanted, self.tell)
         self._held.append(made)
         return made
+
+    def tell(self, text: str, detail: bool) -> None:
+        """What is told of a run."""
+        self.told.append(text if detail else f"! {text}")
 
     def close(self) -> None:
         """Let go of everything."""
@@ -119,7 +123,7 @@ def test_a_src_layout(bed: Bed, project: Path) -> None:
     """Importable from the run's own tree, with metadata, entry points and console scripts, as in development."""
     write(project, {"pyproject.toml": SHOP + TEST_EXTRA + SCRIPT, "src/shop/__init__.py": MAIN})
     one = bed.prepare(project)
-    assert "supercheck: installing . as in development" in bed.told
+    assert "! installing . as in development" in bed.told
     other = bed.prepare(project)
     assert bed.told == []
     assert one.key == other.key
@@ -289,7 +293,7 @@ def test_a_lock_of_a_workspace(bed: Bed, project: Path) -> None:
     for name in ("shop", "cart"):
         file = run(environment, "python", "-c", f"import {name}; print({name}.__file__)")
         assert file == f"{tree_of(environment)}/apps/{name}/src/{name}/__init__.py"
-    assert any("apps/shop" in line and "apps/cart" in line for line in bed.told if line.startswith("supercheck:"))
+    assert any("apps/shop" in line and "apps/cart" in line for line in bed.told if line.startswith("! "))
     assert not (Path(tree_of(environment)) / ".venv").exists()
 
 
@@ -482,7 +486,7 @@ def test_what_is_told_has_no_credentials_and_an_end(tmp_path: Path, monkeypatch:
     told: list[str] = []
     program = Uv(tmp_path / "c", script(tmp_path, text), lambda: None, unconfined)
     with pytest.raises(Fatal, match=r"(?s)uv ended with 3\n\$ uv x https://\*\*\*@h\n.*c\nd\ne\nf$") as caught:
-        program.run(["x", "https://a:b@h"], tmp_path, Job(place=tmp_path, tell=told.append))
+        program.run(["x", "https://a:b@h"], tmp_path, Job(place=tmp_path, tell=lambda text, detail: told.append(text)))
     assert told == [
         "$ uv x https://***@h",
         "https://***@host/x https://***@host ENV a",
@@ -503,7 +507,7 @@ def test_builds_can_be_confined(tmp_path: Path) -> None:
 
     told: list[str] = []
     program = Uv(tmp_path / "c", script(tmp_path, ""), lambda: None, confine)
-    program.run(["pip", "x"], tmp_path, Job(place=tmp_path / "p", tell=told.append))
+    program.run(["pip", "x"], tmp_path, Job(place=tmp_path / "p", tell=lambda text, detail: told.append(text)))
     assert told[1] == "confined pip x --no-progress --color=never"
     assert seen[0][1] == [tmp_path / "p", tmp_path / "c" / "uv", tmp_path / "c" / "pythons"]
 
@@ -527,7 +531,7 @@ def test_a_build_that_is_given_up(tmp_path: Path) -> None:
     worker = script(tmp_path, "if sys.argv[1] == '--version': sys.exit()\n" + "\n".join(steps))
     program = Uv(tmp_path / "c", worker, pulse, unconfined)
     with pytest.raises(GivenUp):
-        program.run(["x"], tmp_path, Job(place=tmp_path, tell=lambda line: None))
+        program.run(["x"], tmp_path, Job(place=tmp_path, tell=lambda text, detail: None))
     pid = int((tmp_path / "pid").read_text())
     while alive(pid):
         time.sleep(0.01)
@@ -552,7 +556,7 @@ from pytest_supercheck.wish import EnvironmentWish
 
 cache, tree, version = Path(sys.argv[1]), Path(sys.argv[2]), sys.version.split()[0]
 wish = EnvironmentWish(kind="uv", client_python=version)
-tell = lambda line: print(line, flush=True)
+tell = lambda text, detail: print(text, flush=True)
 made = Environments(cache, os.environ).prepare(tree, tree, tree.parent / "venv", wish, tell)
 print("ready", flush=True)
 """
@@ -662,7 +666,7 @@ def test_a_runs_other_executions_use_what_is_there(bed: Bed, project: Path) -> N
     write(project, {"requirements.txt": "pytest"})
     tree = bed.ship(project)
     wish = EnvironmentWish(kind="uv", client_python=sys.version.split()[0])
-    made = [bed.environments.prepare(tree, tree, tree.parent / "venv", wish, bed.told.append) for _ in range(2)]
+    made = [bed.environments.prepare(tree, tree, tree.parent / "venv", wish, bed.tell) for _ in range(2)]
     assert made[0].interpreter == made[1].interpreter
     assert {path.name for path in tree.parent.iterdir()} == {"tree", "venv"}
     for environment in made:
@@ -671,11 +675,15 @@ def test_a_runs_other_executions_use_what_is_there(bed: Bed, project: Path) -> N
 
 def test_the_workers_own_environment(bed: Bed, tmp_path: Path) -> None:
     """As it is, without uv."""
-    made = bed.environments.prepare(
-        tmp_path, tmp_path, tmp_path / "v", EnvironmentWish(kind="inherit"), bed.told.append
-    )
+    made = bed.environments.prepare(tmp_path, tmp_path, tmp_path / "v", EnvironmentWish(kind="inherit"), bed.tell)
     assert made.interpreter == Path(sys.executable)
     assert made.programs is None
     assert "redis" in made.fingerprint["distributions"]
+    wish, theirs = EnvironmentWish(kind="inherit"), {**made.fingerprint, "python": "3.9.1"}
+    assert made.compare(made.fingerprint, wish, strict=True) == ""
+    told = made.compare(theirs, wish, strict=False)
+    assert told == f"the environment differs from this one: Python 3.9.1 here, {made.fingerprint['python']} there"
+    with pytest.raises(Fatal, match=r"which --supercheck-strict-env forbids: Python 3\.9\.1 here"):
+        made.compare(theirs, wish, strict=True)
     assert bed.told == []
     made.close()
