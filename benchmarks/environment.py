@@ -119,7 +119,14 @@ def _wait_until_idle(process: psutil.Process) -> None:
 
 def _collect(control: socket.socket, tree: Path) -> None:
     """Let a runner collect, as its host does."""
-    spec: dict[str, Any] = {"path": [], "argv": ["pytest"], "cwd": str(tree), "args": [], "start": "auto"}
+    spec: dict[str, Any] = {
+        "path": [],
+        "argv": ["pytest"],
+        "cwd": str(tree),
+        "args": [],
+        "start": "auto",
+        "collect": "local",
+    }
     send(control, {"spec": {**spec, "markup": False, "width": 80, "environ": {}}})
     send(control, {"configure": {"workerid": "gw0"}})
     answer = Lines(control).receive()
