@@ -35,6 +35,7 @@ FIGURES: Final = (
     "viewers",
     "phone",
     "bundle",
+    "environment",
 )
 
 

@@ -143,6 +143,7 @@ def worker(url: str | None, concurrency: int | None, labels: tuple[str, ...]) ->
 
 def _serve(settings: PoolSettings, url: str, workers: int, labels: tuple[str, ...]) -> None:
     from pytest_supercheck import valkey, worker
+    from pytest_supercheck.discard import make_workspaces, worker_cache
     from pytest_supercheck.dispatch import Dispatcher
     from pytest_supercheck.host import Host
     from pytest_supercheck.operators import masked
@@ -154,8 +155,12 @@ def _serve(settings: PoolSettings, url: str, workers: int, labels: tuple[str, ..
         dispatcher.limits(running=settings.running_capacity, queued=settings.queued_capacity)
     directory = valkey.make_directory()
     store = StoreSettings.from_env()
-    host = Host(Path(directory), spare=True, withheld=store.credentials)
-    place = worker.Place(url, settings.token, host.socket_path, settings.execution_timeout_s, store)
+    cache = worker_cache()
+    workspaces = make_workspaces(cache)
+    host = Host(Path(directory), spare=True, withheld=store.credentials, workspaces=workspaces)
+    place = worker.Place(
+        url, settings.token, host.socket_path, settings.execution_timeout_s, store, str(workspaces), str(cache)
+    )
     pool = Pool(host, workers, functools.partial(worker.work, place), dispatcher, labels)
 
     def on_signal(_signum: int, _frame: object) -> None:
@@ -174,7 +179,8 @@ def _serve(settings: PoolSettings, url: str, workers: int, labels: tuple[str, ..
     finally:
         host.close()
         pool.kill()
-        shutil.rmtree(directory, ignore_errors=True)
+        for made in (directory, workspaces):
+            shutil.rmtree(made, ignore_errors=True)
 
 
 _STORE_HELP = (

@@ -103,10 +103,7 @@ class Connector:
             case {"queue": _}:
                 self._tell({"capacity": self._gateway.queue().figures.running_capacity})
             case {"submit": request, "wait_s": wait_s, "record": keep}:
-                spec = json.loads(request["spec"])
-                spec["origin"] = find_origin(spec, os.environ)
-                if self._shipment is not None:
-                    spec["source"] = self._shipped(self._shipment)
+                spec = self._complete(json.loads(request["spec"]))
                 self._submit(RunRequest(**{**request, "spec": json.dumps(spec)}), wait_s, keep)
             case {"attach": run}:
                 self._attach(RunId(run))
@@ -122,6 +119,17 @@ class Connector:
                 self._tell({"cancelled": self._gateway.cancel(self._run, **words).state})
             case {"ended": _}:
                 self._ended = True
+
+    def _complete(self, spec: dict[str, Any]) -> dict[str, Any]:
+        """A run's spec with what the session has left to find out."""
+        spec["origin"] = find_origin(spec, os.environ)
+        if self._shipment is not None:
+            from pytest_supercheck import fingerprint
+
+            if spec["collect"] == "local":  # what its tests find there may be of other versions
+                spec["fingerprint"] = fingerprint.take(spec["path"])
+            spec["source"] = self._shipped(self._shipment)
+        return spec
 
     def _tell(self, message: dict[str, Any]) -> None:
         with self._sending:

@@ -29,6 +29,9 @@ SECTION_LIMIT: Final = 20_000_000
 #: Files of one test that are kept, at most.
 FILES_LIMIT: Final = 1_000
 
+#: Characters of a word from a worker.
+NOTE_LIMIT: Final = 2_000
+
 #: The key that marks an encoded value which JSON has no type for.
 _TAG: Final = "\x00"
 
@@ -350,7 +353,7 @@ def encode_collected(collected: Collected) -> bytes:
 
 def encode_note(n: int, text: str, *, detail: bool = False) -> bytes:
     """The line that carries a word."""
-    return line({"t": "note", "n": n, "text": text, "detail": detail})
+    return line({"t": "note", "n": n, "text": cut(text, NOTE_LIMIT), "detail": detail})
 
 
 def _passed(row: list[int]) -> Passed:

@@ -73,6 +73,7 @@ class Follower:
         self.ended: End | None = None
         self._place_told = ""
         self._heeded = self._told_spawn = self._told_left = False
+        self._noted: set[str] = set()
 
     def announce(self, run: str, admission: Admission, wish: int, origin: str) -> None:
         """
@@ -178,7 +179,8 @@ class Follower:
             case events.Collected():
                 self.collected = self.collected or event
             case events.Note(text=text, detail=detail):
-                if not detail or self._config.get_verbosity() > 0:
+                if text not in self._noted and (not detail or self._config.get_verbosity() > 0):
+                    self._noted.add(text)  # the workers of other hosts say the same
                     self.line(f"supercheck: {text}")
             case events.Begin(n=n, host=host):
                 self.hosts[n] = host

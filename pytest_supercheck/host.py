@@ -20,27 +20,20 @@ from pathlib import Path
 from typing import Any, Final
 
 from pytest_supercheck.boot import CONTROL_FD, boot
+from pytest_supercheck.discard import discard
 from pytest_supercheck.keeper import Child, Keeper, Lines, Marks, kill_group, say, send, tail
+from pytest_supercheck.variables import SECRETS
 
 logger = logging.getLogger(__name__)
 
 #: Seconds after the last one went to a run, or died, until a new spare runner is started.
 SPARE_S: Final = 5.0
 
+#: Seconds between two looks for workspaces that nobody uses any more.
+SWEEP_S: Final = 5.0
+
 #: Seconds for which a runner without children waits for more executions of its run.
 IDLE_S: Final = 30.0
-
-#: Variables that test processes never see: they would open the service to other people's code.
-SECRETS: Final = frozenset(
-    {
-        "SUPERCHECK_TOKEN",
-        "SUPERCHECK_URL",
-        "SUPERCHECK_REDIS_URL",
-        "SUPERCHECK_DATABASE_URL",
-        "SUPERCHECK_S3_ENDPOINT",
-        "SUPERCHECK_STORE",
-    }
-)
 
 
 @dataclass
@@ -107,10 +100,13 @@ class Host:
     Args:
         directory: A private directory for the socket.
         spare: Whether to keep a runner that has imported pytest ready for the next run.
+        workspaces: Where supervisors make the workspaces of runs, by their ids; None where all runs are in place.
         withheld: Environment variables that test processes do not see, beside `SECRETS`.
     """
 
-    def __init__(self, directory: Path, *, spare: bool, withheld: frozenset[str] = frozenset()) -> None:
+    def __init__(
+        self, directory: Path, *, spare: bool, withheld: frozenset[str] = frozenset(), workspaces: Path | None = None
+    ) -> None:
         self._withheld = withheld
         self.socket_path = str(directory / "host.sock")
         self.selector = selectors.DefaultSelector()
@@ -121,6 +117,8 @@ class Host:
         self._keeper = Keeper(self.selector, self._on_exit)
         self._runners: dict[str, RunnerProcess] = {}
         self._own: dict[int, tuple[str, RunnerProcess]] = {}
+        self._workspaces = workspaces
+        self._sweep_at = 0.0
         self._keep_spare = spare
         self._spare: RunnerProcess | None = None
         self._spare_at = 0.0
@@ -142,6 +140,9 @@ class Host:
             busy = runner.children or runner.waiting or runner.forking
             if runner.mode and not busy and now > runner.used_at + idle_s:
                 self._forget(run, runner)
+        if now >= self._sweep_at:
+            self._sweep_at = now + SWEEP_S
+            self._sweep()
         if self._keep_spare and self._spare is None and now >= self._spare_at:
             self._spare = self._start(sys.executable, None)
 
@@ -168,7 +169,7 @@ class Host:
         if runner := self._runners.get(run):
             runner.over = True
 
-    def _start(self, interpreter: str, run: str | None) -> RunnerProcess:
+    def _start(self, interpreter: str, run: str | None, environ: dict[str, str] | None = None) -> RunnerProcess:
         ours, theirs = socket.socketpair()
         output, path = tempfile.mkstemp(prefix="supercheck-runner-")
         os.unlink(path)
@@ -176,7 +177,7 @@ class Host:
         actions = [(os.POSIX_SPAWN_DUP2, null, 0), (os.POSIX_SPAWN_DUP2, output, 1), (os.POSIX_SPAWN_DUP2, output, 2)]
         actions.append((os.POSIX_SPAWN_DUP2, theirs.fileno(), CONTROL_FD))
         command = [interpreter, *boot("pytest_supercheck.runner")]
-        environ = test_environment(os.environ, self._withheld)
+        environ = test_environment(os.environ, self._withheld) if environ is None else environ
         pid = os.posix_spawn(interpreter, command, environ, file_actions=actions, setsid=True)
         os.close(null)
         theirs.close()
@@ -190,8 +191,8 @@ class Host:
         runner.spec = {**spec, "start": start or spec["start"]}
         runner.configured_for = n
         keys = ("path", "argv", "cwd", "args", "start", "collect", "markup", "width")
-        environ = xdist_environment(spec, n)
-        self._tell(runner, {"spec": {**{key: runner.spec[key] for key in keys}, "environ": environ}})
+        known = {key: runner.spec[key] for key in keys} | {"before": spec.get("before", [])}
+        self._tell(runner, {"spec": {**known, "environ": xdist_environment(spec, n)}})
 
     def _tell(self, runner: RunnerProcess, message: dict[str, Any], fds: list[int] | None = None) -> None:
         try:
@@ -207,8 +208,8 @@ class Host:
 
     def _launch(self, run: str, spec: dict[str, Any], n: int, start: str = "") -> RunnerProcess:
         runner, self._spare = self._spare, None
-        if runner is None or spec["interpreter"] != sys.executable:
-            self._spare, runner = runner, self._start(spec["interpreter"], run)
+        if runner is None or spec["interpreter"] != sys.executable or "environment" in spec:
+            self._spare, runner = runner, self._start(spec["interpreter"], run, spec.get("environment"))
         else:
             self._own[runner.pid] = (run, runner)
             self._spare_at = time.monotonic() + SPARE_S  # or when it has collected: not beside that
@@ -220,6 +221,12 @@ class Host:
         if self._runners.get(run) is runner:
             del self._runners[run]
         self._drop_control(runner)  # at which it kills its children and exits
+
+    def _sweep(self) -> None:
+        """Remove the workspaces of runs that have no runner here, nor a supervisor that is about to ask for one."""
+        for entry in os.scandir(self._workspaces) if self._workspaces else ():
+            if entry.is_dir() and "." not in entry.name and entry.name not in self._runners:
+                discard(entry.path)
 
     def _drop_control(self, runner: RunnerProcess) -> None:
         if runner.control.fileno() >= 0:

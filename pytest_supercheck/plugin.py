@@ -40,6 +40,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
             "how many embedded runs to keep in .supercheck of the root directory (default: 20; 0: none)",
         ),
         ("start", "HOW", "auto (default), fork or spawn: how test processes come to be after collection"),
+        ("source", "HOW", "auto (default: ship to a server), place (workers see the same files) or ship"),
         (
             "collect",
             "WHERE",
@@ -51,6 +52,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
             "TESTS",
             "failed (default), all or none: of which tests the files are kept that they leave behind",
         ),
+        ("env", "KIND", "uv (default) or inherit: the environment of a shipped run, from the project's files or as is"),
+        ("python", "VERSION", "the Python of a shipped run, such as 3.12 (default: what the project says)"),
         ("bundle-limit", "SIZE", "how much a project that is shipped may have: 500MB, 2GB (default: 1GB)"),
     ):
         action = "append" if name == "label" else "store"
@@ -63,14 +66,22 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="start the run and leave it to the pool: 'supercheck attach' follows it",
     )
     parser.addini("supercheck_detach", "as --supercheck-detach", type="bool", default=False)
-    for name, text in (
-        ("artifact", "files below the root directory that a test leaves behind, if it wrote them"),
-        ("include", "files to ship although git ignores them, or they look like secrets"),
-        ("exclude", "files not to ship, whatever else is said of them"),
+    for name, metavar, text in (
+        ("artifact", "GLOB", "files below the root directory that a test leaves behind, if it wrote them"),
+        ("include", "GLOB", "files to ship although git ignores them, or they look like secrets"),
+        ("exclude", "GLOB", "files not to ship, whatever else is said of them"),
+        ("env-sources", "FILE", "what a shipped run's environment is made from (default: the first that is found)"),
+        ("env-extras", "NAME", "extras of the project in it (default: dev, test, tests)"),
+        ("env-groups", "NAME", "dependency groups of the project in it (default: dev, test, tests)"),
+        ("pass-env", "PATTERN", "environment variables that go along with a shipped run (default: none)"),
     ):
-        text = f"{text}; may be given several times"  # noqa: PLW2901
-        group.addoption(f"--supercheck-{name}", metavar="GLOB", action="append", default=None, help=text)
-        parser.addini(f"supercheck_{name}", f"as --supercheck-{name}, one a line", type="linelist", default=[])
+        several = f"{text}; may be given several times"
+        group.addoption(f"--supercheck-{name}", metavar=metavar, action="append", default=None, help=several)
+        key = f"supercheck_{name.replace('-', '_')}"
+        parser.addini(key, f"as --supercheck-{name}, one a line", type="linelist", default=[])
+    text = "end a shipped run whose environment differs from this one"
+    group.addoption("--supercheck-strict-env", action="store_true", default=False, help=text)
+    parser.addini("supercheck_strict_env", "as --supercheck-strict-env", type="bool", default=False)
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -365,7 +365,7 @@ def main(fd: int) -> int:
     threads = threading.active_count()
     _prepare()
     spec = host.wait_for("spec")
-    sys.path[:] = spec["path"] or sys.path
+    sys.path[:] = spec["path"] or [*spec["before"], *sys.path]
     sys.argv[:] = spec["argv"]
     os.chdir(spec["cwd"])
     os.environ.update(spec["environ"])

@@ -82,6 +82,8 @@ def begin(config: pytest.Config, args: list[str], parser: pytest.Parser) -> None
     config.add_cleanup(local_session.end)
     manager.register(local_session.speaker, "supercheck-speaker")
     manager.register(local_session, "supercheck-session")
+    if settings.collect == "remote":
+        manager.register(_CollectedElsewhere(local_session), "supercheck-collection")
 
 
 class _LocalNotice:
@@ -118,6 +120,14 @@ class LocalSession:
             self._submission = Submission(self._stack.connect, self._stack.url, None, self._stack.fault)
         else:
             self._submission = connect(settings.url, settings.token)
+        if settings.source == "ship" and not self._attached:
+            self._submission.ship(
+                project=self._specifier.project(config),
+                rootdir=str(config.rootpath),
+                include=settings.include,
+                exclude=settings.exclude,
+                limit_bytes=settings.bundle_limit,
+            )
         far = (settings.url or "").startswith(HTTP_SCHEMES)
         self._follower = Follower(
             config,
@@ -171,11 +181,8 @@ class LocalSession:
         )
         record = self._settings.record if self._specifier.records else 0
         self._submission.submit(request, self._settings.wait_s, record=record)
-        if self._settings.collect == "remote":  # nothing else is to be done before there is an answer
-            try:
-                self._announce(self._submission.result(self._follower.line), self.speaker.count)
-            except SupercheckError as exc:
-                fail(self._config, exc)
+        if self._specifier.words:
+            self._follower.line(f"supercheck: {self._specifier.words}")
 
     def pytest_collectreport(self) -> None:
         """A refusal is told at once, not when everything is collected."""
@@ -183,14 +190,24 @@ class LocalSession:
         if self._submission.error is not None:
             fail(self._config, self._submission.error)
 
-    def pytest_collection(self, session: pytest.Session) -> bool | None:
-        """In place of pytest's own collection, where that happens elsewhere; after the terminal has told of it."""
-        if self._settings.collect == "local":
-            return None
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_collection(self) -> Generator[None, object, object]:
+        """Before the terminal tells of it: nothing else is to be done here until there is an answer."""
+        if self._settings.collect == "remote":
+            try:
+                admission = self._submission.result(self._follower.line)
+            except SupercheckError as exc:
+                fail(self._config, exc)
+            if not self._attached:
+                self._announce(admission, self.speaker.count)
+        return (yield)
+
+    def collect(self, session: pytest.Session) -> None:
+        """Make it a session that has collected what others have."""
+        if self._settings.detach:
+            self._let_go()
+            return
         try:
-            self._submission.result(self._follower.line)
-            if self._settings.detach:
-                return self._let_go()
             self._follower.await_listing()
         except SupercheckError as exc:
             fail(self._config, exc)
@@ -201,7 +218,6 @@ class LocalSession:
 
         restore(session, self._follower.collected)
         session.config.hook.pytest_collection_finish(session=session)
-        return True
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtestloop(self, session: pytest.Session) -> bool | None:
@@ -303,3 +319,15 @@ class LocalSession:
             terminalreporter.write_line(f"{nodeid}: execution {n} of run {self.run_id}, host {hosts.get(n, '?')}")
         if self._specifier.records and (replay.failures or self._config.get_verbosity() > 0):
             terminalreporter.write_line(f"supercheck: run {self.run_id}, see it with 'supercheck report --open'")
+
+
+class _CollectedElsewhere:
+    """In place of pytest's own collection, after the terminal has told of it."""
+
+    def __init__(self, local: LocalSession) -> None:
+        self._local = local
+
+    def pytest_collection(self, session: pytest.Session) -> bool:
+        """Nobody else collects."""
+        self._local.collect(session)
+        return True

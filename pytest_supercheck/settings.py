@@ -15,16 +15,19 @@ from typing import Any, Final, Literal
 import pytest
 
 from pytest_supercheck.model import is_label
+from pytest_supercheck.wish import KINDS, PYTHON, Kind
 
 Start = Literal["auto", "fork", "spawn"]
 Group = Literal["none", "file", "class", "module"]
 Artifacts = Literal["failed", "all", "none"]
 Collect = Literal["local", "remote"]
+Source = Literal["place", "ship"]
 PRIORITIES: Final = ("high", "normal", "low")
 STARTS: Final = ("auto", "fork", "spawn")
 GROUPS: Final = ("none", "file", "class", "module")
 ARTIFACTS: Final = ("failed", "all", "none")
 COLLECTS: Final = ("local", "remote")
+SOURCES: Final = ("auto", "place", "ship")
 
 #: Bytes in a unit of sizes.
 SIZES: Final = {"": 1, "k": 1000, "m": 1_000_000, "g": 1_000_000_000}
@@ -59,6 +62,8 @@ class Settings:
     start: Start
     #: Which tests stay together on one execution, besides those with a mark.
     group: Group
+    #: Whether the project is shipped to the workers, or is in its place there.
+    source: Source
     #: Where the tests are collected.
     collect: Collect
     #: Whether the run goes on without the session.
@@ -71,6 +76,17 @@ class Settings:
     artifacts: Artifacts
     #: Patterns of such files, relative to the root directory.
     artifact: tuple[str, ...]
+    #: Of shipped runs: where their environment comes from, and which Python is asked for; empty for the project's.
+    env: Kind
+    python: str
+    #: From which files it is made, and with which extras and groups of the project; empty for convention.
+    env_sources: tuple[str, ...]
+    env_extras: tuple[str, ...]
+    env_groups: tuple[str, ...]
+    #: Whether a run ends when its environment differs from the session's.
+    strict_env: bool
+    #: Patterns of this environment's variables that go along.
+    pass_env: tuple[str, ...]
     #: Patterns of files to ship although git ignores them or they look like secrets, and of files not to ship.
     include: tuple[str, ...]
     exclude: tuple[str, ...]
@@ -108,12 +124,20 @@ class Settings:
             project=read.text("project"),
             start=read.choice("start", STARTS, "auto"),  # type: ignore[arg-type]
             group=read.choice("group", GROUPS, read.xdist_group()),  # type: ignore[arg-type]
+            source=read.source(url),
             collect=read.choice("collect", COLLECTS, "local"),  # type: ignore[arg-type]
             detach=detach,
             record=read.count("record", 20),
             labels=read.labels(),
             artifacts=read.choice("artifacts", ARTIFACTS, "failed"),  # type: ignore[arg-type]
             artifact=read.lines("artifact"),
+            env=read.choice("env", KINDS, "uv"),  # type: ignore[arg-type]
+            python=read.python(),
+            env_sources=read.lines("env_sources"),
+            env_extras=read.names("env_extras"),
+            env_groups=read.names("env_groups"),
+            strict_env=read.flag("strict_env"),
+            pass_env=read.names("pass_env"),
             include=read.lines("include"),
             exclude=read.lines("exclude"),
             bundle_limit=read.size("bundle_limit", 1_000_000_000),
@@ -134,20 +158,42 @@ class _Reader:
         key = f"supercheck_{name}"
         return getattr(self._options, key, None) or self.environ.get(key.upper()) or self._config.getini(key) or None
 
-    def flag(self, name: str) -> bool:
-        key = f"supercheck_{name}"
-        text = self.environ.get(key.upper(), "").strip().lower()
-        if text not in ("", "0", "1", "false", "true", "no", "yes"):
-            raise pytest.UsageError(f"{key.upper()}: {text!r} is neither 1 nor 0")
-        given = text in ("1", "true", "yes") if text else bool(self._config.getini(key))
-        return bool(getattr(self._options, key, False)) or given
-
     def lines(self, name: str) -> tuple[str, ...]:
         """What may be given several times: as several options, or as lines of the variable or the ini key."""
         key = f"supercheck_{name}"
         given = getattr(self._options, key, None) or self.environ.get(key.upper(), "").splitlines()
         found = (text.strip() for text in given or self._config.getini(key))
         return tuple(text for text in found if text)
+
+    def names(self, name: str) -> tuple[str, ...]:
+        """As `lines`, with several on a line, too, and spaces or commas between."""
+        return tuple(name for line in self.lines(name) for name in line.replace(",", " ").split())
+
+    def flag(self, name: str) -> bool:
+        """What is on or off."""
+        key = f"supercheck_{name}"
+        if getattr(self._options, key, False):
+            return True
+        said = self.environ.get(key.upper())
+        if said:
+            if said.lower() not in ("0", "1", "false", "true", "no", "yes"):
+                raise pytest.UsageError(f"{key.upper()}: {said!r} is none of 1, true, yes, 0, false, no")
+            return said.lower() in ("1", "true", "yes")
+        return bool(self._config.getini(key))
+
+    def source(self, url: str | None) -> Source:
+        """A server's workers may be anywhere; a pool's users and workers see the same files."""
+        value = self.choice("source", SOURCES, "auto")
+        far = (url or "").startswith(HTTP_SCHEMES)
+        if value == "ship" and not far:
+            raise pytest.UsageError("--supercheck-source=ship: files are shipped to a server; give its http(s):// URL")
+        return "ship" if value == "ship" or (value == "auto" and far) else "place"
+
+    def python(self) -> str:
+        wanted = self.text("python") or ""
+        if wanted and not PYTHON.fullmatch(wanted):
+            raise pytest.UsageError(f"--supercheck-python: {wanted!r} is no version, such as 3.12 or >=3.11")
+        return wanted
 
     def choice(self, name: str, choices: tuple[str, ...], default: str) -> str:
         value = self.text(name) or default

@@ -37,6 +37,8 @@ class Specifier:
         given = [str(arg) for arg in config.invocation_params.args]
         self._args = given if thin is None or thin.args is None else list(thin.args)
         self._argv = sys.argv if thin is None else ["pytest", *self._args]
+        #: What the user is to know of it.
+        self.words = ""
         #: Whether tests show what they print.
         self.shows_output = getattr(config.known_args_namespace, "capture", "fd") in ("no", "tee-sys")
         #: Whether the session records its run itself.
@@ -80,7 +82,29 @@ class Specifier:
             "plugins": sorted({f"{about.project_name}-{about.version}" for _, about in found}),
             "basetemp": str(factory.getbasetemp()) if factory else "",
             "nodes": nodes,
+            **(self._surroundings(config) if self._settings.source == "ship" else {}),
         }
+
+    def _surroundings(self, config: pytest.Config) -> dict[str, Any]:
+        """What a shipped run is to have around it."""
+        from pytest_supercheck.variables import pick
+        from pytest_supercheck.wish import wish_for
+
+        settings = self._settings
+        wish = wish_for(
+            config.rootpath,
+            kind=settings.env,
+            python=settings.python,
+            sources=settings.env_sources,
+            extras=settings.env_extras,
+            groups=settings.env_groups,
+        )
+        try:
+            picked = pick(settings.pass_env, os.environ)
+        except ValueError as exc:
+            raise pytest.UsageError(f"--supercheck-pass-env: {exc}") from exc
+        self.words = picked.words
+        return {"env": wish.encode(), "environ": picked.passed, "strict_env": settings.strict_env}
 
     def project(self, config: pytest.Config) -> str:
         """The project whose limits count."""

@@ -21,10 +21,12 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from pytest_supercheck.dispatch import Dispatcher
-from pytest_supercheck.errors import SupercheckError, Unreachable
+from pytest_supercheck.errors import Fatal, SupercheckError, Unreachable
+from pytest_supercheck.events import encode_note
 from pytest_supercheck.keeper import send
 from pytest_supercheck.model import Begun, Chunk, Gone, JobId, Leave, Next, Recycle, Wait
 from pytest_supercheck.operators import StoreSettings
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
     import redis
 
     from pytest_supercheck.artifacts import Artifacts
+    from pytest_supercheck.preparation import Preparation
 
 logger = logging.getLogger(__name__)
 
@@ -62,8 +65,11 @@ class Workplace:
     host_leash: int
     #: Seconds that a run may take that has no limit of its own; 0 for any.
     execution_timeout_s: float
-    #: Where files go that tests leave behind.
+    #: Where files go that tests leave behind, and come from that are shipped.
     store: StoreSettings
+    #: Directory of the workspaces of this host's runs, and of what runs share; empty where all runs are in place.
+    workspaces: str = ""
+    cache: str = ""
 
 
 #: The workplace of this worker process: RQ calls `supervise` by name, so nothing can be handed to it.
@@ -230,7 +236,12 @@ class Supervisor:
         self._limit_s = begun.timeout_s or place.execution_timeout_s
         taken_s = (begun.now_ms - begun.started_ms) / 1000
         self._deadline_at = time.monotonic() + self._limit_s - taken_s if self._limit_s else float("inf")
+        self._place = place
+        #: What it waits for: the one test process, or before that the run's workspace.
+        self._awaited: TestProcess | Preparation
         self._store = place.store
+        #: Puts the session's paths in place of this host's, where they are others.
+        self._home: Callable[[bytes], bytes] | None = None
         self._artifacts: Artifacts | None = None
         self._frames: dict[bytes, Callable[[bytes], None]] = {
             b"C": self._on_items,
@@ -244,10 +255,12 @@ class Supervisor:
 
     def run(self) -> str:
         """Serve test processes, one after the other, until the slot has been given back or lost."""
-        if reason := misplaced(self._spec):
+        if "source" not in self._spec and (reason := misplaced(self._spec)):
             self._dispatcher.fatal(self._begun.job, reason)
             return "fatal"
         try:
+            if "source" in self._spec and not self._prepare():
+                return "fatal"
             while not self._leaving:
                 self._ahead = self._next(fresh=True)  # a run that has no work left needs no process
                 if isinstance(self._ahead, Leave):
@@ -272,9 +285,44 @@ class Supervisor:
             host.connect(self._host_socket)
             send(host, {"over": self._begun.run})
 
+    def _prepare(self) -> bool:
+        """Have the run's workspace made ready; whether there can be one."""
+        from pytest_supercheck.preparation import Preparation
+        from pytest_supercheck.workspace import Workspaces
+
+        place, begun = self._place, self._begun
+        workspaces = Workspaces(Path(place.workspaces), Path(place.cache), place.store)
+        preparation = self._awaited = Preparation(
+            lambda tell, pulse: workspaces.prepare(begun.run, begun.project, self._spec, tell, pulse)
+        )
+        try:
+            going_on = True
+            while going_on:
+                going_on = not self._wait(preparation.fd) or preparation.heard()
+                while preparation.notes:
+                    text, detail = preparation.notes.popleft()
+                    self._batch.lines.append(encode_note(begun.n, text, detail=detail))
+                self._flush()
+        finally:
+            preparation.close()
+        if preparation.result is not None:
+            self._spec, self._home = preparation.result.spec, preparation.result.home
+        elif isinstance(preparation.error, Fatal):
+            self._dispatcher.fatal(begun.job, str(preparation.error))
+            return False
+        elif preparation.abandoned:
+            self._leaving = self._leaving or "yield"  # what it was told while it had nothing to finish
+        else:
+            assert preparation.error is not None
+            self._batch.lines.append(encode_note(begun.n, f"the worker cannot begin: {preparation.error}"))
+            self._flush()
+            raise preparation.error
+        return True
+
     def _serve(self, process: TestProcess) -> None:
         """One test process, to its end."""
         self._process, self._ended, self._kill_at, self._wants = process, {}, None, False
+        self._awaited = process
         try:
             while not self._ended:
                 if self._wait(process.connection.fileno()):
@@ -347,7 +395,7 @@ class Supervisor:
             self._dispatcher.cancel(self._begun.run, outcome="timeout", how="kill", message=limit)
         if self._kill_at is not None and now >= self._kill_at:
             self._kill_at = None
-            self._process.kill()
+            self._awaited.kill()
 
     def _renew(self) -> None:
         if not self._dispatcher.renew(self._begun.job):
@@ -361,28 +409,28 @@ class Supervisor:
             self._leave("leave")
         elif word == "yield":
             self._yield()
-        elif word == "interrupt" and self._process.told not in ("interrupt", "kill"):
+        elif word == "interrupt" and self._awaited.told not in ("interrupt", "kill"):
             self._leave("interrupt")
-            if self._process.pid:
-                os.kill(self._process.pid, 2)
+            if self._awaited.pid:
+                os.kill(self._awaited.pid, 2)
             self._kill_at = time.monotonic() + EXIT_S
         elif word == "kill":
             self._leave("kill")
-            self._process.kill()
+            self._awaited.kill()
 
     def _leave(self, told: str) -> None:
         """This execution is to end: the test process finishes its current test, at most."""
         self._leaving = self._leaving or told
-        if self._process.told in ("", "yield"):
-            self._process.say({"leave": told})
-        self._process.told = told
+        if self._awaited.told in ("", "yield"):
+            self._awaited.say({"leave": told})
+        self._awaited.told = told
 
     def _yield(self) -> None:
         """Somebody else needs the slot: the test process goes on to the end of the group that it is in, if any."""
         self._wants = self._asked
-        if not self._process.told:
-            self._process.say({"yield": True})
-            self._process.told = "yield"
+        if not self._awaited.told:
+            self._awaited.say({"yield": True})
+            self._awaited.told = "yield"
 
     def _on_items(self, frame: bytes) -> None:
         """What there is to run; of several who tell it the first one counts."""
@@ -420,7 +468,7 @@ class Supervisor:
     def _on_result(self, frame: bytes) -> None:
         index, failed, body = frame.split(b" ", 2)
         self._process.useful = True
-        self._batch.lines.append(body)
+        self._batch.lines.append(self._home(body) if self._home else body)
         self._batch.done.append(int(index))
         self._batch.failed += int(failed)
 

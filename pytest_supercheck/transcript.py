@@ -26,9 +26,8 @@ NOT_RUN_LIMIT: Final = 1_000
 WARNINGS_LIMIT: Final = 500
 WARNED_LIMIT: Final = 10
 EXECUTIONS_LIMIT: Final = 10_000
-#: How many words of workers are kept, and characters of one.
+#: How many words of workers are kept.
 NOTES_LIMIT: Final = 100
-NOTE_LIMIT: Final = 10_000
 
 #: What reading a hostile line can raise.
 _UNREADABLE: Final = (
@@ -150,8 +149,9 @@ class Transcript:
         return Recorded(record=record, events=b"".join(self._packed), texts=self._texts.whole)
 
     def _note(self, note: events.Note) -> None:
-        if len(self._said) < NOTES_LIMIT:
-            self._said.append(events.cut(note.text, NOTE_LIMIT))
+        text = line(note.text)
+        if not note.detail and text not in self._said and len(self._said) < NOTES_LIMIT:
+            self._said.append(text)
 
     def _notes(self) -> Iterator[str]:
         yield from self._said

@@ -113,8 +113,11 @@ class Place:
     host_socket: str
     #: Seconds that a run may take that has no limit of its own; 0 for any.
     execution_timeout_s: float
-    #: Where files go that tests leave behind.
+    #: Where files go that tests leave behind, and come from that are shipped.
     store: StoreSettings
+    #: Directory of the workspaces of this host's runs, and of what runs share; empty where all runs are in place.
+    workspaces: str = ""
+    cache: str = ""
 
 
 def work(place: Place, name: str, leash: int) -> None:
@@ -132,10 +135,10 @@ def work(place: Place, name: str, leash: int) -> None:
 
     client = connect()
     supervisor.workplace = supervisor.Workplace(
-        connect, place.host_socket, leash, place.execution_timeout_s, place.store
+        connect, place.host_socket, leash, place.execution_timeout_s, place.store, place.workspaces, place.cache
     )
-    directory = os.path.dirname(place.host_socket)
-    threading.Thread(target=_end_with_host, args=(leash, directory), daemon=True).start()
+    directories = [os.path.dirname(place.host_socket), *filter(None, [place.workspaces])]
+    threading.Thread(target=_end_with_host, args=(leash, directories), daemon=True).start()
 
     def on_killed(job: Job, _pid: int, _status: int, _usage: Any) -> None:
         """RQ calls this when a work-horse has died: no need to wait for its lease."""
@@ -159,8 +162,9 @@ def work(place: Place, name: str, leash: int) -> None:
     queue.delete(delete_jobs=True)
 
 
-def _end_with_host(leash: int, directory: str) -> None:
+def _end_with_host(leash: int, directories: list[str]) -> None:
     """A thread: the host holds the other end of the pipe and never writes; a killed one leaves its directory behind."""
     os.read(leash, 1)
-    shutil.rmtree(directory, ignore_errors=True)
+    for directory in directories:
+        shutil.rmtree(directory, ignore_errors=True)
     os._exit(1)

@@ -16,6 +16,7 @@ from typing import Final
 import pytest
 
 import pytest_supercheck
+from pytest_supercheck import assembly
 
 PACKAGE: Final = "pytest_supercheck"
 SOURCE: Final = Path(pytest_supercheck.__file__).parent
@@ -26,31 +27,26 @@ RINGS: Final = (
         {
             *("__init__", "model", "errors", "events", "boot", "keeper", "operators", "settings", "valkey_wheel"),
             *("record", "longrepr", "postmortem", "verdicts", "transcript", "origin", "words", "timeline"),
+            *("variables", "fingerprint", "pyproject", "wish", "requirements", "resolution"),
             *("bundle", "digests", "gathering"),
         }
     ),
     frozenset({"gateway", "store", "archive", "packs"}),
     frozenset(
-        {"dispatch", "redis_gateway", "event_reader", "http_gateway", "valkey", "directory_store", "s3_store", "stores"}
+        {
+            *("dispatch", "redis_gateway", "event_reader", "http_gateway", "valkey", "directory_store", "s3_store"),
+            *("stores", "uv_program", "build_cache"),
+        }
     ),
     frozenset(
         {
             *("plugin", "session", "ending", "durations", "groups", "submission", "connector", "replay"),
             *("xdist_protocol", "xdist_fixtures"),
             *("local_archive", "diary", "markup", "report", "retry", "doctor", "artifacts"),
-            *(
-                "embedded",
-                "cli",
-                "session_commands",
-                "host",
-                "pool",
-                "worker",
-                "supervisor",
-                "runner",
-                "execution",
-                "recorder",
-            ),
-            *("leftovers", "listing", "restore", "thin", "spec", "follower", "shipping", "sources"),
+            *("embedded", "cli", "session_commands", "host", "pool", "worker", "supervisor", "runner", "execution"),
+            *("recorder", "leftovers", "listing", "restore", "thin", "spec", "follower"),
+            *("run_venv", "installation", "assembly", "environment", "workspace", "preparation", "discard"),
+            *("shipping", "sources"),
         }
     ),
 )
@@ -78,12 +74,7 @@ IMPORTERS: Final = {
         "runner",
         "execution",
         "recorder",
-        "leftovers",
-        "listing",
-        "restore",
-        "thin",
-        "spec",
-        "follower",
+        *("leftovers", "listing", "restore", "thin", "spec", "follower"),
     },
     "redis": {"dispatch", "redis_gateway", "event_reader", "worker"},
     "rq": {"worker"},
@@ -94,10 +85,18 @@ IMPORTERS: Final = {
     "pygments": {"markup"},
     "boto3": {"s3_store"},
     "botocore": {"s3_store"},
+    "tomllib": {"pyproject"},
+    "tomli": {"pyproject"},
+    "packaging": {"resolution", "environment"},
 }
 
 #: Who may import a distribution inside of a function.
-LAZY_IMPORTERS: Final = {"rq": {"supervisor"}, "pytest": {"session_commands"}, "pathspec": {"gathering"}}
+LAZY_IMPORTERS: Final = {
+    "rq": {"supervisor"},
+    "pytest": {"session_commands"},
+    "pathspec": {"gathering"},
+    "uv": {"uv_program"},
+}
 
 #: What a session without --supercheck must not pay for.
 EXPENSIVE: Final = ("redis", "rq", "httpx", "click", "boto3", "jinja2", f"{PACKAGE}.session", f"{PACKAGE}.settings")
@@ -206,6 +205,11 @@ def test_users_environment_needs_nothing_of_the_service(module: str) -> None:
     for imported in IMPORTS[module]:
         known = imported.ours in IN_USERS_ENVIRONMENT or imported.distribution == "pytest"
         assert known or imported.distribution in sys.stdlib_module_names, f"{module} imports {imported.target}"
+
+
+def test_shipped_runs_bring_all_that_test_processes_need() -> None:
+    """Their environments have these modules of the package, and no others."""
+    assert set(assembly.RUNNER_MODULES) == {"__init__", "plugin"} | IN_USERS_ENVIRONMENT
 
 
 def test_plugin_imports_nothing_but_pytest() -> None:

@@ -1,41 +1,88 @@
 """
-What options, variables and ini keys of shipping say.
+What a session reads of options, variables and ini keys that say which environment its shipped run has.
 """
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from pytest_supercheck.settings import Settings
+from pytest_supercheck.variables import pick
+from pytest_supercheck.wish import EnvironmentWish, wish_for
+
+INI = """
+[pytest]
+supercheck_env_sources =
+    uv.lock
+supercheck_env_extras = one two
+    three
+supercheck_strict_env = true
+supercheck_python = 3.11
+supercheck_pass_env =
+    SHOP_*
+    CI
+"""
+
+
+def read(pytester: pytest.Pytester, *options: str, ini: str = "", **environ: str) -> Settings:
+    """The settings of a session with these."""
+    pytester.makeini(ini or "[pytest]")
+    return Settings.from_pytest(pytester.parseconfig(*options), environ)
+
+
+def test_by_default_convention_says_everything(pytester: pytest.Pytester) -> None:
+    """And nothing goes along."""
+    settings = read(pytester)
+    assert (settings.env, settings.python, settings.strict_env) == ("uv", "", False)
+    assert settings.env_sources == settings.env_extras == settings.env_groups == settings.pass_env == ()
+
+
+def test_the_ini_file_may_say_it(pytester: pytest.Pytester) -> None:
+    """With several names on a line, or one a line."""
+    settings = read(pytester, ini=INI)
+    assert settings.env_sources == ("uv.lock",)
+    assert settings.env_extras == ("one", "two", "three")
+    assert settings.pass_env == ("SHOP_*", "CI")
+    assert (settings.python, settings.strict_env) == ("3.11", True)
+
+
+def test_variables_go_before_it_and_options_before_both(pytester: pytest.Pytester) -> None:
+    """What is off there is off."""
+    environ = {"SUPERCHECK_STRICT_ENV": "no", "SUPERCHECK_PYTHON": "3.12", "SUPERCHECK_ENV_EXTRAS": "a, b"}
+    settings = read(pytester, ini=INI, **environ)
+    assert (settings.strict_env, settings.python, settings.env_extras) == (False, "3.12", ("a", "b"))
+    options = ("--supercheck-strict-env", "--supercheck-python=>=3.13", "--supercheck-env-extras=c")
+    settings = read(pytester, *options, "--supercheck-env-extras=d", ini=INI, **environ)
+    assert (settings.strict_env, settings.python, settings.env_extras) == (True, ">=3.13", ("c", "d"))
 
 
 @pytest.mark.parametrize(
-    ("given", "size_bytes"),
-    [("1000", 1000), ("20k", 20_000), ("500MB", 500_000_000), ("2 gb", 2_000_000_000), ("3G", 3_000_000_000)],
+    ("options", "environ", "words"),
+    [
+        (["--supercheck-env=docker"], {}, "--supercheck-env: 'docker' is none of inherit, uv"),
+        (["--supercheck-python=/usr/bin/python3"], {}, "is no version, such as 3.12"),
+        ([], {"SUPERCHECK_STRICT_ENV": "perhaps"}, "'perhaps' is none of 1, true, yes, 0, false, no"),
+    ],
 )
-def test_sizes_have_units(pytester: pytest.Pytester, given: str, size_bytes: int) -> None:
-    """Of thousands, whether or not there is a B."""
-    config = pytester.parseconfig(f"--supercheck-bundle-limit={given}")
-    assert Settings.from_pytest(config, {}).bundle_limit == size_bytes
+def test_bad_values(pytester: pytest.Pytester, options: list[str], environ: dict[str, str], words: str) -> None:
+    """Are wrong usage, and shown."""
+    with pytest.raises(pytest.UsageError, match=words):
+        read(pytester, *options, **environ)
 
 
-@pytest.mark.parametrize("given", ["much", "-1", "1.5GB", "10TB", "\u0661", "1" * 16])
-def test_what_is_no_size_is_wrong_usage(pytester: pytest.Pytester, given: str) -> None:
-    """With the option and an example."""
-    config = pytester.parseconfig(f"--supercheck-bundle-limit={given}")
-    with pytest.raises(pytest.UsageError, match=r"--supercheck-bundle-limit: .* is not a size such as 500MB or 2GB"):
-        Settings.from_pytest(config, {})
-
-
-def test_patterns_come_from_everywhere(pytester: pytest.Pytester) -> None:
-    """The command line before the variable before the ini file; several of each."""
-    pytester.makeini(
-        "[pytest]\nsupercheck_include =\n  /a/*.py\n  b\nsupercheck_exclude = c\nsupercheck_bundle_limit = 7"
+def test_they_make_a_wish_that_a_worker_reads(pytester: pytest.Pytester, tmp_path: Path) -> None:
+    """And variables that go along."""
+    settings = read(pytester, ini=INI)
+    wish = wish_for(
+        tmp_path,
+        kind=settings.env,
+        python=settings.python,
+        sources=settings.env_sources,
+        extras=settings.env_extras,
+        groups=settings.env_groups,
     )
-    settings = Settings.from_pytest(pytester.parseconfig(), {})
-    assert (settings.include, settings.exclude, settings.bundle_limit) == (("/a/*.py", "b"), ("c",), 7)
-    settings = Settings.from_pytest(pytester.parseconfig(), {"SUPERCHECK_INCLUDE": "x\ny\n"})
-    assert settings.include == ("x", "y")
-    words = ["--supercheck-include=one", "--supercheck-include=two"]
-    assert Settings.from_pytest(pytester.parseconfig(*words), {"SUPERCHECK_INCLUDE": "x"}).include == ("one", "two")
-    assert Settings.from_pytest(pytester.parseconfig(), {"SUPERCHECK_BUNDLE_LIMIT": "8"}).bundle_limit == 8
+    assert EnvironmentWish.decode(wish.encode()) == wish
+    assert wish.extras == ("one", "two", "three")
+    assert pick(settings.pass_env, {"CI": "1", "SHOP_A": "2", "X": "3"}).passed == {"CI": "1", "SHOP_A": "2"}

@@ -96,6 +96,24 @@ def test_a_run_without_an_end_is_given_one() -> None:
     assert write(begin(), passed(0), end("cancelled"), **ending).record.summary.outcome == "cancelled"
 
 
+def test_what_a_worker_tells_is_among_the_events() -> None:
+    """A detail is nowhere else: the log of a build is long. One line of it is not."""
+    told = events.encode_note(1, "x" * 1_000_000, detail=True)
+    assert len(told) < 3_000
+    decoded = events.decode(told)
+    assert isinstance(decoded, events.Note)
+    assert (decoded.n, decoded.detail) == (1, True)
+    written = write(begin(), told, passed(0), end())
+    assert written.record == write(begin(), passed(0), end()).record
+    assert told in gzip.decompress(written.events)
+
+
+def test_what_a_worker_has_to_say_is_recorded_once() -> None:
+    """Several executions of a host may say it."""
+    said = [events.encode_note(n, "another \N{SNOWMAN} Python") for n in (1, 2)]
+    assert write(begin(), *said, passed(0), end()).record.summary.notes == ("another \N{SNOWMAN} Python",)
+
+
 def test_a_run_that_never_began() -> None:
     """It was cancelled while it waited."""
     written = write(end("cancelled"), nodeids=0).record

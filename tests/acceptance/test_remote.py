@@ -103,6 +103,7 @@ def test_nothing_of_the_project_is_needed_here(twins: Twins) -> None:
         conftest="""
             import os
             assert "PYTEST_XDIST_WORKER" in os.environ, "this is the local session"
+            collect_ignore = ["test_b.py"]
             def pytest_addoption(parser):
                 parser.addoption("--colour")
                 parser.addini("a_plugins_own", "")
@@ -111,6 +112,7 @@ def test_nothing_of_the_project_is_needed_here(twins: Twins) -> None:
             def test_a(request):
                 assert request.config.getoption("colour") == request.config.getini("a_plugins_own")
             """,
+        test_b="raise SystemError('whoever imports this collects without the conftest')",
     )
     done = remote(twins).supercheck("--strict-config", "--colour=1")
     assert (done.code, done.counts, done.errors.strip()) == (0, {"passed": 1}, "")

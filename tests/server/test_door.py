@@ -54,7 +54,15 @@ class Place:
     def start(self, url: str, *args: str, token: str = "") -> subprocess.Popen[str]:
         """Start a session that knows the server alone."""
         plugins = ("-p", "supercheck", "-p", "no:cacheprovider")
-        command = [sys.executable, "-m", "pytest", *plugins, "--supercheck", f"--supercheck-url={url}"]
+        command = [
+            sys.executable,
+            "-m",
+            "pytest",
+            *plugins,
+            "--supercheck",
+            f"--supercheck-url={url}",
+            "--supercheck-source=place",
+        ]
         environ = {**os.environ, "SUPERCHECK_TOKEN": token}
         return subprocess.Popen(
             [*command, "--supercheck-executions=2", *args],

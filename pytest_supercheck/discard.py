@@ -1,0 +1,78 @@
+"""
+Where a host has the workspaces of its runs, and how they go when nobody uses them any more.
+
+Between a host and the supervisors beside it, which hold a workspace's lock for as long as they need it.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import threading
+import uuid
+from pathlib import Path
+from typing import Final
+
+from pytest_supercheck.errors import Infrastructure
+from pytest_supercheck.valkey import cache_dir
+
+#: Where a worker keeps what runs share, if it runs as root: other users, whom it starts test processes as, get there.
+SYSTEM_CACHE: Final = Path("/var/cache/pytest-supercheck")
+
+
+def worker_cache() -> Path:
+    """Where a worker keeps what its runs share: below `SUPERCHECK_CACHE`, else in the system's or the user's cache."""
+    if os.geteuid() == 0 and not os.environ.get("SUPERCHECK_CACHE"):
+        return SYSTEM_CACHE
+    return cache_dir() / "worker"
+
+
+def make_workspaces(cache: Path) -> Path:
+    """
+    Make a directory for the workspaces of this process's runs, and remove those of processes that are no more.
+
+    Raises:
+        Infrastructure: It cannot be made.
+    """
+    place = cache / "workspaces"
+    try:
+        place.mkdir(mode=0o711, parents=True, exist_ok=True)
+        for other in place.iterdir():
+            pid = other.name.partition("-")[0]
+            if pid.isdigit() and not Path(f"/proc/{pid}").exists() and Path("/proc/self").exists():
+                shutil.rmtree(other, ignore_errors=True)
+        made = place / f"{os.getpid()}-{uuid.uuid4().hex[:12]}"
+        made.mkdir(mode=0o711)
+    except OSError as exc:
+        raise Infrastructure(f"The worker's directory cannot be made: {exc}. Set SUPERCHECK_CACHE to another.") from exc
+    return made
+
+
+def lock_of(workspace: str | Path) -> Path:
+    """The file that whoever uses a workspace holds shared, and who makes or removes it alone."""
+    return Path(f"{workspace}.lock")
+
+
+def discard(workspace: str) -> bool:
+    """
+    Remove a workspace unless somebody uses it; the files go in a thread of their own.
+
+    Returns:
+        Whether there was nobody.
+    """
+    lock = lock_of(workspace)
+    fd = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        aside = f"{workspace}.{uuid.uuid4().hex[:12]}"
+        os.rename(workspace, aside)
+        lock.unlink()
+    except BlockingIOError:
+        return False
+    except FileNotFoundError:
+        return True
+    finally:
+        os.close(fd)
+    threading.Thread(target=shutil.rmtree, args=(aside,), kwargs={"ignore_errors": True}, daemon=True).start()
+    return True

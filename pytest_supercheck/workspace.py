@@ -1,0 +1,185 @@
+"""
+A run's own directory on a host: its tree, its environment, its home; for runs whose project is not on this machine.
+
+Beside the supervisor, before the first test process.  Executions of one run on one host share it: the first one makes
+it ready, the others wait and find it.  Knows where things are on both sides, and nothing of pytest.
+
+    DIRECTORY/RUN/tree        what was shipped, at the root that it had
+    DIRECTORY/RUN/venv        the environment, where it is not the worker's own
+    DIRECTORY/RUN/home, tmp   for test processes
+    DIRECTORY/RUN.lock        who makes it ready
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import re
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from pytest_supercheck import variables
+from pytest_supercheck.discard import lock_of
+from pytest_supercheck.environment import Environment, Environments
+from pytest_supercheck.errors import Fatal, Infrastructure
+from pytest_supercheck.operators import StoreSettings
+from pytest_supercheck.sources import SourceCache
+from pytest_supercheck.stores import open_store
+from pytest_supercheck.wish import EnvironmentWish
+
+#: Seconds between two looks whether another execution has made it ready.
+WAIT_S: Final = 0.1
+
+#: Bytes of runs' sources that are kept.
+SOURCES_BYTES: Final = 10_000_000_000
+
+#: Says a line to whoever follows the run; whether only those want to know it who ask for details.
+Tell = Callable[[str, bool], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ready:
+    """A workspace in which test processes can be started."""
+
+    #: The run's spec, with this host's paths in place of the session's.
+    spec: dict[str, Any]
+    #: Puts the session's paths in place of this host's, in a line of JSON.
+    home: Callable[[bytes], bytes]
+    #: What is shared with other runs; close it when no process of the run is left.
+    environment: Environment
+
+
+class Workspaces:
+    """
+    The workspaces of a host.
+
+    Args:
+        directory: Where they are; each goes when its run has no more test processes here.
+        cache: Where what runs share is kept.
+        store: Where sources come from.
+    """
+
+    def __init__(self, directory: Path, cache: Path, store: StoreSettings) -> None:
+        self._directory = directory
+        self._cache = cache
+        self._sources = SourceCache(cache / "sources", SOURCES_BYTES)
+        self._store = store
+
+    def prepare(self, run: str, project: str, spec: dict[str, Any], tell: Tell, pulse: Callable[[], None]) -> Ready:
+        """
+        Make a run's workspace ready, or find it so.
+
+        Args:
+            spec: The run's, with ``source``: ``bundle`` and ``root``, and ``env``.
+            tell: Gets what the user is to know.
+            pulse: Called now and then; what it raises ends the work.
+
+        Raises:
+            SupercheckError: It cannot be made ready; of those, `Fatal` and `SourceTrouble` on no worker.
+        """
+        if not self._store.url:
+            raise Fatal("this worker has no store, from which the project's files come: set SUPERCHECK_STORE")
+        place = self._directory / run
+        tree, wish = place / "tree", EnvironmentWish.decode(spec["env"])
+        with _alone(place, pulse):
+            place.mkdir(mode=0o700, exist_ok=True)
+            if not tree.exists():
+                store = open_store(self._store.url, endpoint=self._store.s3_endpoint)
+                self._sources.materialise(store, project, spec["source"]["bundle"], tree)
+            pulse()
+            environments = Environments(self._cache, os.environ, pulse=pulse)
+            rootdir = Path(_moved(spec["rootdir"], spec["source"]["root"], tree))
+            environment = environments.prepare(tree, rootdir, place / "venv", wish, tell)
+            session, strict = spec.get("fingerprint"), bool(spec.get("strict_env"))
+            if session and (line := environment.compare(session, wish, strict=strict)):
+                tell(line, False)
+            surroundings = variables.of_tests(place, environment.programs, spec.get("environ", {}), os.environ)
+        here = _relocated(spec, tree)
+        here |= {
+            "workspace": str(place),
+            "interpreter": str(environment.interpreter),
+            "environment": surroundings,
+            "readable": [str(path) for path in environment.reads],
+            "basetemp": str(place / "tmp"),
+        }
+        return Ready(spec=here, home=_home(spec, tree, place / "tmp"), environment=environment)
+
+
+def _relocated(spec: dict[str, Any], tree: Path) -> dict[str, Any]:
+    """The spec with this host's paths; what was outside of the tree is its root here."""
+    root = spec["source"]["root"]
+    inside = re.compile(rf"(?<![^=:,]){re.escape(root)}(?=/|$)")
+
+    def word(text: str) -> str:
+        return inside.sub(lambda _: str(tree), text)
+
+    cwd = _moved(spec["cwd"], root, tree)
+    paths = [_moved(path, root, tree) for path in spec["path"] if _is_inside(path, root)]
+    return {
+        **spec,
+        "cwd": cwd if os.path.isdir(cwd) else str(tree),
+        "rootdir": _moved(spec["rootdir"], root, tree),
+        "path": [],
+        "before": [path for path in paths if os.path.exists(path)],
+        "argv": [word(text) for text in spec["argv"]],
+        "args": [word(text) for text in spec["args"]],
+    }
+
+
+def _is_inside(path: str, root: str) -> bool:
+    return path == root or path.startswith(f"{root.rstrip('/')}/")
+
+
+def _moved(path: str, root: str, tree: Path) -> str:
+    return f"{tree}{path[len(root.rstrip('/')) :]}" if _is_inside(path, root) else str(tree)
+
+
+def _home(spec: dict[str, Any], tree: Path, temporary: Path) -> Callable[[bytes], bytes]:
+    there = {str(tree): spec["source"]["root"], str(temporary): spec.get("basetemp", "")}
+    pairs = [(_in_json(here), _in_json(path)) for here, path in there.items() if path]
+
+    def home(line: bytes) -> bytes:
+        for here, path in pairs:
+            if here in line:
+                line = line.replace(here, path)
+        return line
+
+    return home
+
+
+def _in_json(path: str) -> bytes:
+    return json.dumps(path)[1:-1].encode("ascii")
+
+
+@contextlib.contextmanager
+def _alone(workspace: Path, pulse: Callable[[], None]) -> Iterator[None]:
+    """
+    Have a workspace alone, and share it afterwards until this process ends, so that nobody removes it.
+
+    Raises:
+        Infrastructure: Somebody has removed it in between.
+    """
+    fd = os.open(lock_of(workspace), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    while True:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.fstat(fd).st_nlink:
+                break
+            os.close(fd)  # it was removed with another workspace of this run
+            fd = os.open(lock_of(workspace), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except BlockingIOError:
+            pulse()
+            time.sleep(WAIT_S)
+    try:
+        yield
+    except BaseException:
+        os.close(fd)
+        raise
+    fcntl.flock(fd, fcntl.LOCK_SH)
+    if not workspace.exists():
+        raise Infrastructure("the run's directory on the worker was removed while it was made")

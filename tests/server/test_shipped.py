@@ -1,0 +1,265 @@
+"""
+Runs whose project is on another machine than the workers: a real server, real workers that know another directory,
+cache and home, and sessions that reach nothing but HTTP.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import textwrap
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import redis
+
+from supercheck_server.history import RunFilter
+from tests.conftest import Valkey
+from tests.server.conftest import GUARD_S, Pool, Served, wait_for
+
+TEST = """
+    import os, pathlib, sys, warnings
+    import pytest
+    import helper
+
+    def test_files():
+        assert helper.VALUE == pathlib.Path("data", "value.txt").read_text().strip() == "12"
+        assert os.access("tool.sh", os.X_OK)
+        assert os.readlink("link") == "data/value.txt"
+        assert not pathlib.Path(".env").exists()
+
+    def test_place(tmp_path):
+        print("this is", __file__)
+        assert "worker-cache" in str(pathlib.Path.cwd().resolve()), "not where the session is"
+        assert "worker-cache" in str(tmp_path) and "worker-cache" in str(pathlib.Path.home())
+
+    def test_variables():
+        assert os.environ["PASSED"] == "1"
+        assert not {"NOT_PASSED", "SUPERCHECK_TOKEN", "SUPERCHECK_STORE", "SUPERCHECK_REDIS_URL"} & {*os.environ}
+
+    def test_bad():
+        warnings.warn("careful")
+        assert helper.VALUE == 13
+
+    def test_writes():
+        pathlib.Path("data", "value.txt").write_text("0")
+        pathlib.Path("made").mkdir()
+    """
+
+
+@dataclass
+class Far:
+    """A project here, and workers that do not see it."""
+
+    #: The project.
+    path: Path
+    #: What the worker keeps.
+    cache: Path
+    #: The server.
+    url: str
+
+    def write(self, **sources: str) -> None:
+        """Write files; two underscores are a dot."""
+        for name, source in sources.items():
+            (self.path / name.replace("__", ".")).write_text(textwrap.dedent(source))
+
+    def start(self, *args: str, command: str = "pytest", **environ: str) -> subprocess.Popen[str]:
+        """Start a session."""
+        if command == "pytest":
+            words = ["-m", "pytest", "--supercheck", f"--supercheck-url={self.url}"]
+        else:
+            words = ["-m", "pytest_supercheck.cli", command, "--url", self.url]
+        passed = "PASSED,PYTEST_DISABLE_PLUGIN_AUTOLOAD"
+        own = {"PASSED": "1", "NOT_PASSED": "1", "SUPERCHECK_PASS_ENV": passed, "SUPERCHECK_ENV": "inherit"}
+        return subprocess.Popen(
+            [sys.executable, *words, *args],
+            cwd=self.path,
+            env={**os.environ, **own, **environ},
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
+
+    def run(self, *args: str, command: str = "pytest", **environ: str) -> tuple[int, str]:
+        """A whole session: its exit code and what it printed."""
+        plugins = ("-p", "supercheck", "-p", "no:cacheprovider")
+        words = (*plugins, *args) if command == "pytest" else (*args, *plugins)
+        session = self.start(*words, command=command, **environ)
+        output, _ = session.communicate(timeout=GUARD_S * 2)
+        return session.returncode, output
+
+    def workspaces(self) -> list[Path]:
+        """The directories of runs on the worker."""
+        return [one for one in self.cache.glob("worker/workspaces/*/*") if one.is_dir()]
+
+
+@pytest.fixture
+def far(tmp_path: Path, valkey: redis.Redis, valkey_server: Valkey, served: Served, few_plugins: None) -> Iterator[Far]:
+    """A small project, and a worker on another machine but for the kernel."""
+    project, home, cache = (tmp_path / name for name in ("project", "worker-home", "worker-cache"))
+    for directory in (project, home, project / "data"):
+        directory.mkdir()
+    environ = {name: value for name, value in os.environ.items() if not name.startswith("SUPERCHECK_")}
+    environ |= {"HOME": str(home), "SUPERCHECK_CACHE": str(cache), "SUPERCHECK_STORE": served.parts.settings.store}
+    words = ["-m", "pytest_supercheck.cli", "worker", "--url", valkey_server.url, "-c", "2"]
+    worker = subprocess.Popen([sys.executable, *words], cwd=home, env=environ)
+    made = Far(project, cache, served.url)
+    made.write(
+        pytest__ini="[pytest]\n",
+        helper__py='VALUE = "12"\n',
+        test_it__py=TEST,
+        __env="PASSWORD=1\n",
+        __gitignore="*.log\n",
+    )
+    made.write(noise__log="x" * 1000, tool__sh="#!/bin/sh\n")
+    (project / "data" / "value.txt").write_text("12\n")
+    (project / "tool.sh").chmod(0o755)
+    (project / "link").symlink_to("data/value.txt")
+    yield made
+    worker.send_signal(signal.SIGTERM)
+    worker.wait(GUARD_S)
+    assert not made.workspaces(), "a worker that has ended leaves no workspace"
+
+
+def test_project_goes_to_the_workers(far: Far, pool: Pool) -> None:
+    """Its files, and the variables that it names; what the tests say of their place is said of the session's."""
+    code, output = far.run("-rA", "--supercheck-executions=2")
+    assert code == 1, output
+    assert "4 passed, 1 failed" in output or "1 failed, 4 passed" in output, output
+    assert f"this is {far.path}/test_it.py" in output
+    assert re.search(rf"{far.path}/test_it.py:\d+: UserWarning: careful", output)
+    assert "FAILED test_it.py::test_bad - AssertionError: assert '12' == 13" in output
+    assert "worker-cache" not in output
+    assert ".env" in output, "what is left out is named"
+    assert (far.path / "data" / "value.txt").read_text() == "12\n"
+    assert not (far.path / "made").exists()
+    wait_for(lambda: not far.workspaces(), "the workspace goes")
+
+
+def test_each_run_has_the_files_as_they_are(far: Far, pool: Pool) -> None:
+    """What a test changes stays in its run; what the user changes goes along."""
+    far.write(test_it__py="import pathlib\ndef test_it():\n    path = pathlib.Path('data/value.txt')\n"
+              "    assert path.read_text() == '12\\n'\n    path.write_text('0')\n")  # fmt: skip
+    for _ in range(2):
+        assert far.run()[0] == 0
+    (far.path / "data" / "value.txt").write_text("13\n")
+    code, output = far.run()
+    assert code == 1
+    assert "assert '13" in output
+
+
+def test_client_that_has_only_the_plugin(far: Far, pool: Pool) -> None:
+    """The first worker collects what has been shipped; nothing of it is imported here."""
+    far.write(conftest__py="import os\nassert 'NOT_PASSED' not in os.environ, 'imported by the session'\n")
+    code, output = far.run("--", "-k", "files or bad", command="run")
+    assert code == 1, output
+    assert "1 failed, 1 passed, 3 deselected" in output, output
+
+
+def test_left_run_needs_nobody(far: Far, pool: Pool, served: Served) -> None:
+    """It ends, is recorded, and can be followed through the server."""
+    code, output = far.run("--supercheck-detach")
+    assert code == 0, output
+    wait_for(served.parts.history.slow, "the run is recorded")
+    [row] = served.parts.history.runs(RunFilter())
+    code, output = far.run(row.id, command="attach")
+    assert code == 1, output
+    assert "1 failed, 4 passed" in output
+
+
+def test_more_executions_than_one_share_a_tree(far: Far, pool: Pool) -> None:
+    """Of one host; also when each collects for itself."""
+    far.write(
+        test_it__py="""
+            import pathlib, time, pytest
+
+            @pytest.mark.parametrize("n", range(6))
+            def test_it(n):
+                pathlib.Path(f"ran-{n}").touch()
+                time.sleep(0.2)
+            """
+    )
+    code, output = far.run("--supercheck-executions=2", "--supercheck-start=spawn")
+    assert code == 0, output
+    assert "6 passed" in output
+
+
+def test_worker_without_a_store_says_so(far: Far, pool: Pool, valkey_server: Valkey) -> None:
+    """The files are there, and it does not get at them: no run of this kind will do better."""
+    environ = {name: value for name, value in os.environ.items() if not name.startswith("SUPERCHECK_")}
+    environ["SUPERCHECK_CACHE"] = str(far.cache)
+    words = ["-m", "pytest_supercheck.cli", "worker", "--url", valkey_server.url, "-c", "1", "--label", "poor"]
+    worker = subprocess.Popen([sys.executable, *words], env=environ)
+    try:
+        code, output = far.run("--supercheck-label=poor", "--supercheck-wait=60")
+    finally:
+        worker.terminate()
+        worker.wait(GUARD_S)
+    assert code == 70, output
+    assert "set SUPERCHECK_STORE" in output
+
+
+def test_ctrl_c_while_the_workspace_is_made(far: Far, pool: Pool) -> None:
+    """An environment takes long to build: whoever does not want it any more does not wait for it."""
+    far.write(
+        pyproject__toml="""
+            [project]
+            name = "slow"
+            version = "1"
+            [dependency-groups]
+            dev = ["pytest"]
+            [build-system]
+            requires = []
+            build-backend = "backend"
+            backend-path = ["."]
+            """,
+        backend__py="import time\ntime.sleep(600)\n",
+        test_it__py="def test_it(): pass\n",
+    )
+    session = far.start("-p", "supercheck", "-p", "no:cacheprovider", "-v", SUPERCHECK_ENV="uv")
+    assert session.stdout is not None
+    for line in session.stdout:
+        if "installing" in line:
+            break
+    session.send_signal(signal.SIGINT)
+    output, _ = session.communicate(timeout=GUARD_S)
+    assert session.returncode == 2, output
+    wait_for(lambda: not far.workspaces(), "the workspace goes")
+
+
+def test_environment_is_made_of_the_projects_own_files(far: Far, pool: Pool) -> None:
+    """The project is installed there, as in development, and so is what it depends on."""
+    far.write(
+        pytest__ini="[pytest]\ntestpaths = test_env.py\n",
+        pyproject__toml="""
+            [project]
+            name = "shopper"
+            version = "1.2.3"
+            [dependency-groups]
+            dev = ["pytest"]
+            [build-system]
+            requires = ["hatchling"]
+            build-backend = "hatchling.build"
+            [tool.hatch.build.targets.wheel]
+            packages = ["shopper"]
+            """,
+        test_env__py="""
+            import importlib.metadata, subprocess, sys
+
+            def test_it():
+                import shopper
+                assert importlib.metadata.version("shopper") == "1.2.3"
+                assert subprocess.run([sys.executable, "-c", "import shopper"], cwd="/").returncode == 0
+                assert not [one for one in importlib.metadata.distributions() if one.name == "pytest-xdist"]
+            """,
+    )
+    (far.path / "shopper").mkdir()
+    (far.path / "shopper" / "__init__.py").touch()
+    code, output = far.run("--", "-v", command="run", SUPERCHECK_ENV="uv")
+    assert code == 0, output
+    assert "1 passed" in output
