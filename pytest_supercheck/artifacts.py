@@ -83,7 +83,7 @@ class Artifacts:
         """
         if time.monotonic() < self._again_at:
             left = [(name, self._trouble) for _, name in named]
-            return self._event(index, [], left)
+            return self._event(index, [], left, [])
         delivery = _Delivery(self, index, named[: events.FILES_LIMIT])
         give_up_at = time.monotonic() + PATIENCE_S
         try:
@@ -96,11 +96,12 @@ class Artifacts:
             os.close(delivery.fd)
         done = list(delivery.done)
         kept = [(name, key, size) for name, key, size in done if isinstance(size, int)]
+        places = [place for (place, _), (_, _, size) in zip(named, done, strict=False) if isinstance(size, int)]
         left = [(name, why) for name, _, why in done if isinstance(why, str)]
         left += [(name, "there was no time left for it") for _, name in named[len(done) : events.FILES_LIMIT]]
         if len(named) > events.FILES_LIMIT:
             left.append(("", f"more files: there are more than {events.FILES_LIMIT:,}"))
-        return self._event(index, kept, left)
+        return self._event(index, kept, left, places)
 
     def put(self, key: str, directory: str, name: str) -> int:
         """
@@ -157,11 +158,15 @@ class Artifacts:
         except ValueError as exc:  # a NUL in its name
             raise _NotKept(str(exc)) from exc
 
-    def _event(self, index: int, kept: list[tuple[str, str, int]], left: list[tuple[str, str]]) -> bytes:
+    def _event(
+        self, index: int, kept: list[tuple[str, str, int]], left: list[tuple[str, str]], places: list[str]
+    ) -> bytes:
         if len(left) > _TOLD:
             left = [*left[:_TOLD], ("", f"{len(left) - _TOLD} more files")]
         told = [(name[:_TEXT], why[:_TEXT]) for name, why in left]
-        return events.encode_files(index, self._n, [(name[:_TEXT], key, size) for name, key, size in kept], told)
+        return events.encode_files(
+            index, self._n, [(name[:_TEXT], key, size) for name, key, size in kept], told, places
+        )
 
 
 class _Delivery(threading.Thread):

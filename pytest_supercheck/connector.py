@@ -9,7 +9,7 @@ the run is over, beside the session's own end.  Knows no pytest.
 Messages from the session (JSON lines): ``connect`` (with the socket on which events are sent, as they come from the
 pool), ``source`` (ship the project's files to the server), ``queue``, ``submit``, ``attach``, ``items``, ``offer``,
 ``cancel``, ``ended``.  To it: ``connected``, ``capacity``, ``admission``, ``offered``, ``cancelled``, ``error``, and
-unasked ``status``, ``shipping`` (words for the user) and ``recorded``.
+unasked ``status``, ``shipping`` (words for the user), ``brought`` (files of tests) and ``recorded``.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from pytest_supercheck.gateway import Gateway
+    from pytest_supercheck.retrieval import Retrieval
     from pytest_supercheck.shipping import Shipment
 
 #: Seconds between two signs of life of a run that runs, and of one that waits.
@@ -69,6 +70,7 @@ class Connector:
         self._names: list[str] = []
         self._diary: Diary | None = None
         self._shipment: Shipment | None = None
+        self._retrieval: Retrieval | None = None
 
     def serve(self) -> None:
         """Do what the session asks, until it goes."""
@@ -129,6 +131,8 @@ class Connector:
             if spec["collect"] == "local":  # what its tests find there may be of other versions
                 spec["fingerprint"] = fingerprint.take(spec["path"])
             spec["source"] = self._shipped(self._shipment)
+            if spec["artifacts"]["of"] != "none":
+                self._retrieval = _retrieve(self._gateway, spec["rootdir"], spec["uid"])
         return spec
 
     def _tell(self, message: dict[str, Any]) -> None:
@@ -211,10 +215,14 @@ class Connector:
                 time.sleep(AGAIN_S)
                 continue
             over = self._diary is not None and self._diary.hear(batches)
+            back = self._retrieval is not None and self._retrieval.hear(batches)
             try:
                 self._events.sendall(b"".join(batch + b"\n" for batch in batches))
             except OSError:
                 return
+            if back and self._retrieval is not None:
+                with contextlib.suppress(OSError):
+                    self._tell({"brought": self._retrieval.finish()})
             if over:
                 self._record()
                 return
@@ -256,6 +264,14 @@ def _ship(gateway: Gateway, wish: dict[str, Any], tell: Callable[[str], None]) -
     if not isinstance(gateway, HttpGateway):
         raise Infrastructure("files are shipped to a server: a pool's users and workers see the same ones")
     return Shipment(gateway, wish, tell)
+
+
+def _retrieve(gateway: Gateway, rootdir: str, run: str) -> Retrieval:
+    from pytest_supercheck.http_gateway import HttpGateway
+    from pytest_supercheck.retrieval import Retrieval
+
+    assert isinstance(gateway, HttpGateway)  # or nothing would have been shipped
+    return Retrieval(rootdir, lambda key: gateway.file(RunId(run), key))
 
 
 def to_json(error: SupercheckError) -> dict[str, Any]:

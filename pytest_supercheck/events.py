@@ -114,6 +114,8 @@ class Files:
     kept: tuple[tuple[str, str, int], ...]
     #: Of each other: its name, empty for several of them, and why it is not kept.
     left: tuple[tuple[str, str], ...]
+    #: Of each file that is kept, the directory that its name is relative to.
+    places: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -334,9 +336,11 @@ def encode_result(index: int, n: int, calls: list[tuple[str, Any]]) -> bytes:
     return line({"t": "result", "i": index, "n": n, "c": [[name, pack(data)] for name, data in calls]})
 
 
-def encode_files(index: int, n: int, kept: list[tuple[str, str, int]], left: list[tuple[str, str]]) -> bytes:
+def encode_files(
+    index: int, n: int, kept: list[tuple[str, str, int]], left: list[tuple[str, str]], places: list[str]
+) -> bytes:
     """The line that tells of a test's files; as in `Files`."""
-    return line({"t": "files", "i": index, "n": n, "kept": kept, "left": left})
+    return line({"t": "files", "i": index, "n": n, "kept": kept, "left": left, "places": places})
 
 
 def encode_collected(collected: Collected) -> bytes:
@@ -392,7 +396,8 @@ def _decode_object(value: dict[str, Any]) -> Event:  # noqa: C901, PLR0911 - one
             return Crash(value["i"], value["n"], value["pm"] or {}, value.get("at", 0))
         case "files":
             kept = tuple((name, key, size) for name, key, size in value["kept"])
-            return Files(value["i"], value["n"], kept, tuple((name, why) for name, why in value["left"]))
+            left = tuple((name, why) for name, why in value["left"])
+            return Files(value["i"], value["n"], kept, left, tuple(map(str, value.get("places", ()))))
         case "collected":
             _check_version(value["v"])
             words = value["words"]

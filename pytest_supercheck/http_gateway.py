@@ -170,6 +170,25 @@ class HttpGateway:
         """Bring pieces of a project's files."""
         self._call("POST", "packs", params={"project": project}, content=pack)
 
+    def file(self, run: RunId, key: str) -> Iterator[bytes]:
+        """
+        The content of a file that a test has left behind, part by part.
+
+        Args:
+            key: In the run's folder.
+
+        Raises:
+            Unreachable: The server does not answer, or has no such file.
+        """
+        try:
+            with self._client.stream("GET", f"runs/{quote(run)}/files/{quote(key)}") as response:
+                if response.is_error:
+                    response.read()
+                    raise Unreachable(f"{self.address} does not give it: {_detail(response)}")
+                yield from response.iter_bytes(1 << 18)
+        except httpx.HTTPError as exc:
+            raise Unreachable(f"{self.address} has not sent all of it ({_words(exc)})") from exc
+
     def _stand(self, verb: str, run: RunId, body: object = None) -> RunStatus:
         """Where a run stands after a verb; `gone` also when the server says that the token's project has none such."""
         try:

@@ -306,19 +306,32 @@ class LocalSession:
             self._stack.stop()
 
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:
-        """Where each failing test ran, and where it can be read again."""
+        """Where each failing test ran, where it can be read again, and which files have come back."""
         replay, hosts = self._follower.replay, self._follower.hosts
         if self._attached and self._follower.ended is None and self._submission.admission is not None:
             how = f"'supercheck queue cancel {self.run_id}' ends it"
             terminalreporter.write_line(f"supercheck: run {self.run_id} goes on; {how}")
         if replay is None or self._config.get_verbosity() < 0:
             return
+        if self._settings.source == "ship" and self._settings.artifacts != "none" and not self._attached:
+            self._tell_of_files(terminalreporter)
         if replay.failures:
             terminalreporter.write_sep("-", "supercheck: where failing tests ran")
         for nodeid, n in replay.failures.items():
             terminalreporter.write_line(f"{nodeid}: execution {n} of run {self.run_id}, host {hosts.get(n, '?')}")
         if self._specifier.records and (replay.failures or self._config.get_verbosity() > 0):
             terminalreporter.write_line(f"supercheck: run {self.run_id}, see it with 'supercheck report --open'")
+
+    def _tell_of_files(self, reporter: Any) -> None:
+        told = self._submission.brought() if self._follower.ended is not None else {}
+        brought, left = told.get("brought", ()), told.get("left", ())
+        if brought:
+            where = f"{len(brought)} file{'s' * (len(brought) > 1)} of tests brought here"
+            shown = brought if self._config.get_verbosity() > 0 else brought[:3]
+            more = f" and {len(brought) - len(shown)} more" if len(brought) > len(shown) else ""
+            reporter.write_line(f"supercheck: {where}: {', '.join(shown)}{more}")
+        for path, why in left if self._config.get_verbosity() > 0 else left[:3]:
+            reporter.write_line(f"supercheck: not brought here: {path}: {why}")
 
 
 class _CollectedElsewhere:

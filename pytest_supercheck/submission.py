@@ -27,8 +27,9 @@ READ_BYTES: Final = 1 << 20
 #: Seconds that the connector has to let go of the run and end before it is killed.
 CLOSE_S: Final = 5.0
 
-#: Seconds that it has to record a run that has ended.
+#: Seconds that it has to record a run that has ended, and to bring the files of its tests.
 RECORD_S: Final = 60.0
+BRING_S: Final = 600.0
 
 
 class Submission:
@@ -153,14 +154,21 @@ class Submission:
 
     def recorded(self) -> dict[str, str]:
         """Wait until a run that has ended is recorded, as `Diary.write` tells of it; empty when nobody does in time."""
-        deadline = time.monotonic() + RECORD_S
-        while "recorded" not in self._answers and self.error is None:
+        return self._await("recorded", RECORD_S)
+
+    def _await(self, name: str, within_s: float) -> dict[str, Any]:
+        deadline = time.monotonic() + within_s
+        while name not in self._answers and self.error is None:
             left_s = max(0, deadline - time.monotonic())
             if not select.select([self._control], [], [], left_s)[0]:
                 break
             self._receive()
-        answer: dict[str, str] = self._answers.pop("recorded", {})
+        answer: dict[str, Any] = self._answers.pop(name, {})
         return answer
+
+    def brought(self) -> dict[str, Any]:
+        """Wait until the files of tests are here, as `Retrieval.finish` tells of them; empty when there are none."""
+        return self._await("brought", BRING_S)
 
     def poll(self) -> None:
         """Take note of what the connector says unasked."""

@@ -45,7 +45,16 @@ RINGS: Final = (
             *("local_archive", "diary", "markup", "report", "retry", "doctor", "artifacts"),
             *("embedded", "cli", "session_commands", "host", "pool", "worker", "supervisor", "runner", "execution"),
             *("recorder", "leftovers", "listing", "restore", "thin", "spec", "follower"),
-            *("run_venv", "installation", "assembly", "environment", "workspace", "preparation", "discard"),
+            *(
+                "run_venv",
+                "installation",
+                "assembly",
+                "environment",
+                "workspace",
+                "preparation",
+                "discard",
+                "retrieval",
+            ),
             *("shipping", "sources"),
         }
     ),

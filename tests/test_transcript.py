@@ -411,7 +411,7 @@ def test_every_line_is_bounded() -> None:
 def files(index: int = 0, n: int = 1, key: str = "", left: Any = ()) -> bytes:
     """A test has left a file behind."""
     kept = [("trace.zip", key or f"artifacts/{index}/trace.zip", 5)]
-    return events.encode_files(index, n, kept, list(left))
+    return events.encode_files(index, n, kept, list(left), [])
 
 
 def test_files_are_told_with_their_test() -> None:

@@ -6,6 +6,7 @@ The one place that knows all parts; below it everybody is handed what it needs.
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 from collections.abc import AsyncIterator
@@ -40,6 +41,7 @@ from supercheck_server.database import Database
 from supercheck_server.door import door_routes
 from supercheck_server.errors import DatabaseTrouble
 from supercheck_server.feed import Feed, Feeds
+from supercheck_server.file_routes import file_routes
 from supercheck_server.gate import Gate, sign_in_address
 from supercheck_server.health import health_routes
 from supercheck_server.history import History
@@ -148,7 +150,8 @@ def create_app(parts: Parts) -> FastAPI:
         description="The pool's queue and the history of its runs.",
     )  # fmt: skip
     viewer = find_viewer()
-    gate = Gate(parts.access, Throttle(), lambda run: projects_of(parts.dispatcher, parts.history, run))
+    owners = functools.partial(projects_of, parts.dispatcher, parts.history)
+    gate = Gate(parts.access, Throttle(), owners)
     renderer = Renderer(has_viewer=viewer is not None)
 
     def queue_feed(project: str) -> Feed:
@@ -163,6 +166,7 @@ def create_app(parts: Parts) -> FastAPI:
     reader = EventReader(parts.settings.redis_url or "", password=parts.settings.redis_password)
     app.include_router(door_routes(parts.dispatcher, reader, lambda: parts.feeds.is_closed, gate))
     app.include_router(bundle_routes(parts.bundles, gate))
+    app.include_router(file_routes(owners, parts.shelf, gate))
     app.include_router(sign_in_routes(parts.access, gate, renderer))
     sources = Sources(
         dispatcher=parts.dispatcher, history=parts.history, shelf=parts.shelf, renderer=renderer, feeds=parts.feeds

@@ -153,6 +153,42 @@ def test_each_run_has_the_files_as_they_are(far: Far, pool: Pool) -> None:
     assert "assert '13" in output
 
 
+def test_files_of_tests_come_back(far: Far, pool: Pool) -> None:
+    """To where they would have been; nothing that was there before is touched, and nothing outside of the project."""
+    far.write(
+        test_it__py="""
+            import os, pathlib, pytest
+
+            @pytest.mark.parametrize("n", range(3))
+            def test_it(n):
+                folder = pathlib.Path("shots", str(n))
+                folder.mkdir(parents=True, exist_ok=True)
+                (folder / "screen.png").write_bytes(bytes(range(256)) * 4000)
+                pathlib.Path("kept.png").write_text("changed")
+                pathlib.Path(".git").mkdir(exist_ok=True)
+                pathlib.Path(".git", "hook.png").write_text("evil")
+                assert n == 1
+            """
+    )
+    (far.path / "kept.png").write_text("mine")
+    (far.path / "shots").mkdir()
+    outside = far.path.parent / "outside"
+    outside.mkdir()
+    (far.path / "shots" / "2").symlink_to(outside)
+    output = ""
+    for _ in range(2):  # what was brought once may be replaced
+        code, output = far.run("--supercheck-artifact=**/*.png", "--supercheck-artifact=.git/*.png", "-v")
+        assert code == 1, output
+        assert "1 file of tests brought here: shots/0/screen.png" in output, output
+    assert (far.path / "shots/0/screen.png").read_bytes() == bytes(range(256)) * 4000
+    assert not (far.path / "shots/1").exists(), "of the tests that failed"
+    assert (far.path / "kept.png").read_text() == "mine"
+    assert "not brought here: kept.png: there is another file of that name" in output
+    assert not (far.path / ".git").exists()
+    assert not list(outside.iterdir())
+    assert "not brought here: shots/2/screen.png: 2 is no directory here" in output
+
+
 def test_client_that_has_only_the_plugin(far: Far, pool: Pool) -> None:
     """The first worker collects what has been shipped; nothing of it is imported here."""
     far.write(conftest__py="import os\nassert 'NOT_PASSED' not in os.environ, 'imported by the session'\n")

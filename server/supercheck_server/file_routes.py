@@ -1,0 +1,63 @@
+"""
+The files of runs, for programs: sessions fetch what their tests have left behind on workers.
+
+Between HTTP and the shelf; `pages` shows the same files to people.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Annotated, Any, BinaryIO, Final
+
+from fastapi import APIRouter, HTTPException, Path
+from starlette.responses import StreamingResponse
+
+from pytest_supercheck.archive import run_folder
+from pytest_supercheck.errors import NotStored
+from pytest_supercheck.store import BadKey, check_key
+from supercheck_server.api import ANSWERS, UNKNOWN, RunPath
+from supercheck_server.gate import Gate
+from supercheck_server.shelf import Shelf
+
+#: Bytes of a file that are read at once.
+CHUNK_BYTES: Final = 1 << 18
+
+#: What only tests write; the rest of a run's folder is for readers of records.
+_BEGINS: Final = "artifacts/"
+
+_FOUND: Final[dict[int | str, dict[str, Any]]] = {
+    200: {"content": {"application/octet-stream": {}}, "description": "The file."}
+}
+
+
+def file_routes(projects_of: Callable[[str], set[str]], shelf: Shelf, gate: Gate) -> APIRouter:
+    """
+    Make the route.
+
+    Args:
+        projects_of: The projects that a run's id belongs to.
+    """
+    routes = APIRouter(prefix="/api/v1", tags=["sessions"], responses=ANSWERS, dependencies=[gate.programs("read")])
+
+    @routes.get(
+        "/runs/{run_id}/files/{key:path}", summary="A file that a test has left behind",
+        responses={**UNKNOWN, **_FOUND}, response_class=StreamingResponse,
+    )  # fmt: skip
+    def file(run_id: RunPath, key: Annotated[str, Path(max_length=1000)]) -> StreamingResponse:
+        for project in sorted(projects_of(run_id)) if key.startswith(_BEGINS) else ():
+            try:
+                stream = shelf.open(check_key(run_folder(project, run_id) + key))
+            except (NotStored, BadKey):
+                continue
+            # Whatever it is, no browser is to show it as a page of ours.
+            safe = {"Content-Disposition": "attachment", "Cache-Control": "no-store"}
+            return StreamingResponse(_chunks(stream), headers=safe, media_type="application/octet-stream")
+        raise HTTPException(404, "There is no such file.")
+
+    return routes
+
+
+def _chunks(stream: BinaryIO) -> Iterator[bytes]:
+    with stream:
+        while chunk := stream.read(CHUNK_BYTES):
+            yield chunk
