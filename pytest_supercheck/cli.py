@@ -143,7 +143,7 @@ def worker(url: str | None, concurrency: int | None, labels: tuple[str, ...]) ->
 
 def _serve(settings: PoolSettings, url: str, workers: int, labels: tuple[str, ...]) -> None:
     from pytest_supercheck import valkey, worker
-    from pytest_supercheck.discard import make_workspaces, worker_cache
+    from pytest_supercheck.discard import end_workspaces, make_workspaces, worker_cache
     from pytest_supercheck.dispatch import Dispatcher
     from pytest_supercheck.host import Host
     from pytest_supercheck.operators import masked
@@ -179,8 +179,8 @@ def _serve(settings: PoolSettings, url: str, workers: int, labels: tuple[str, ..
     finally:
         host.close()
         pool.kill()
-        for made in (directory, workspaces):
-            shutil.rmtree(made, ignore_errors=True)
+        shutil.rmtree(directory, ignore_errors=True)
+        end_workspaces(workspaces)
 
 
 _STORE_HELP = (

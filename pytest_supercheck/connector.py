@@ -83,6 +83,8 @@ class Connector:
                 self._withdraw(self._run)
             if self._diary is not None:
                 self._diary.write(outcome="cancelled", message="its session has gone")
+            if self._retrieval is not None:
+                self._retrieval.abandon()
 
     def _try(self, message: dict[str, Any], fds: list[int]) -> None:
         try:
@@ -158,7 +160,7 @@ class Connector:
 
     def _attach(self, run: RunId) -> None:
         """Follow a run; it is not ours to let go of."""
-        status = self._gateway.keep(run)
+        status = self._gateway.keep(run, ours=False)
         if status.state == "gone":
             raise UnknownRun(f"The pool does not know run {run}, or no more: its report may be on the server.")
         self._ended = True
@@ -171,8 +173,9 @@ class Connector:
             fitting=1,
             figures=status.figures,
         )
+        self._tell({"status": dataclasses.asdict(status)})
         self._tell({"admission": dataclasses.asdict(admission)})
-        threading.Thread(target=self._keep, args=(run, status.state == "waiting"), daemon=True).start()
+        threading.Thread(target=self._keep, args=(run, status.state == "waiting", False), daemon=True).start()
         threading.Thread(target=self._read, args=(run,), daemon=True).start()
 
     def _admit(self, request: RunRequest, wait_s: float) -> Admission:
@@ -191,12 +194,12 @@ class Connector:
                 if left_s <= 0 or readable(self._session.fileno(), min(pause_s, left_s, FULL_S)):
                     raise
 
-    def _keep(self, run: RunId, waits: bool) -> None:
+    def _keep(self, run: RunId, waits: bool, ours: bool = True) -> None:
         """A thread: the run's signs of life. The session notices when the pool does not answer for long."""
         while True:
             time.sleep(WATCH_S if waits else KEEP_S)
             try:
-                status = self._gateway.keep(run)
+                status = self._gateway.keep(run, ours=ours)
             except SupercheckError:
                 continue
             waits = status.state == "waiting"

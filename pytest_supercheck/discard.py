@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import fcntl
 import os
-import shutil
 import threading
 import uuid
 from pathlib import Path
 from typing import Final
 
+from pytest_supercheck.build_cache import remove
 from pytest_supercheck.errors import Infrastructure
 from pytest_supercheck.valkey import cache_dir
+
+#: Locks of this process, which end with it.
+_HELD: Final[list[int]] = []
 
 #: Where a worker keeps what runs share, if it runs as root: other users, whom it starts test processes as, get there.
 SYSTEM_CACHE: Final = Path("/var/cache/pytest-supercheck")
@@ -32,21 +35,41 @@ def make_workspaces(cache: Path) -> Path:
     """
     Make a directory for the workspaces of this process's runs, and remove those of processes that are no more.
 
+    Whose process lives holds a lock: a cache may be shared with machines that do not see each other's processes.
+
     Raises:
         Infrastructure: It cannot be made.
     """
     place = cache / "workspaces"
     try:
         place.mkdir(mode=0o711, parents=True, exist_ok=True)
-        for other in place.iterdir():
-            pid = other.name.partition("-")[0]
-            if pid.isdigit() and not Path(f"/proc/{pid}").exists() and Path("/proc/self").exists():
-                shutil.rmtree(other, ignore_errors=True)
+        for lock in place.glob("*.host"):
+            _remove_deserted(lock)
         made = place / f"{os.getpid()}-{uuid.uuid4().hex[:12]}"
+        _HELD.append(os.open(f"{made}.host", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        fcntl.flock(_HELD[-1], fcntl.LOCK_EX)
         made.mkdir(mode=0o711)
     except OSError as exc:
         raise Infrastructure(f"The worker's directory cannot be made: {exc}. Set SUPERCHECK_CACHE to another.") from exc
     return made
+
+
+def _remove_deserted(lock: Path) -> None:
+    fd = os.open(lock, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        remove(lock.with_suffix(""))
+        lock.unlink()
+    except BlockingIOError:
+        pass  # its process lives
+    finally:
+        os.close(fd)
+
+
+def end_workspaces(made: Path) -> None:
+    """Remove the directory that `make_workspaces` has made; its lock ends with this process and its children."""
+    remove(made)
+    Path(f"{made}.host").unlink(missing_ok=True)
 
 
 def lock_of(workspace: str | Path) -> Path:
@@ -74,5 +97,5 @@ def discard(workspace: str) -> bool:
         return True
     finally:
         os.close(fd)
-    threading.Thread(target=shutil.rmtree, args=(aside,), kwargs={"ignore_errors": True}, daemon=True).start()
+    threading.Thread(target=remove, args=(Path(aside),), daemon=True).start()
     return True

@@ -43,7 +43,7 @@
 --   sc:run:RUN            hash    7 days  project, lane, labels, priority, seq, want, state, outcome, message, spec,
 --                                         total, single, timeout_ms, maxfail, failed, losses, detached, grace_ms,
 --                                         submitted_ms, started_ms, deadline_ms, ended_ms
---   sc:run:RUN:offer      list    7 days  nodeids while they are being sent; 1 h until then
+--   sc:run:RUN:offer:ID   list    1 h     nodeids while they are being sent, each time under another ID
 --   sc:run:RUN:items      list    7 days  nodeids in collection order
 --   sc:run:RUN:joined     string  7 days  bitmap of the items that are of the same group as the item before them
 --   sc:run:RUN:pending    list    7 days  ranges "a-b" of items that nobody has
@@ -81,7 +81,7 @@ local PRIORITY_SCORE = 1e12
 local EWMA_WEIGHT = 0.2
 local RETRY_AFTER_S = 30   -- while nothing is known about how long runs take
 local RETRY_AFTER_MAX_S = 600
-local PARTS = {'offer', 'items', 'joined', 'pending', 'alone', 'done', 'trouble', 'held', 'later', 'results'}
+local PARTS = {'items', 'joined', 'pending', 'alone', 'done', 'trouble', 'held', 'later', 'results'}
 
 local call = redis.call
 
@@ -1009,16 +1009,19 @@ local function let_go(run)
   call('ZREM', 'sc:leases', 'c:' .. run.id)
 end
 
--- Takes the nodeids that lie in `offer`; a repeated offer finds them taken.
+-- Takes the nodeids that lie in a list of their own; a second offer, of whomever, finds some taken.
 function ops.offer()
   local run = load_run(args.run)
-  local sent = run_key(args.run, 'offer')
+  local sent = run_key(args.run, 'offer:' .. args.id)
   if not run or run.state == 'ended' then
     call('DEL', sent)
     return {gone = 1}
   end
   if run.total then return call('DEL', sent) and {} end
-  if call('LLEN', sent) ~= args.count then return {again = 1} end
+  if call('LLEN', sent) ~= args.count then
+    call('DEL', sent)
+    return {again = 1}
+  end
   if args.count > 0 then
     call('RENAME', sent, run_key(run.id, 'items'))
     call('RPUSH', run_key(run.id, 'pending'), range(0, args.count - 1))

@@ -198,12 +198,14 @@ class Dispatcher:
             Infrastructure: The nodeids did not arrive whole.
         """
         for _ in range(OFFER_ATTEMPTS):
-            self._send_nodeids(run, nodeids)
+            offer = secrets.token_hex(8)  # several executions may tell what there is to run, at the same time
+            self._send_nodeids(f"sc:run:{run}:offer:{offer}", nodeids)
             reply = self._call(
                 "offer",
                 payload=_bitmap(joined),
                 told=listing,
                 run=run,
+                id=offer,
                 count=len(nodeids),
                 single=single,
                 detached=int(detached),
@@ -606,10 +608,8 @@ class Dispatcher:
         entries = streams[0] if streams else []
         return [fields[b"e"] for _, fields in entries], entries[-1][0].decode() if entries else after
 
-    def _send_nodeids(self, run: RunId, nodeids: Sequence[str]) -> None:
-        key = f"sc:run:{run}:offer"
+    def _send_nodeids(self, key: str, nodeids: Sequence[str]) -> None:
         with redis_errors():
-            self._redis.delete(key)
             for start in range(0, len(nodeids), OFFER_BATCH):
                 batch = [nodeid.encode(errors="surrogatepass") for nodeid in nodeids[start : start + OFFER_BATCH]]
                 with self._redis.pipeline(transaction=False) as pipe:

@@ -144,6 +144,8 @@ class Collected:
     reports: tuple[dict[str, Any], ...]
     #: Warnings that were given meanwhile, as in `Result`.
     warnings: tuple[Any, ...]
+    #: Whether none of it runs, because of what could not be collected.
+    trouble: bool = False
 
 
 @dataclass(frozen=True)
@@ -352,7 +354,7 @@ def encode_collected(collected: Collected) -> bytes:
     ]
     told = {"t": "collected", "v": VERSION, "items": items, "words": list(words), "places": collected.places}
     told |= {"deselected": collected.deselected, "reports": pack(list(collected.reports))}
-    return line({**told, "warnings": pack(list(collected.warnings))})
+    return line({**told, "warnings": pack(list(collected.warnings)), "trouble": collected.trouble})
 
 
 def encode_note(n: int, text: str, *, detail: bool = False) -> bytes:
@@ -407,7 +409,7 @@ def _decode_object(value: dict[str, Any]) -> Event:  # noqa: C901, PLR0911 - one
             )
             places = None if value["places"] is None else tuple(value["places"])
             reports, given = tuple(unpack(value["reports"])), tuple(unpack(value["warnings"]))
-            return Collected(items, places, tuple(value["deselected"]), reports, given)
+            return Collected(items, places, tuple(value["deselected"]), reports, given, bool(value["trouble"]))
         case "note":
             return Note(value["n"], str(value["text"]), bool(value["detail"]))
         case "begin":

@@ -220,8 +220,9 @@ class Execution:
         """Tell what there is to run: nobody else has collected it."""
         arrangement = Arrangement(session.items, self._spec["group"])
         places, joined = arrangement.places, arrangement.joined
-        told: dict[str, Any] = {"listing": lister.tell(session, places).decode("ascii")}
-        if failures and not session.config.option.continue_on_collection_errors:
+        trouble = bool(failures) and not session.config.option.continue_on_collection_errors
+        told: dict[str, Any] = {"listing": lister.tell(session, places, trouble=trouble).decode("ascii")}
+        if trouble:
             texts = "\n".join(events.cut(text, TROUBLE_LIMIT // len(failures)) for _, text in failures)
             told["trouble"] = f"the tests could not be collected:\n{texts}"
         else:

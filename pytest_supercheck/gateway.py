@@ -70,9 +70,12 @@ class Gateway(Protocol):
         """
         ...
 
-    def keep(self, run: RunId) -> RunStatus:
+    def keep(self, run: RunId, *, ours: bool = True) -> RunStatus:
         """
         Say that the session still wants the run, at least every 5 seconds.
+
+        Args:
+            ours: Whether it is the session's own; another one is only looked at.
 
         Returns:
             Where the run stands.

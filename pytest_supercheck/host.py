@@ -224,7 +224,12 @@ class Host:
 
     def _sweep(self) -> None:
         """Remove the workspaces of runs that have no runner here, nor a supervisor that is about to ask for one."""
-        for entry in os.scandir(self._workspaces) if self._workspaces else ():
+        try:
+            entries = list(os.scandir(self._workspaces)) if self._workspaces else []
+        except OSError as exc:
+            logger.warning("workspaces cannot be looked at", extra={"reason": str(exc)})
+            return
+        for entry in entries:
             if entry.is_dir() and "." not in entry.name and entry.name not in self._runners:
                 discard(entry.path)
 

@@ -129,14 +129,14 @@ class HttpGateway:
                 after = next(line[4:] for line in lines if line.startswith(b"id: ")).decode()
         return batches, after
 
-    def keep(self, run: RunId) -> RunStatus:
+    def keep(self, run: RunId, *, ours: bool = True) -> RunStatus:
         """As `Gateway.keep`, but every 60 seconds at least."""
-        return self._stand("keep", run)
+        return self._stand("POST", "keep", run) if ours else self._stand("GET", "status", run)
 
     def cancel(self, run: RunId, *, outcome: str, how: How, message: str = "") -> RunStatus:
         """As `Gateway.cancel`."""
         words = {"outcome": outcome, "how": how, "message": message}
-        return self._stand("stop", run, words)
+        return self._stand("POST", "stop", run, words)
 
     def queue(self) -> QueueStatus:
         """As `Gateway.queue`."""
@@ -189,10 +189,10 @@ class HttpGateway:
         except httpx.HTTPError as exc:
             raise Unreachable(f"{self.address} has not sent all of it ({_words(exc)})") from exc
 
-    def _stand(self, verb: str, run: RunId, body: object = None) -> RunStatus:
+    def _stand(self, method: str, verb: str, run: RunId, body: object = None) -> RunStatus:
         """Where a run stands after a verb; `gone` also when the server says that the token's project has none such."""
         try:
-            row = self._call("POST", f"runs/{quote(run)}/{verb}", body)
+            row = self._call(method, f"runs/{quote(run)}/{verb}", body)
         except _NoRun:
             figures = self.queue().figures
             return RunStatus(

@@ -39,12 +39,13 @@ class Lister:
         """By `-k`, `-m`, `--deselect` or a plugin."""
         self._deselected += [item.nodeid for item in items]
 
-    def tell(self, session: pytest.Session, places: Sequence[int]) -> bytes:
+    def tell(self, session: pytest.Session, places: Sequence[int], *, trouble: bool = False) -> bytes:
         """
         The event that tells it all.
 
         Args:
             session: Collected.
+            trouble: Whether none of it runs.
             places: Of each item, by its index in the run, its place in the session.
         """
         config = session.config
@@ -56,5 +57,6 @@ class Lister:
                 deselected=tuple(self._deselected),
                 reports=tuple(report for report in reports if report is not None),
                 warnings=tuple(self._warnings),
+                trouble=trouble,
             )
         )

@@ -121,9 +121,9 @@ class RedisGateway:
         """As `Gateway.events`."""
         return self.dispatcher.events(run, after=after, wait_s=wait_s)
 
-    def keep(self, run: RunId) -> RunStatus:
+    def keep(self, run: RunId, *, ours: bool = True) -> RunStatus:
         """As `Gateway.keep`."""
-        return self.dispatcher.keep(run)
+        return self.dispatcher.keep(run) if ours else self.dispatcher.look(run)
 
     def cancel(self, run: RunId, *, outcome: str, how: How, message: str = "") -> RunStatus:
         """As `Gateway.cancel`."""

@@ -13,6 +13,7 @@ import json
 import os
 import secrets
 import threading
+import unicodedata
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -54,7 +55,7 @@ class Retrieval(threading.Thread):
         self._fetch = fetch
         self._due: deque[tuple[str, str]] = deque()
         self._some = threading.Event()
-        self._over = False
+        self._over = self._abandoned = False
         self._memory = Path(rootdir, DIRECTORY, MEMORY)
         self._known = _load(self._memory)
         #: Paths of what was brought, relative to the root directory.
@@ -78,6 +79,11 @@ class Retrieval(threading.Thread):
             for (name, key, _), place in zip(event.kept, event.places, strict=False):
                 self._due.append((key, os.path.normpath(os.path.join(place, name))))
 
+    def abandon(self) -> None:
+        """Nobody waits for it any more: what is half here goes, what is here is remembered."""
+        self._abandoned = True
+        self.finish()
+
     def finish(self) -> dict[str, Any]:
         """Wait until all is here; what came of it."""
         self._over = True
@@ -87,7 +93,7 @@ class Retrieval(threading.Thread):
 
     def run(self) -> None:
         """The thread."""
-        while not self._over or self._due:
+        while not self._abandoned and (self._due or not self._over):
             if not self._due:
                 self._some.wait()
                 self._some.clear()
@@ -107,7 +113,7 @@ class Retrieval(threading.Thread):
         if not path.startswith(inside):
             raise _Refused("it would be outside of the root directory")
         *folders, name = path[len(inside) :].split(os.sep)
-        if not _CLOSED.isdisjoint([*folders, name]):
+        if not _CLOSED.isdisjoint(map(_plain, [*folders, name])):
             raise _Refused("nothing is written there")
         at = self._enter(folders)
         try:
@@ -117,6 +123,8 @@ class Retrieval(threading.Thread):
             try:
                 with os.fdopen(fd, "wb") as file:
                     for chunk in self._fetch(key):
+                        if self._abandoned:
+                            raise _Refused("the session has ended before")
                         file.write(chunk)
                 os.replace(beside, name, src_dir_fd=at, dst_dir_fd=at)
             except BaseException:
@@ -157,6 +165,12 @@ class Retrieval(threading.Thread):
         self._memory.parent.mkdir(exist_ok=True)
         keep_out_of_git(Path(self._rootdir))
         write_whole(self._memory, json.dumps(list(self._known)[-REMEMBERED:]).encode())
+
+
+def _plain(name: str) -> str:
+    """A name as file systems may take it that know neither case nor characters without a shape."""
+    shown = (one for one in unicodedata.normalize("NFKC", name) if unicodedata.category(one) not in ("Cf", "Mn"))
+    return "".join(shown).casefold()
 
 
 def _load(memory: Path) -> dict[str, None]:

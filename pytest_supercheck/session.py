@@ -111,6 +111,8 @@ class LocalSession:
         if settings.detach:
             config.pluginmanager.register(self._lister, "supercheck-lister")
         self._released = False
+        #: What has come back of the tests' files, where some may.
+        self._brought: dict[str, Any] | None = None
         self._stack: EmbeddedStack | None = None
         count = settings.executions or os.cpu_count() or 1
         self.speaker = Speaker(count)
@@ -224,13 +226,16 @@ class LocalSession:
         """In place of pytest's own loop, unless that has nothing to run."""
         if self._released:
             return True
-        if session.testsfailed and not session.config.option.continue_on_collection_errors:
+        collected = self._follower.collected
+        if session.testsfailed and (
+            not session.config.option.continue_on_collection_errors if collected is None else collected.trouble
+        ):
             return None
         if not session.items:
             return None
         from pytest_supercheck.replay import Replay
 
-        shows, collected = self._specifier.shows_output, self._follower.collected
+        shows = self._specifier.shows_output
         try:
             if collected is not None:
                 self._follower.replay = Replay(
@@ -292,6 +297,8 @@ class LocalSession:
         follower = self._follower
         if follower.ended is None:
             self._submission.close()
+        elif self._settings.source == "ship" and self._settings.artifacts != "none" and not self._attached:
+            self._brought = self._submission.brought()
         if follower.replay is not None and follower.collected is None:
             durations.save(self._config, follower.replay.durations_s)
         return (yield)
@@ -308,13 +315,15 @@ class LocalSession:
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:
         """Where each failing test ran, where it can be read again, and which files have come back."""
         replay, hosts = self._follower.replay, self._follower.hosts
-        if self._attached and self._follower.ended is None and self._submission.admission is not None:
+        status, collected = self._submission.status, self._follower.collected
+        over = self._follower.ended is not None or (collected is not None and collected.trouble)
+        if self._attached and not over and status is not None and status.state not in ("ended", "gone"):
             how = f"'supercheck queue cancel {self.run_id}' ends it"
             terminalreporter.write_line(f"supercheck: run {self.run_id} goes on; {how}")
         if replay is None or self._config.get_verbosity() < 0:
             return
-        if self._settings.source == "ship" and self._settings.artifacts != "none" and not self._attached:
-            self._tell_of_files(terminalreporter)
+        if self._brought is not None:
+            self._tell_of_files(terminalreporter, self._brought)
         if replay.failures:
             terminalreporter.write_sep("-", "supercheck: where failing tests ran")
         for nodeid, n in replay.failures.items():
@@ -322,8 +331,9 @@ class LocalSession:
         if self._specifier.records and (replay.failures or self._config.get_verbosity() > 0):
             terminalreporter.write_line(f"supercheck: run {self.run_id}, see it with 'supercheck report --open'")
 
-    def _tell_of_files(self, reporter: Any) -> None:
-        told = self._submission.brought() if self._follower.ended is not None else {}
+    def _tell_of_files(self, reporter: Any, told: dict[str, Any]) -> None:
+        if not told:
+            reporter.write_line("supercheck: files of tests may be missing here: they did not come in time")
         brought, left = told.get("brought", ()), told.get("left", ())
         if brought:
             where = f"{len(brought)} file{'s' * (len(brought) > 1)} of tests brought here"

@@ -22,7 +22,7 @@ import os
 import secrets
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import groupby
 from pathlib import Path
@@ -45,6 +45,9 @@ _GAP_BYTES: Final = 64 << 10
 #: Seconds for which a use of a piece is not noted again, and after which what is being written has been forgotten.
 _NOTED_S: Final = 600
 _FORGOTTEN_S: Final = 24 * 3600
+
+#: Seconds between two looks whether a lock is free.
+_WAIT_S: Final = 0.05
 
 #: The share of the limit that stays when the cache has become too large.
 _STAYS: Final = 0.8
@@ -81,10 +84,12 @@ class SourceCache:
     Args:
         directory: Where it is; made when it is needed, for its owner alone.
         limit_bytes: How long all pieces may be, together; a bundle that is larger is still made.
+        pulse: Called between steps, by several threads; what it raises ends the work.
     """
 
-    def __init__(self, directory: Path, limit_bytes: int) -> None:
+    def __init__(self, directory: Path, limit_bytes: int, *, pulse: Callable[[], None] = lambda: None) -> None:
         self._directory = directory
+        self._pulse = pulse
         self._limit_bytes = limit_bytes
 
     def materialise(self, store: Store, project: str, bundle: str, target: Path) -> None:
@@ -129,7 +134,7 @@ class SourceCache:
         located = self._located(store, project, bundle, known=True)
         if not self._missing(located):
             return located
-        with _locked(self._directory / "locks" / bundle[:2]):
+        with _locked(self._directory / "locks" / bundle[:2], self._pulse):
             try:
                 self._fetch_missing(store, project, located)
             except NotStored:  # where it was when it was here the last time
@@ -172,6 +177,7 @@ class SourceCache:
             self._grow(written, {*located.manifest.pieces})
 
     def _fetch_range(self, store: Store, project: str, wanted: _Range) -> int:
+        self._pulse()
         with store.get(
             packs.pack_key(project_folder(project), wanted.pack), start=wanted.start, length=wanted.length
         ) as stream:
@@ -231,6 +237,7 @@ class SourceCache:
         """Write files; how many could not be written because pieces are lost, which are all found in one go."""
         lost = 0
         for entry in entries:
+            self._pulse()
             mode = 0o777 if entry.kind == "program" else 0o666
             to = os.open(_below(root, entry.path), os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
             try:
@@ -300,11 +307,17 @@ class SourceCache:
 
 
 @contextlib.contextmanager
-def _locked(file: Path) -> Iterator[int]:
-    """Have a file alone; the end of a process ends that."""
+def _locked(file: Path, pulse: Callable[[], None] = lambda: None) -> Iterator[int]:
+    """Have a file alone, once nobody else has it; the end of a process ends that."""
     fd = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX)
+        while True:
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                pulse()
+                time.sleep(_WAIT_S)
         yield fd
     finally:
         os.close(fd)

@@ -360,7 +360,7 @@ class Supervisor:
         due = min(self._renewed_at + RENEW_S, self._deadline_at, self._kill_at or float("inf"))
         ready, _, _ = select.select([source, self._mail_fd, self._host_leash], [], [], max(0, due - now))
         if self._host_leash in ready:
-            self._process.kill()
+            self._awaited.kill()
             os._exit(1)
         if self._mail_fd in ready:
             for word in os.read(self._mail_fd, 4096).split():
@@ -375,10 +375,20 @@ class Supervisor:
             return
         for frame in frames:
             if frame:
-                self._frames[frame[:1]](frame[2:])
+                self._frames[frame[:1]](self._sent_home(frame)[2:])
         if not self._urgent() and time.monotonic() < self._read_at + GATHER_S:
             time.sleep(GATHER_S)  # results come faster than is worth a call each
         self._read_at = time.monotonic()
+
+    def _sent_home(self, frame: bytes) -> bytes:
+        """
+        A frame with the session's paths in place of this host's.
+
+        Not where files are named that are here, nor what plugins leave for each other: pytest-cov maps paths itself.
+        """
+        if self._home is None or frame.startswith((b"A", b'E {"t":"output"')):
+            return frame
+        return self._home(frame)
 
     def _urgent(self) -> bool:
         """Whether somebody waits for what has come."""
@@ -469,7 +479,7 @@ class Supervisor:
     def _on_result(self, frame: bytes) -> None:
         index, failed, body = frame.split(b" ", 2)
         self._process.useful = True
-        self._batch.lines.append(self._home(body) if self._home else body)
+        self._batch.lines.append(body)
         self._batch.done.append(int(index))
         self._batch.failed += int(failed)
 

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from pytest_supercheck.errors import Fatal
+
 #: Variables that test processes never see: they would open the service to other people's code.
 SECRETS: Final = frozenset(
     {
@@ -105,6 +107,17 @@ def _is_secret(name: str, value: str) -> bool:
     return bool(name.startswith("SUPERCHECK_") or _SECRET_NAME.search(name) or _SECRET_VALUE.search(value))
 
 
+def _is_variable(name: str, value: object) -> bool:
+    """Whether a stranger's variable is one, and none of the service's."""
+    if not isinstance(value, str) or not name or name in SECRETS or "=" in name or "\0" in name + value:
+        return False
+    try:
+        os.fsencode(name + value)
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def of_tests(
     workspace: Path, programs: Path | None, passed: Mapping[str, object], worker: Mapping[str, str]
 ) -> dict[str, str]:
@@ -122,11 +135,9 @@ def of_tests(
         directory.mkdir(mode=0o700, exist_ok=True)
     path = worker.get("PATH") or _PATH
     base = {"LANG": "C.UTF-8", **{name: worker[name] for name in _KEPT if name in worker}}
-    brought = {
-        name: value
-        for name, value in passed.items()
-        if isinstance(value, str) and name not in SECRETS and name and "=" not in name and "\0" not in name + value
-    }
+    brought = {name: value for name, value in passed.items() if _is_variable(name, value) and isinstance(value, str)}
+    if sum(len(os.fsencode(name + value)) for name, value in brought.items()) > LIMIT_BYTES:
+        raise Fatal(f"the variables that came with the run have more than {LIMIT_BYTES:,} bytes")
     decided = {"HOME": str(home), "TMPDIR": str(temporary), "PATH": path}
     if programs is not None:
         decided |= {"PATH": f"{programs}{os.pathsep}{path}", "VIRTUAL_ENV": str(programs.parent)}

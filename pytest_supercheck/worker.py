@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import logging
 import os
-import shutil
 import signal
 import threading
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar, Final
 
 from redis import Redis
@@ -23,6 +23,7 @@ from rq.serializers import JSONSerializer
 from rq.worker import WorkerStatus
 
 from pytest_supercheck import supervisor
+from pytest_supercheck.build_cache import remove
 from pytest_supercheck.dispatch import Dispatcher
 from pytest_supercheck.errors import SupercheckError
 from pytest_supercheck.model import JobId, queue_name
@@ -166,5 +167,5 @@ def _end_with_host(leash: int, directories: list[str]) -> None:
     """A thread: the host holds the other end of the pipe and never writes; a killed one leaves its directory behind."""
     os.read(leash, 1)
     for directory in directories:
-        shutil.rmtree(directory, ignore_errors=True)
+        remove(Path(directory))
     os._exit(1)

@@ -67,7 +67,6 @@ class Workspaces:
     def __init__(self, directory: Path, cache: Path, store: StoreSettings) -> None:
         self._directory = directory
         self._cache = cache
-        self._sources = SourceCache(cache / "sources", SOURCES_BYTES)
         self._store = store
 
     def prepare(self, run: str, project: str, spec: dict[str, Any], tell: Tell, pulse: Callable[[], None]) -> Ready:
@@ -90,7 +89,8 @@ class Workspaces:
             place.mkdir(mode=0o700, exist_ok=True)
             if not tree.exists():
                 store = open_store(self._store.url, endpoint=self._store.s3_endpoint)
-                self._sources.materialise(store, project, spec["source"]["bundle"], tree)
+                sources = SourceCache(self._cache / "sources", SOURCES_BYTES, pulse=pulse)
+                sources.materialise(store, project, spec["source"]["bundle"], tree)
             pulse()
             environments = Environments(self._cache, os.environ, pulse=pulse)
             rootdir = Path(_moved(spec["rootdir"], spec["source"]["root"], tree))

@@ -561,7 +561,7 @@ def test_second_offer_changes_nothing(pool: Pool) -> None:
     assert pool.dispatcher.offer(RunId("a"), ["other"] * 9)
     assert pool.dispatcher.keep(RunId("a")).total == 3
     assert len(pool.dispatcher.nodeids(RunId("a"))) == 3
-    assert "sc:run:a:offer" not in pool.all_keys()
+    assert not [key for key in pool.all_keys() if ":offer" in key]
 
 
 def test_offer_to_a_run_that_is_over(pool: Pool) -> None:
@@ -576,11 +576,11 @@ def test_offer_that_arrived_twice_is_sent_again(pool: Pool) -> None:
     class Stuttering(Dispatcher):
         stutters = 1
 
-        def _send_nodeids(self, run: RunId, nodeids: Sequence[str]) -> None:
-            super()._send_nodeids(run, nodeids)
+        def _send_nodeids(self, key: str, nodeids: Sequence[str]) -> None:
+            super()._send_nodeids(key, nodeids)
             if self.stutters:
                 self.stutters -= 1
-                pool.client.rpush(f"sc:run:{run}:offer", *nodeids)
+                pool.client.rpush(key, *nodeids)
 
     stuttering = Stuttering(pool.client, now_ms=lambda: pool.now_ms)
     pool.submit("a")
@@ -590,6 +590,23 @@ def test_offer_that_arrived_twice_is_sent_again(pool: Pool) -> None:
     stuttering.stutters = 99
     with pytest.raises(Infrastructure, match="did not arrive whole"):
         stuttering.offer(RunId("b"), ["x"])
+
+
+def test_offers_at_the_same_time(pool: Pool) -> None:
+    """Of two executions that both tell what there is to run one is taken, whole, with what belongs to it."""
+    pool.submit("a")
+
+    class Slow(Dispatcher):
+        def _send_nodeids(self, key: str, nodeids: Sequence[str]) -> None:
+            super()._send_nodeids(key, nodeids)
+            assert pool.dispatcher.offer(RunId("a"), ["first", "second"], listing=b'"of the first"')
+
+    slow = Slow(pool.client, now_ms=lambda: pool.now_ms)
+    assert slow.offer(RunId("a"), ["second", "first"], listing=b'"of the slow one"')
+    assert pool.dispatcher.nodeids(RunId("a")) == ["first", "second"]
+    entries, _ = pool.dispatcher.events(RunId("a"), after="0", wait_s=0)
+    assert [entry for entry in entries if b"of the" in entry] == [b'"of the first"']
+    assert not [key for key in pool.all_keys() if ":offer" in key]
 
 
 def test_execution_waits_for_items(pool: Pool) -> None:
@@ -1598,8 +1615,8 @@ def test_every_key_is_documented_and_expires(pool: Pool) -> None:
     for run in ("e", "f"):
         pool.dispatcher.cancel(RunId(run), outcome="cancelled", how="leave")
     pool.dispatcher.recorded(RunId("f"))
-    pool.client.rpush("sc:run:d:offer", "left over")
-    pool.client.expire("sc:run:d:offer", 5)
+    pool.client.rpush("sc:run:d:offer:1f", "left over")
+    pool.client.expire("sc:run:d:offer:1f", 5)
     rows = documented_keys()
     seen = set()
     for key in pool.all_keys():

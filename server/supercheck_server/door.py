@@ -124,6 +124,10 @@ def door_routes(dispatcher: Dispatcher, reader: EventReader, is_closing: Callabl
     def keep(run_id: RunPath) -> RunStatus:
         return dispatcher.keep(RunId(run_id))
 
+    @routes.get("/runs/{run_id}/status", summary="Look where a run stands", responses=UNKNOWN, dependencies=read)
+    def status(run_id: RunPath) -> RunStatus:
+        return dispatcher.look(RunId(run_id))
+
     @routes.post(
         "/runs/{run_id}/stop", summary="Stop a run as its session does", responses=UNKNOWN, dependencies=submits
     )

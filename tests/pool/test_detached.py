@@ -120,6 +120,22 @@ def test_collection_that_fails_ends_the_run(pool: Pool) -> None:
     output, _ = follower.communicate(timeout=GUARD_S)
     assert follower.returncode == 2, output
     assert "No module named 'a_module_that_is_not_there'" in output
+    assert "goes on" not in output
+
+
+def test_tests_beside_errors_of_collection(pool: Pool) -> None:
+    """They run if that was asked for, and whoever follows the run later sees what plain pytest would have shown."""
+    pool.worker(1)
+    root = pool.suite("suite", "def test_it(): pass")
+    (root / "test_bad.py").write_text("import a_module_that_is_not_there\n")
+    session = pool.pytest(root, "--supercheck-detach", "--continue-on-collection-errors")
+    output, _ = session.communicate(timeout=GUARD_S)
+    assert session.returncode == 0, output
+    [run] = pool.runs()
+    follower = attach(pool, run, "-p", "supercheck")
+    output, _ = follower.communicate(timeout=GUARD_S)
+    assert follower.returncode == 1, output
+    assert "1 passed, 1 error" in output
 
 
 def test_unknown_run(pool: Pool) -> None:

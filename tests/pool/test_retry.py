@@ -66,7 +66,7 @@ def test_failed_tests_run_once_more_without_a_session(pool: Pool) -> None:
     assert set(ran.values()) == {1}
     assert all(isinstance(event, Passed) for event in pool.events(again) if isinstance(event, (Passed, Result)))
     lines = (pool.directory / "again" / "ran").read_text().split("\n")
-    assert [line for line in lines if line.startswith(again)] == [f"{again} 4", f"{again} 5"]
+    assert sorted(line for line in lines if line.startswith(again)) == [f"{again} 4", f"{again} 5"]
 
 
 def test_all_tests_run_once_more(pool: Pool) -> None:

@@ -187,6 +187,9 @@ def test_files_of_tests_come_back(far: Far, pool: Pool) -> None:
     assert not (far.path / ".git").exists()
     assert not list(outside.iterdir())
     assert "not brought here: shots/2/screen.png: 2 is no directory here" in output
+    (far.path / "shots/0/screen.png").write_bytes(b"")
+    assert far.run("--supercheck-artifact=**/*.png", "-qq", "--no-summary")[0] == 1
+    assert (far.path / "shots/0/screen.png").stat().st_size, "also where nobody is told of it"
 
 
 def test_client_that_has_only_the_plugin(far: Far, pool: Pool) -> None:

@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import count
+from pathlib import Path
 from typing import Any, Final
 
 import httpx
@@ -19,6 +20,7 @@ from click.testing import CliRunner
 from fastapi.routing import APIRoute
 from starlette.routing import BaseRoute, Mount, Route
 
+from pytest_supercheck.archive import run_folder
 from pytest_supercheck.cli import main
 from pytest_supercheck.errors import Unreachable
 from pytest_supercheck.http_gateway import HttpGateway
@@ -68,6 +70,8 @@ RULES: Final = {
     "POST /api/v1/runs": Rule("submit", 201, SUBMISSION, others=403),
     "GET /api/v1/runs/{run_id}": Rule("read", 200),
     "GET /api/v1/runs/{run_id}/events": Rule("read", 200),
+    "GET /api/v1/runs/{run_id}/status": Rule("read", 200),
+    "GET /api/v1/runs/{run_id}/files/{key:path}": Rule("read", 200),
     "POST /api/v1/runs/{run_id}/items": Rule("submit", 200, {"names": []}),
     "POST /api/v1/runs/{run_id}/keep": Rule("submit", 200),
     "POST /api/v1/runs/{run_id}/stop": Rule("submit", 200, {"outcome": "cancelled", "how": "leave"}),
@@ -97,7 +101,7 @@ RULES: Final = {
 }
 
 #: Routes of runs that have ended; those of runs that wait; those of live ones are the others.
-ENDED: Final = ("/retry", "/files/{path:path}", "/runs/{run_id}")
+ENDED: Final = ("/retry", "/files/{path:path}", "/files/{key:path}", "/runs/{run_id}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,7 +161,7 @@ class World:
         path = path.replace("{run_id}", found).replace("{key}", key)
         if path.startswith(("/api/v1/bundles", "/api/v1/packs")):
             return path.replace("{bundle_id}", "0" * 64) + "?project=shop"
-        return path.replace("{path:path}", "index.html")
+        return path.replace("{path:path}", "index.html").replace("{key:path}", "artifacts/0/log")
 
 
 @pytest.fixture
@@ -172,6 +176,9 @@ def world(served: Served, pool: Pool) -> World:
         pool.dispatcher.leave(job)
         record = make_record(number, "PF", project=project)
         ledger.write(record, f"projects/{project}/runs/{record.summary.id}/", delivered=True)
+        left = Path(served.parts.settings.store, run_folder(project, f"{project}-done"), "artifacts/0/log")
+        left.parent.mkdir(parents=True)
+        left.write_text(project)
     wait_for(lambda: served.parts.dispatcher.pool().unrecorded == 0, "the runs are recorded")
     for project in ("shop", "bank"):
         pool.dispatcher.join(f"w-{project}", host="h", pid=2)
