@@ -250,7 +250,12 @@ class Host:
                 messages = lines.receive()
         for message, fds in messages or []:
             if "execute" in message:
-                self._on_request(message["execute"], fds)
+                try:
+                    self._on_request(message["execute"], fds)
+                except (OSError, ValueError, LookupError, TypeError) as exc:
+                    # A client's spec, or an interpreter that is no more: it must not cost the others theirs.
+                    logger.warning("no runner", extra={"run_id": message["execute"].get("run"), "reason": repr(exc)})
+                    Request({}, fds).fail(f"this worker cannot start the run's tests: {exc!r}")
             elif "over" in message:
                 self.over(message["over"])
 

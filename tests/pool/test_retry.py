@@ -4,6 +4,7 @@ Runs once more, on real workers.
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from collections import Counter
@@ -13,7 +14,7 @@ import pytest
 from pytest_supercheck.dispatch import Dispatcher
 from pytest_supercheck.errors import CannotRetry, QueueFull
 from pytest_supercheck.events import End, Passed, Result
-from pytest_supercheck.model import RunId
+from pytest_supercheck.model import RunId, RunRequest
 from pytest_supercheck.retry import retry
 from pytest_supercheck.transcript import wire_nodeids
 from tests.pool.conftest import GUARD_S, Pool, wait_for
@@ -114,3 +115,22 @@ def test_what_cannot_be_run_once_more(pool: Pool) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert "supercheck: The pool does not know run nobody" in done.stderr
+
+
+@pytest.mark.parametrize("change", [{"nodes": []}, {"args": None, "interpreter": 7}, {"artifacts": {}}])
+def test_spec_that_makes_no_sense_costs_nobody_else_anything(pool: Pool, change: dict[str, object]) -> None:
+    """It came from a client. Its run ends, in words; the worker goes on with others."""
+    pool.worker(1)
+    run = first_run(pool)
+    dispatcher = Dispatcher(pool.client)
+    details = dispatcher.details(run)
+    assert details is not None
+    spec = {**json.loads(details.spec), **change}
+    bad = RunRequest(run_id=RunId("bad"), project="bad", spec=json.dumps(spec), detached=True)
+    dispatcher.submit(bad)
+    dispatcher.offer(bad.run_id, ['"test_it.py::test_it[4]"'])
+    wait_for(lambda: (dispatcher.details(bad.run_id) or details).state == "ended", "it ends")
+    ended_as = dispatcher.details(bad.run_id)
+    assert ended_as is not None
+    assert ended_as.outcome in ("fatal", "lost")
+    assert len(ended(pool, retry(dispatcher, run))) == 9
