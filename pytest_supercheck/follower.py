@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from pytest_supercheck.model import Admission, RunStatus
     from pytest_supercheck.replay import Replay
     from pytest_supercheck.submission import Submission
-    from pytest_supercheck.xdist_protocol import Speaker
+    from pytest_supercheck.xdist_protocol import Node, Speaker
 
 #: Seconds that one read of events waits.
 READ_S: Final = 1.0
@@ -197,9 +197,7 @@ class Follower:
                 node.workerinfo = {**info, "id": node.gateway.id}
                 self._config.hook.pytest_testnodeready(node=node)
             case events.Output(n=n, workeroutput=output):
-                node = self._speaker.node(n)
-                node.workeroutput = output
-                self._config.hook.pytest_testnodedown(node=node, error=None)
+                self._on_output(self._speaker.node(n), output)
             case events.Stop():
                 self.stopped = event
             case events.End():
@@ -209,6 +207,15 @@ class Follower:
                     self._stack.release()
             case events.Left():
                 pass
+
+    def _on_output(self, node: Node, output: dict[str, Any]) -> None:
+        """A test process has ended its session."""
+        if "cov_worker_data" in output:
+            from pytest_supercheck.coverage_data import bring_home
+
+            bring_home(output, str(self._config.invocation_params.dir))
+        node.workeroutput = output
+        self._config.hook.pytest_testnodedown(node=node, error=None)
 
 
 def _place(status: Admission | RunStatus) -> str:

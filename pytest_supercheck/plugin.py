@@ -8,8 +8,9 @@ xdist is not loaded; what a run needs is imported once `--supercheck` is given.
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from importlib.machinery import ModuleSpec, PathFinder
+from typing import Any
 
 import pytest
 
@@ -90,9 +91,16 @@ def pytest_configure(config: pytest.Config) -> None:
         config.addinivalue_line("markers", "xdist_group(name): tests of one name run on one execution, one at a time.")
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_load_initial_conftests(early_config: pytest.Config, args: list[str], parser: pytest.Parser) -> None:
-    """Called when plugins are loaded and the command line is known, before any conftest: as early as can be."""
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_load_initial_conftests(
+    early_config: pytest.Config, args: list[str], parser: pytest.Parser
+) -> Generator[None, object, object]:
+    """Called when plugins are loaded and the command line is known: before other plugins begin, and any conftest."""
+    _begin(early_config, args, parser)
+    return (yield)
+
+
+def _begin(early_config: pytest.Config, args: list[str], parser: pytest.Parser) -> None:
     manager = early_config.pluginmanager
     if not manager.has_plugin("xdist"):
         from pytest_supercheck import xdist_fixtures
@@ -102,11 +110,19 @@ def pytest_load_initial_conftests(early_config: pytest.Config, args: list[str], 
     if not (getattr(options, "supercheck", False) or early_config.getini("supercheck")):
         return
     if any(getattr(plugin, "is_supercheck_runner", False) for plugin in manager.get_plugins()):
-        return  # the same command line, in the process that runs its tests
+        _announce_distribution(options)  # the same command line, in the process that runs its tests
+        options.cov_append = True  # pytest-cov erases when it begins, and others may have ended by then
+        return
     sys.meta_path.insert(0, _OwnModules)
     from pytest_supercheck import session
 
-    session.begin(early_config, args, parser)
+    if session.begin(early_config, args, parser):
+        _announce_distribution(options)
+
+
+def _announce_distribution(options: Any) -> None:
+    """Let plugins that look for xdist's options this early, as pytest-cov does, find what `-n` leaves there."""
+    options.numprocesses, options.dist = 1, "load"
 
 
 class _OwnModules:

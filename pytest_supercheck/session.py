@@ -45,13 +45,16 @@ _NOTHING_TO_RUN: Final = (
 )
 
 
-def begin(config: pytest.Config, args: list[str], parser: pytest.Parser) -> None:
+def begin(config: pytest.Config, args: list[str], parser: pytest.Parser) -> bool:
     """
     Start a session's run, as early as possible.
 
     Args:
         config: Before conftests are loaded.
         args: The command line, to be changed in place where options of it cannot be understood here.
+
+    Returns:
+        Whether its tests run elsewhere.
 
     Raises:
         pytest.UsageError: An option has a bad value.
@@ -65,7 +68,7 @@ def begin(config: pytest.Config, args: list[str], parser: pytest.Parser) -> None
     if settings.collect == "remote":
         make_thin(config, args, parser)
     if any(getattr(options, name, None) for name in _NOTHING_TO_RUN):
-        return
+        return False
     local = [f"--{name}" for option, name in (("usepdb", "pdb"), ("trace", "trace")) if getattr(options, option, None)]
     local += ["-n 0"] * (settings.executions == 0)
     manager = config.pluginmanager
@@ -73,17 +76,18 @@ def begin(config: pytest.Config, args: list[str], parser: pytest.Parser) -> None
     if local:
         verb = "runs" if len(local) == 1 else "run"
         manager.register(_LocalNotice(f"supercheck: {' and '.join(local)} {verb} every test here, in this process"))
-        return
+        return False
     try:
         local_session = LocalSession(config, settings)
     except SupercheckError as exc:
         manager.register(Refusal(config, exc), "supercheck-refusal")
-        return
+        return False
     config.add_cleanup(local_session.end)
     manager.register(local_session.speaker, "supercheck-speaker")
     manager.register(local_session, "supercheck-session")
     if settings.collect == "remote":
         manager.register(_CollectedElsewhere(local_session), "supercheck-collection")
+    return True
 
 
 class _LocalNotice:

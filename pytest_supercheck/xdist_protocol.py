@@ -9,7 +9,8 @@ the only one that changes ``config.option``.
 from __future__ import annotations
 
 import sys
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, Final
 
 import pytest
 
@@ -17,8 +18,22 @@ import pytest
 class Gateway:
     """As much of execnet's gateway as plugins look at."""
 
-    def __init__(self, worker_id: str) -> None:
+    def __init__(self, worker_id: str, node: Node) -> None:
         self.id = worker_id
+        self._node = node
+
+    def _rinfo(self) -> SimpleNamespace:
+        """As execnet's gateway has it (its `Gateway._rinfo`), for pytest-cov, which names the nodes by it."""
+        known = self._node.workerinfo
+        return SimpleNamespace(
+            platform=known.get("sysplatform", sys.platform), version_info=known.get("version_info", sys.version_info)
+        )
+
+
+class NodeManager:
+    """What xdist's nodes belong to; pytest-cov reads which directories are copied to them: none are by xdist."""
+
+    roots: Final = ()
 
 
 class Node:
@@ -26,13 +41,14 @@ class Node:
 
     def __init__(self, config: pytest.Config, worker_id: str, count: int, run_id: str) -> None:
         self.config = config
-        self.gateway = Gateway(worker_id)
+        self.gateway = Gateway(worker_id, self)
         self.workerinput: dict[str, Any] = {
             "workerid": worker_id,
             "workercount": count,
             "testrunuid": run_id,
             "mainargv": sys.argv,
         }
+        self.nodemanager = NodeManager()
         self.workerinfo: dict[str, Any] = {}
         self.workeroutput: dict[str, Any] = {}
 

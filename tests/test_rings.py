@@ -54,6 +54,7 @@ RINGS: Final = (
                 "preparation",
                 "discard",
                 "retrieval",
+                "coverage_data",
             ),
             *("shipping", "sources"),
         }
@@ -101,6 +102,7 @@ IMPORTERS: Final = {
 
 #: Who may import a distribution inside of a function.
 LAZY_IMPORTERS: Final = {
+    "coverage": {"coverage_data"},
     "rq": {"supervisor"},
     "pytest": {"session_commands"},
     "pathspec": {"gathering"},

@@ -192,6 +192,17 @@ def test_files_of_tests_come_back(far: Far, pool: Pool) -> None:
     assert (far.path / "shots/0/screen.png").stat().st_size, "also where nobody is told of it"
 
 
+def test_coverage_is_that_of_the_sessions_files(far: Far, pool: Pool) -> None:
+    """pytest-cov's data come back, with the session's paths in them."""
+    far.write(
+        helper__py="def used():\n    return 1\n\n\ndef unused():\n    return 2\n",
+        test_it__py="import helper\ndef test_it():\n    assert helper.used()\n",
+    )
+    code, output = far.run("-p", "pytest_cov", "--cov=helper", "--cov-report=term-missing")
+    assert code == 0, output
+    assert re.search(r"^helper.py +4 +1 +75% +6$", output, re.MULTILINE), output
+
+
 def test_client_that_has_only_the_plugin(far: Far, pool: Pool) -> None:
     """The first worker collects what has been shipped; nothing of it is imported here."""
     far.write(conftest__py="import os\nassert 'NOT_PASSED' not in os.environ, 'imported by the session'\n")
