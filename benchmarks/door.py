@@ -29,7 +29,12 @@ def measure(scale: Scale) -> list[Row]:
             assert found is not None
             pairs = alternate(
                 partial(place.run, suites.supercheck(2, found[0]), folder, expect=suites.passed(tests)),
-                partial(place.run, suites.supercheck(2, url), folder, expect=suites.passed(tests)),
+                partial(
+                    place.run,
+                    [*suites.supercheck(2, url), "--supercheck-source=place"],
+                    folder,
+                    expect=suites.passed(tests),
+                ),
                 scale.pairs(5),
             )
         finally:

@@ -121,6 +121,7 @@ def _collect(control: socket.socket, tree: Path) -> None:
     """Let a runner collect, as its host does."""
     spec: dict[str, Any] = {
         "path": [],
+        "before": [],
         "argv": ["pytest"],
         "cwd": str(tree),
         "args": [],
