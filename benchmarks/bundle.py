@@ -107,7 +107,8 @@ def _write(project: Path, count: int) -> None:
 
 def _ship(url: str, project: Path, name: str) -> tuple[float, str]:
     """Seconds from the start of a connector to the admission of a run, and the run's bundle."""
-    spec = {"rootdir": str(project), "args": [], "pytest": "", "plugins": []}
+    known = {"rootdir": str(project), "path": [], "collect": "local", "artifacts": {"of": "none"}}
+    spec = {**known, "args": [], "pytest": "", "plugins": []}
     request = RunRequest(run_id=new_run_id(), project=name, spec=json.dumps(spec))
     started = time.perf_counter()
     submission = connect(url, None)

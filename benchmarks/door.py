@@ -28,10 +28,15 @@ def measure(scale: Scale) -> list[Row]:
             found = re.search(r"http://\S+?:\d+", server.output)
             assert found is not None
             pairs = alternate(
-                partial(place.run, suites.supercheck(2, found[0]), folder, expect=suites.passed(tests)),
                 partial(
                     place.run,
-                    [*suites.supercheck(2, url), "--supercheck-source=place"],
+                    [*suites.supercheck(2, found[0]), "--supercheck-source=place"],
+                    folder,
+                    expect=suites.passed(tests),
+                ),
+                partial(
+                    place.run,
+                    suites.supercheck(2, url),
                     folder,
                     expect=suites.passed(tests),
                 ),
