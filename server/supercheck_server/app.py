@@ -37,6 +37,7 @@ from supercheck_server.access import Access
 from supercheck_server.api import Refused, api_routes, projects_of, queue_of
 from supercheck_server.bundle_routes import bundle_routes
 from supercheck_server.bundles import Bundles, live_bundles
+from supercheck_server.configuration import read_configuration
 from supercheck_server.database import Database
 from supercheck_server.door import door_routes
 from supercheck_server.errors import DatabaseTrouble
@@ -84,10 +85,12 @@ class Parts:
             Unreachable: No pool was given, or its URL is malformed.
             DatabaseTrouble: The database cannot be used.
             StoreTrouble: The store's address is malformed, or its directory cannot be written.
+            BadVariable: The configuration file makes no sense.
         """
         if settings.redis_url is None:
             raise Unreachable("No pool was given: set SUPERCHECK_REDIS_URL, or use --url redis://HOST:6379/0.")
         self.settings = settings
+        self.configuration = read_configuration(settings.config)
         self.gateway = RedisGateway.later(settings.redis_url, password=settings.redis_password)
         self.dispatcher = self.gateway.dispatcher
         self.database = Database(settings.database_url)

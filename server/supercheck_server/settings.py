@@ -41,6 +41,8 @@ class Settings:
     retention_runs: int | None
     #: Days that a project's files are kept which no session asks for any more.
     bundle_days: int
+    #: The configuration file; None when there is none.
+    config: Path | None = None
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None, *, data: Path | None = None) -> Settings:
@@ -65,6 +67,7 @@ class Settings:
             retention_days=_number(environ, "SUPERCHECK_RETENTION_DAYS"),
             retention_runs=_number(environ, "SUPERCHECK_RETENTION_RUNS"),
             bundle_days=_number(environ, "SUPERCHECK_BUNDLE_DAYS") or BUNDLE_DAYS,
+            config=Path(environ["SUPERCHECK_CONFIG"]).absolute() if environ.get("SUPERCHECK_CONFIG") else None,
         )
 
 
