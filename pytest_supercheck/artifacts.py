@@ -22,6 +22,7 @@ from pytest_supercheck import events
 from pytest_supercheck.archive import escaped, run_folder
 from pytest_supercheck.errors import StoreTrouble
 from pytest_supercheck.operators import StoreSettings
+from pytest_supercheck.sandbox import is_below
 from pytest_supercheck.store import BadKey, Slice, Store, check_key
 from pytest_supercheck.stores import open_store
 
@@ -55,15 +56,19 @@ class Artifacts:
         n: Number of the execution.
         places: The directories below which files are taken.
         store: Where they go.
+        hidden: Directories of the service, of which none is taken.
     """
 
-    def __init__(self, project: str, run: str, n: int, places: Sequence[str], store: StoreSettings) -> None:
+    def __init__(
+        self, project: str, run: str, n: int, places: Sequence[str], store: StoreSettings, hidden: Sequence[str] = ()
+    ) -> None:
         self._folder = run_folder(project, run)
         self._n = n
         # A place may be named through a symbolic link, and its files without it.
         both = (path for place in places for path in (os.path.normpath(place), os.path.realpath(place)))
         self._places = sorted(set(both), key=len, reverse=True)
         self._settings = store
+        self._hidden = tuple(os.path.realpath(path) for path in hidden)
         self._store: Store | None = None
         self._trouble = "" if store.url else "the worker has no store: SUPERCHECK_STORE is not set"
         self._again_at = 0.0 if store.url else float("inf")
@@ -145,6 +150,8 @@ class Artifacts:
         place = next((place for place in self._places if path.startswith(os.path.join(place, ""))), None)
         if place is None:
             raise _NotKept("it is outside of the root directory and of the directory in which pytest was started")
+        if any(is_below(os.path.realpath(place) + path[len(place) :], above) for above in self._hidden):
+            raise _NotKept("it is not the project's")
         *folders, last = path[len(os.path.join(place, "")) :].split("/")
         try:
             at = os.open(place, os.O_RDONLY | os.O_DIRECTORY)

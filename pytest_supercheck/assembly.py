@@ -36,7 +36,7 @@ LAYOUT: Final = 1
 #: This package's modules that test processes need, which come from the worker whatever the project depends on.
 RUNNER_MODULES: Final = (
     *("__init__", "plugin", "runner", "execution", "recorder", "leftovers", "keeper", "events", "xdist_fixtures"),
-    *("listing", "groups", "durations"),
+    *("listing", "groups", "durations", "warden"),
 )
 
 

@@ -78,6 +78,14 @@ def become(*steps: Callable[[], object]) -> NoReturn:
         os._exit(1)
 
 
+def keep_descriptors() -> None:
+    """Let no descriptor that this process was started with, but the first three, be inherited by what it starts."""
+    for name in os.listdir("/dev/fd"):
+        if int(name) > 2:
+            with contextlib.suppress(OSError):  # the directory's own
+                os.set_inheritable(int(name), False)
+
+
 def reaped(pid: int) -> bool:
     """Whether a child has ended, also when somebody else has waited for it; does not wait."""
     try:

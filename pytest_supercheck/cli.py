@@ -6,6 +6,7 @@ An edge: it joins settings, dispatcher and host, and turns errors into exit code
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import os
@@ -15,7 +16,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
@@ -24,7 +25,7 @@ import click
 
 from pytest_supercheck import __version__
 from pytest_supercheck.errors import SupercheckError, Unreachable
-from pytest_supercheck.operators import BadVariable, PoolSettings, StoreSettings
+from pytest_supercheck.operators import ISOLATIONS, BadVariable, IsolationSettings, PoolSettings, StoreSettings
 from pytest_supercheck.record import RecordError
 
 if TYPE_CHECKING:
@@ -43,7 +44,37 @@ _URL_HELP = "The pool's Redis: redis://, rediss:// or unix://. Default: $SUPERCH
 
 def url_option(command: _F) -> _F:
     """Add --url to a command."""
-    return click.option("--url", metavar="URL", help=_URL_HELP)(command)
+    return click.option("--url", metavar="URL", help=_URL_HELP, callback=_out_of_sight)(command)
+
+
+def _out_of_sight(_context: click.Context, _option: click.Parameter, url: str | None) -> str | None:
+    """
+    Start anew without an address that may hold a password: everybody on this machine can read command lines.
+
+    Nobody else can read the environment, where the address is then.
+    """
+    words = sys.orig_argv
+    places = [place for place, word in enumerate(words) if url and word in (url, f"--url={url}")]
+    if url and places and ("@" in url or "password=" in url):
+        first, last = places[-1] - (words[places[-1]] == url), places[-1]
+        os.environ["SUPERCHECK_REDIS_URL"] = url
+        os.execv(sys.executable, [*words[:first], *words[last + 1 :]])
+    return url
+
+
+def isolate_options(command: _F) -> _F:
+    """Add what says how workers shut runs in."""
+    how = click.option(
+        "--isolate",
+        type=click.Choice(ISOLATIONS),
+        help="What tests are shut in by; auto takes the strongest that works here. Default: $SUPERCHECK_ISOLATE.",
+    )
+    network = click.option(
+        "--isolate-network",
+        is_flag=True,
+        help="With bwrap: tests reach the network. Default: $SUPERCHECK_ISOLATE_NETWORK.",
+    )
+    return how(network(command))
 
 
 def reports_errors(command: _F) -> _F:
@@ -130,57 +161,82 @@ def _labels(_context: click.Context, _option: click.Parameter, given: tuple[str,
     callback=_labels,
     help="What these workers have that not all have, such as gpu; may be repeated. Default: $SUPERCHECK_LABELS.",
 )
+@isolate_options
 @reports_errors
-def worker(url: str | None, concurrency: int | None, labels: tuple[str, ...]) -> None:
+def worker(
+    url: str | None, concurrency: int | None, labels: tuple[str, ...], isolate: str | None, isolate_network: bool
+) -> None:
     """
     Serve executions until told to stop.
 
     SIGTERM or Ctrl-C: the current tests are finished and the rest is given back. A second one: stop at once.
     """
     settings, address = _settings(url)
-    _serve(settings, address, concurrency or settings.workers, labels or settings.labels)
+    walls = IsolationSettings.from_env()
+    walls = replace(walls, wanted=isolate or walls.wanted, network=isolate_network or walls.network)
+    _serve(settings, address, concurrency or settings.workers, labels or settings.labels, walls)
 
 
-def _serve(settings: PoolSettings, url: str, workers: int, labels: tuple[str, ...]) -> None:
-    from pytest_supercheck import valkey, worker
+def _serve(settings: PoolSettings, url: str, workers: int, labels: tuple[str, ...], walls: IsolationSettings) -> None:
+    from pytest_supercheck import isolation, valkey, worker
+    from pytest_supercheck.boot import keep_descriptors
     from pytest_supercheck.discard import end_workspaces, make_workspaces, worker_cache
     from pytest_supercheck.dispatch import Dispatcher
     from pytest_supercheck.host import Host
     from pytest_supercheck.operators import masked
     from pytest_supercheck.pool import Pool
     from pytest_supercheck.redis_gateway import connect_redis
+    from pytest_supercheck.runners import test_environment
 
+    keep_descriptors()
     dispatcher = Dispatcher(connect_redis(url, password=settings.token))
     if settings.running_capacity is not None or settings.queued_capacity is not None:
         dispatcher.limits(running=settings.running_capacity, queued=settings.queued_capacity)
     directory = valkey.make_directory()
-    store = StoreSettings.from_env()
-    cache = worker_cache()
-    workspaces = make_workspaces(cache)
-    host = Host(Path(directory), spare=True, withheld=store.credentials, workspaces=workspaces)
-    place = worker.Place(
-        url, settings.token, host.socket_path, settings.execution_timeout_s, store, str(workspaces), str(cache)
-    )
-    pool = Pool(host, workers, functools.partial(worker.work, place), dispatcher, labels)
+    with contextlib.ExitStack() as stack:
+        stack.callback(shutil.rmtree, directory, ignore_errors=True)
+        store, cache = StoreSettings.from_env(), worker_cache()
+        environ = test_environment(os.environ, store.credentials)
+        hidden = _private(url, store, directory, cache)
+        cells, words = isolation.choose(walls, hidden, environ)
+        click.echo(f"supercheck worker: isolation {words}")
+        workspaces = make_workspaces(cache)
+        stack.callback(end_workspaces, workspaces)
+        host = Host(directory, spare=True, withheld=store.credentials, workspaces=workspaces, isolation=cells)
+        limit_s = settings.execution_timeout_s
+        kept = (str(workspaces), str(cache), hidden, cells.confine)
+        place = worker.Place(url, settings.token, host.socket_path, limit_s, store, *kept)
+        pool = Pool(host, workers, functools.partial(worker.work, place), dispatcher, labels)
+        stack.callback(pool.kill)
+        stack.callback(host.close)
 
-    def on_signal(_signum: int, _frame: object) -> None:
-        pool.stop()
-        os.write(
-            1, b"supercheck worker: the current tests are finished, the rest is given back; once more stops at once\n"
-        )
+        def on_signal(_signum: int, _frame: object) -> None:
+            pool.stop()
+            os.write(1, _STOPPING)
 
-    signal.signal(signal.SIGTERM, on_signal)
-    signal.signal(signal.SIGINT, on_signal)
-    try:
+        signal.signal(signal.SIGTERM, on_signal)
+        signal.signal(signal.SIGINT, on_signal)
         pool.start()
         where = socket.gethostname() + (f" ({', '.join(labels)})" if labels else "")
         click.echo(f"supercheck worker: {workers} at a time on {where} for {masked(url)}; Ctrl-C stops")
         pool.run()
-    finally:
-        host.close()
-        pool.kill()
-        shutil.rmtree(directory, ignore_errors=True)
-        end_workspaces(workspaces)
+
+
+_STOPPING: Final = (
+    b"supercheck worker: the current tests are finished, the rest is given back; once more stops at once\n"
+)
+
+
+def _private(url: str, store: StoreSettings, directory: Path, cache: Path) -> tuple[str, ...]:
+    """What of the service is on this machine and no test may see: directories, and perhaps the pool's socket."""
+    from pytest_supercheck.valkey import cache_dir
+
+    found = [str(directory), str(cache_dir()), str(cache), os.environ.get("SUPERCHECK_DATA", "")]
+    if store.url and "://" not in store.url:
+        found.append(store.url)
+    if url.startswith("unix://"):
+        found.append(url.removeprefix("unix://").rpartition("@")[2].partition("?")[0])
+    return tuple(os.path.abspath(path) for path in found if path)
 
 
 _STORE_HELP = (

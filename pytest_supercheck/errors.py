@@ -13,6 +13,7 @@ Knows nothing of who raises and who shows it. A class's docstring is its default
     │   └── OutOfOrder               70   a caller broke the dispatcher's protocol
     ├── Fatal                        70   the run cannot work on any worker; not retried
     │   └── SourceTrouble            70   the project's files cannot be shipped, or not be unpacked
+    ├── CannotIsolate                69   runs cannot be shut in here as was asked for
     ├── CannotRetry                   2   a run cannot be run once more
     ├── QueueFull                    75   refused: no room, come back later
     └── RunTimeout                  124   the run's own time is up
@@ -78,6 +79,12 @@ class UnknownRun(SupercheckError):
     """There is no such run."""
 
     exit_code: ClassVar[int] = 2
+
+
+class CannotIsolate(SupercheckError):
+    """Runs cannot be isolated on this host as was asked for."""
+
+    exit_code: ClassVar[int] = 69
 
 
 class CannotRetry(SupercheckError):

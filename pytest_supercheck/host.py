@@ -14,83 +14,39 @@ import socket
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
 from pytest_supercheck.boot import CONTROL_FD, boot
 from pytest_supercheck.discard import discard
-from pytest_supercheck.keeper import Child, Keeper, Lines, Marks, kill_group, say, send, tail
-from pytest_supercheck.variables import SECRETS
+from pytest_supercheck.errors import CannotIsolate
+from pytest_supercheck.isolation import Cell, Isolation, Open
+from pytest_supercheck.keeper import Child, Keeper, Lines, Marks, kill_group, send, tail
+from pytest_supercheck.runners import (
+    Request,
+    RunnerProcess,
+    fail,
+    node_input,
+    test_environment,
+    worker_id,
+    xdist_environment,
+)
+from pytest_supercheck.sandbox import Places
+from pytest_supercheck.warden import WARDEN_FD
 
 logger = logging.getLogger(__name__)
 
 #: Seconds after the last one went to a run, or died, until a new spare runner is started.
 SPARE_S: Final = 5.0
 
-#: Seconds between two looks for workspaces that nobody uses any more.
-SWEEP_S: Final = 5.0
-
 #: Seconds for which a runner without children waits for more executions of its run.
 IDLE_S: Final = 30.0
 
+#: Seconds between two looks for workspaces that nobody uses any more.
+SWEEP_S: Final = 5.0
 
-@dataclass
-class Request:
-    """A supervisor that waits for a test process."""
-
-    #: ``n``, ``job``, ``workerinput``, ``basetemp``, ``artifacts``, ``collects``, ``group``: what the test process gets
-    #: to know.
-    execute: dict[str, Any]
-    #: Its end of the connection, and the leash.
-    fds: list[int]
-
-    def close(self) -> None:
-        """Close our copies of the descriptors."""
-        for fd in self.fds:
-            os.close(fd)
-
-    def fail(self, message: str) -> None:
-        """Tell the supervisor that there is no test process to be had, ever."""
-        with socket.socket(fileno=self.fds[0]) as connection:
-            say(connection, b"F", {"message": message})
-        os.close(self.fds[1])
-
-
-@dataclass
-class RunnerProcess:
-    """A runner and what waits for it."""
-
-    #: Its process id.
-    pid: int
-    #: The socket to it.
-    control: socket.socket
-    #: What it prints outside of pytest's capture.
-    output: int
-    #: The run's specification once it has one.
-    spec: dict[str, Any] = field(default_factory=dict)
-    #: The execution whose identity it collects with, 0 when it can be none any more.
-    configured_for: int = 0
-    #: Empty while it collects, then ``fork`` or ``spawn``.
-    mode: str = ""
-    #: Why it does not fork.
-    unforkable: str = ""
-    #: Supervisors that wait.
-    waiting: list[Request] = field(default_factory=list)
-    #: How many it has been asked to fork and has not yet.
-    forking: int = 0
-    #: The children it forked.
-    children: set[int] = field(default_factory=set)
-    #: When its last execution went to it.
-    used_at: float = field(default_factory=time.monotonic)
-    #: Whether its run hands out no more work.
-    over: bool = False
-
-
-def test_environment(environ: Mapping[str, str], withheld: frozenset[str]) -> dict[str, str]:
-    """The environment of test processes: this one without what belongs to the service, or is withheld besides."""
-    return {name: value for name, value in environ.items() if name not in SECRETS | withheld}
+#: Bytes of a message from a runner, at most.
+MESSAGE_BYTES: Final = 1 << 20
 
 
 class Host:
@@ -102,12 +58,21 @@ class Host:
         spare: Whether to keep a runner that has imported pytest ready for the next run.
         workspaces: Where supervisors make the workspaces of runs, by their ids; None where all runs are in place.
         withheld: Environment variables that test processes do not see, beside `SECRETS`.
+        isolation: What keeps runs apart; by default nothing.
     """
 
     def __init__(
-        self, directory: Path, *, spare: bool, withheld: frozenset[str] = frozenset(), workspaces: Path | None = None
+        self,
+        directory: Path,
+        *,
+        spare: bool,
+        withheld: frozenset[str] = frozenset(),
+        workspaces: Path | None = None,
+        isolation: Isolation | None = None,
     ) -> None:
         self._withheld = withheld
+        self._isolation: Isolation = Open() if isolation is None else isolation
+        self._cells: dict[str, Cell] = {}
         self.socket_path = str(directory / "host.sock")
         self.selector = selectors.DefaultSelector()
         self._listener = socket.socket(socket.AF_UNIX)
@@ -117,9 +82,10 @@ class Host:
         self._keeper = Keeper(self.selector, self._on_exit)
         self._runners: dict[str, RunnerProcess] = {}
         self._own: dict[int, tuple[str, RunnerProcess]] = {}
+        self._kept: dict[int, tuple[str, RunnerProcess]] = {}
         self._workspaces = workspaces
         self._sweep_at = 0.0
-        self._keep_spare = spare
+        self._keep_spare = spare and self._isolation.spare
         self._spare: RunnerProcess | None = None
         self._spare_at = 0.0
 
@@ -132,32 +98,44 @@ class Host:
             key.data()
         self._keeper.look()
         self._retire()
+        self._isolation.tidy()
 
     def _retire(self) -> None:
         now = time.monotonic()
-        for run, runner in list(self._runners.items()):
+        for run, runner in [*self._runners.items(), *self._own.values()]:
             idle_s = 0.0 if runner.over else IDLE_S
-            busy = runner.children or runner.waiting or runner.forking
-            if runner.mode and not busy and now > runner.used_at + idle_s:
+            if runner.used_at and not runner.served and now > runner.used_at + idle_s:
                 self._forget(run, runner)
+        needed = {*self._runners, *(run for run, _ in (*self._own.values(), *self._kept.values()))}
+        for run in self._cells.keys() - needed:
+            self._cells.pop(run).release()
         if now >= self._sweep_at:
             self._sweep_at = now + SWEEP_S
             self._sweep()
         if self._keep_spare and self._spare is None and now >= self._spare_at:
-            self._spare = self._start(sys.executable, None)
+            self._prepare_spare(now)
+
+    def _prepare_spare(self, now: float) -> None:
+        try:
+            self._spare = self._start(sys.executable, "", self._isolation.cell(), None)
+        except CannotIsolate:
+            self._spare_at = now + SPARE_S
 
     def close(self) -> None:
         """Kill every runner and what it runs."""
         self._keeper.kill_all()
-        for runner in [*self._runners.values(), *([self._spare] if self._spare else [])]:
-            for pid in (runner.pid, *runner.children):
-                kill_group(pid)
+        for pid in self._own:
+            kill_group(pid)
+        for cell in {*self._cells.values(), *([self._spare.cell] if self._spare else [])}:
+            cell.release()
+        self._isolation.close()
 
     # -- runners
 
     def prepare(self, run: str, spec: dict[str, Any]) -> None:
         """Start a run's runner before anybody asks for it; `configure` must follow."""
-        runner = self._runners[run] = self._start(spec["interpreter"], run)
+        cell = self._cells[run] = self._isolation.cell()
+        runner = self._runners[run] = self._start(spec["interpreter"], run, cell, None)
         self._give_spec(runner, spec, 1)
 
     def configure(self, run: str, workerinput: dict[str, Any]) -> None:
@@ -166,25 +144,35 @@ class Host:
 
     def over(self, run: str) -> None:
         """The run hands out no more work: its runner is of no use once it has no children."""
-        if runner := self._runners.get(run):
-            runner.over = True
+        for of_run, runner in [*self._runners.items(), *self._own.values()]:
+            runner.over = runner.over or of_run == run
 
-    def _start(self, interpreter: str, run: str | None, environ: dict[str, str] | None = None) -> RunnerProcess:
+    def _start(
+        self, interpreter: str, run: str, cell: Cell, places: Places | None, environ: dict[str, str] | None = None
+    ) -> RunnerProcess:
+        module = "pytest_supercheck.warden" if cell.walled else "pytest_supercheck.runner"
+        environ = test_environment(os.environ, self._withheld) if environ is None else environ
+        command, environ = cell.command([interpreter, *boot(module)], environ, places)
         ours, theirs = socket.socketpair()
+        warden, inside = socket.socketpair() if cell.walled else (None, None)
         output, path = tempfile.mkstemp(prefix="supercheck-runner-")
         os.unlink(path)
         null = os.open(os.devnull, os.O_RDWR)
         actions = [(os.POSIX_SPAWN_DUP2, null, 0), (os.POSIX_SPAWN_DUP2, output, 1), (os.POSIX_SPAWN_DUP2, output, 2)]
         actions.append((os.POSIX_SPAWN_DUP2, theirs.fileno(), CONTROL_FD))
-        command = [interpreter, *boot("pytest_supercheck.runner")]
-        environ = test_environment(os.environ, self._withheld) if environ is None else environ
-        pid = os.posix_spawn(interpreter, command, environ, file_actions=actions, setsid=True)
-        os.close(null)
-        theirs.close()
-        runner = RunnerProcess(pid, ours, output)
-        lines = Lines(ours)
+        if inside:
+            actions.append((os.POSIX_SPAWN_DUP2, inside.fileno(), WARDEN_FD))
+        try:
+            pid = os.posix_spawn(command[0], command, environ, file_actions=actions, setsid=True)
+        finally:
+            os.close(null)
+            theirs.close()
+            if inside:
+                inside.close()
+        runner = RunnerProcess(pid, ours, output, cell, warden)
+        lines = Lines(ours, fds=0, limit=MESSAGE_BYTES)
         self.selector.register(ours, selectors.EVENT_READ, lambda: self._on_message(runner, lines))
-        self._own[pid] = (run or "", runner)
+        self._own[pid] = (run, runner)
         return runner
 
     def _give_spec(self, runner: RunnerProcess, spec: dict[str, Any], n: int, start: str = "") -> None:
@@ -192,11 +180,16 @@ class Host:
         runner.configured_for = n
         keys = ("path", "argv", "cwd", "args", "start", "collect", "markup", "width")
         known = {key: runner.spec[key] for key in keys} | {"before": spec.get("before", [])}
-        self._tell(runner, {"spec": {**known, "environ": xdist_environment(spec, n)}})
+        more = {"environ": xdist_environment(spec, n), "limits": dict(self._isolation.limits)}
+        self._tell(runner, {"spec": known | more})
 
-    def _tell(self, runner: RunnerProcess, message: dict[str, Any], fds: list[int] | None = None) -> None:
+    def _tell(
+        self, runner: RunnerProcess, message: dict[str, Any], fds: list[int] | None = None, *, warden: bool = False
+    ) -> None:
+        connection = runner.warden if warden else runner.control
+        assert connection is not None
         try:
-            send(runner.control, message, fds)
+            send(connection, message, fds)
         except OSError:
             logger.warning("runner gone", extra={"pid": runner.pid})  # its exit is on its way to us
 
@@ -207,20 +200,25 @@ class Host:
         return self._runners[run]
 
     def _launch(self, run: str, spec: dict[str, Any], n: int, start: str = "") -> RunnerProcess:
-        runner, self._spare = self._spare, None
-        if runner is None or spec["interpreter"] != sys.executable or "environment" in spec:
-            self._spare, runner = runner, self._start(spec["interpreter"], run, spec.get("environment"))
-        else:
+        places, cell, runner = Places.of(spec), self._cells.get(run), self._spare
+        if runner is not None and self._fits(runner, spec, cell):
+            self._spare = None
             self._own[runner.pid] = (run, runner)
             self._spare_at = time.monotonic() + SPARE_S  # or when it has collected: not beside that
+        else:
+            runner = None
+        if cell is None:
+            cell = self._cells[run] = runner.cell if runner else self._isolation.cell()
+            cell.admit(places)
+        runner = runner or self._start(spec["interpreter"], run, cell, places, spec.get("environment"))
         self._give_spec(runner, spec, n, start)
         self._tell(runner, {"configure": node_input(spec, n)})
         return runner
 
-    def _forget(self, run: str, runner: RunnerProcess) -> None:
-        if self._runners.get(run) is runner:
-            del self._runners[run]
-        self._drop_control(runner)  # at which it kills its children and exits
+    @staticmethod
+    def _fits(spare: RunnerProcess, spec: dict[str, Any], cell: Cell | None) -> bool:
+        """Whether a spare runner is as good as a new one."""
+        return spec["interpreter"] == sys.executable and "environment" not in spec and cell in (None, spare.cell)
 
     def _sweep(self) -> None:
         """Remove the workspaces of runs that have no runner here, nor a supervisor that is about to ask for one."""
@@ -229,9 +227,21 @@ class Host:
         except OSError as exc:
             logger.warning("workspaces cannot be looked at", extra={"reason": str(exc)})
             return
+        used = self._runners.keys() | self._cells.keys()
         for entry in entries:
-            if entry.is_dir() and "." not in entry.name and entry.name not in self._runners:
+            if entry.is_dir() and "." not in entry.name and entry.name not in used:
                 discard(entry.path)
+
+    def _forget(self, run: str, runner: RunnerProcess) -> None:
+        if self._runners.get(run) is runner:
+            del self._runners[run]
+        self._drop_control(runner)
+        self._kill(runner)
+
+    def _kill(self, runner: RunnerProcess) -> None:
+        """Kill a runner, if it lives; its children go with it."""
+        if runner.pid in self._own:
+            kill_group(runner.pid)
 
     def _drop_control(self, runner: RunnerProcess) -> None:
         if runner.control.fileno() >= 0:
@@ -250,23 +260,56 @@ class Host:
                 messages = lines.receive()
         for message, fds in messages or []:
             if "execute" in message:
-                try:
-                    self._on_request(message["execute"], fds)
-                except (OSError, ValueError, LookupError, TypeError) as exc:
-                    # A client's spec, or an interpreter that is no more: it must not cost the others theirs.
-                    logger.warning("no runner", extra={"run_id": message["execute"].get("run"), "reason": repr(exc)})
-                    Request({}, fds).fail(f"this worker cannot start the run's tests: {exc!r}")
+                self._on_request(message["execute"], fds)
+            elif "interrupt" in message:
+                self._interrupt(message["interrupt"])
             elif "over" in message:
                 self.over(message["over"])
 
-    def _on_request(self, request: dict[str, Any], fds: list[int]) -> None:
-        run, n, spec = request["run"], request["n"], request["spec"]
-        execute = {"n": n, "job": request["job"], "workerinput": node_input(spec, n), "basetemp": basetemp(spec, n),
-                   "artifacts": spec["artifacts"], "collects": request["collects"], "group": spec["group"]}  # fmt: skip
+    def _on_request(self, asked: dict[str, Any], fds: list[int]) -> None:
+        try:
+            request = self._request(asked, fds)
+        except (CannotIsolate, OSError, ValueError, LookupError, TypeError) as exc:
+            # A client's spec, or an interpreter that is no more: it must not cost the others theirs.
+            logger.warning("no runner", extra={"run_id": asked.get("run"), "reason": repr(exc)})
+            told = str(exc) if isinstance(exc, CannotIsolate) else repr(exc)
+            fail(fds, f"this worker cannot start the run's tests: {told}")
+            return
+        self._follow(request)
+        request.runner.waiting.append(request)
+        self._serve(asked["run"], request.runner)
+
+    def _request(self, asked: dict[str, Any], fds: list[int]) -> Request:
+        run, n, spec = asked["run"], asked["n"], asked["spec"]
         runner = self._obtain(run, spec, n)
+        runner.used_at = time.monotonic()
         runner.spec = {**spec, "start": runner.spec["start"]}  # a prepared one began with less
-        runner.waiting.append(Request(execute, fds))
-        self._serve(run, runner)
+        temporary = spec.get("basetemp") if "workspace" in spec else runner.cell.temporary or spec.get("basetemp")
+        execute = {"n": n, "job": asked["job"], "workerinput": node_input(spec, n), "artifacts": spec["artifacts"],
+                   "basetemp": f"{temporary}/popen-{worker_id(n)}" if temporary else "",
+                   "collects": asked["collects"], "group": spec["group"]}  # fmt: skip
+        return Request(execute, fds, runner)
+
+    def _follow(self, request: Request) -> None:
+        """
+        Note that a runner is needed until the supervisor lets go of the leash.
+
+        Never by what the runner says, or by process ids that it names: it runs user code.
+        """
+        request.leash = os.dup(request.fds[1])
+        request.runner.served.append(request)
+        request.runner.used_at = time.monotonic()
+        self.selector.register(request.leash, selectors.EVENT_READ, lambda: self._let_go(request))
+
+    def _let_go(self, request: Request) -> None:
+        self.selector.unregister(request.leash)
+        os.close(request.leash)
+        runner = request.runner
+        runner.served.remove(request)
+        runner.used_at = time.monotonic()
+        if request in runner.waiting:
+            runner.waiting.remove(request)
+            request.close()
 
     def _serve(self, run: str, runner: RunnerProcess) -> None:
         """Pass on what waits, once the runner has collected."""
@@ -280,46 +323,69 @@ class Host:
                 runner.configured_for = 0  # it can be this one execution, once
                 self._become(runner, request)
             else:
-                another = self._launch(run, runner.spec, request.execute["n"], "spawn")
-                another.unforkable = runner.unforkable
-                another.waiting.append(request)
+                self._hand_over(run, request)
+
+    def _hand_over(self, run: str, request: Request) -> None:
+        """Start another runner for a request, as the one that was asked can serve one only."""
+        runner = request.runner
+        try:
+            another = self._launch(run, runner.spec, request.execute["n"], "spawn")
+        except (CannotIsolate, OSError, ValueError) as exc:
+            fail(request.fds, str(exc))
+            return
+        another.unforkable = runner.unforkable
+        another.waiting.append(request)
+        another.served.append(request)
+        runner.served.remove(request)
+        request.runner, another.used_at = another, time.monotonic()
 
     def _pass_on(self, runner: RunnerProcess, request: Request) -> None:
-        runner.used_at = time.monotonic()
-        runner.forking += 1
         self._tell(runner, {"execute": request.execute}, request.fds)
         request.close()
+
+    def _interrupt(self, job: str) -> None:
+        """Have SIGINT sent to the test process of an execution, by its parent."""
+        self._keeper.interrupt(job)
+        for _, runner in self._own.values():
+            if any(request.execute["job"] == job for request in runner.served):
+                self._tell(runner, {"interrupt": job}, warden=runner.became)
 
     def _become(self, runner: RunnerProcess, request: Request) -> None:
         """Let a runner that does not fork be the test process itself."""
         page, path = tempfile.mkstemp(prefix="supercheck-marks-")
         os.unlink(path)
-        marks = Marks(page)
+        marks, job = Marks(page), request.execute["job"]
+        runner.became = True
+        if runner.warden:  # which can wait for it, and is to know before it begins
+            self._tell(runner, {"keep": job}, [*request.fds, page], warden=True)
         self._tell(runner, {"execute": {**request.execute, "spawn": runner.unforkable}}, [*request.fds, page])
         os.close(page)
+        if runner.warden:
+            request.close()
+            return
         connection = socket.socket(fileno=request.fds[0])
-        del self._own[runner.pid]
-        runner.children.add(runner.pid)
-        self._keeper.adopt(Child(runner.pid, connection, request.fds[1], marks, {"process": runner.output}))
+        self._kept[runner.pid] = self._own.pop(runner.pid)
+        outputs = {"process": runner.output}
+        self._keeper.adopt(Child(runner.pid, connection, request.fds[1], marks, outputs, job))
 
     def _on_message(self, runner: RunnerProcess, lines: Lines) -> None:
-        messages = lines.receive()
-        if messages is None:
+        try:
+            messages = lines.receive()
+            said = None if messages is None else [str(message["ready"].get("spawn", "")) for message, _ in messages]
+        except Exception:  # noqa: BLE001 - it runs user code, which may send anything
+            logger.warning("a runner sends nonsense", extra={"pid": runner.pid})
+            self._kill(runner)
+            said = None
+        if said is None:
             self._drop_control(runner)
             return
         run = self._own.get(runner.pid, ("", runner))[0]
-        for message, _ in messages:
-            if "ready" in message:
-                runner.unforkable = runner.unforkable or message["ready"].get("spawn", "")
+        for reason in said:
+            if not runner.mode:
+                runner.unforkable = runner.unforkable or reason
                 runner.mode = "spawn" if runner.unforkable else "fork"
                 self._spare_at = 0.0
                 self._serve(run, runner)
-            elif "forked" in message:
-                runner.forking -= 1
-                runner.children.add(message["forked"])
-            elif "exited" in message:
-                runner.children.discard(message["exited"])
-                runner.used_at = time.monotonic()
 
     # -- what ends
 
@@ -333,18 +399,23 @@ class Host:
         if pid not in self._own:
             return False
         run, runner = self._own.pop(pid)
-        for child in runner.children:
-            kill_group(child)
         printed = tail(runner.output)
         os.close(runner.output)
-        self._forget(run, runner)
+        if runner.warden:
+            runner.warden.close()
+        if runner.became:
+            self._drop_control(runner)  # it stays, as the run's memory that it must not fork
+        else:
+            self._forget(run, runner)
         if runner is self._spare:
             self._spare, self._spare_at = None, time.monotonic() + SPARE_S
+            runner.cell.release()
         message = (
             f"the tests could not be collected on the worker:\n{printed}" if not runner.mode else "the runner died"
         )
-        for request in runner.waiting:
-            request.fail(message)
+        waiting, runner.waiting = runner.waiting, []
+        for request in waiting:
+            fail(request.fds, message)
         return True
 
     def unwatched(self) -> list[int]:
@@ -352,32 +423,5 @@ class Host:
         return [pid for pid in self._own if pid not in self._keeper.children]
 
     def _on_exit(self, child: Child) -> None:
-        for _run, runner in list(self._runners.items()):
-            if runner.pid == child.pid:
-                runner.children.discard(child.pid)
-                self._drop_control(runner)  # it stays, as the run's memory that it must not fork
-
-
-def node_input(spec: dict[str, Any], n: int) -> dict[str, Any]:
-    """Xdist's workerinput of execution `n`: what the controller and its plugins put there, and the worker's own id."""
-    nodes: list[dict[str, Any]] = spec["nodes"]
-    return {**nodes[min(n, len(nodes)) - 1], "workerid": worker_id(n)}
-
-
-def xdist_environment(spec: dict[str, Any], n: int) -> dict[str, str]:
-    """Xdist's variables for execution `n`; its remote.py sets them before anything of the project is imported."""
-    return {
-        "PYTEST_XDIST_WORKER": worker_id(n),
-        "PYTEST_XDIST_WORKER_COUNT": str(spec["count"]),
-        "PYTEST_XDIST_TESTRUNUID": spec["uid"],
-    }
-
-
-def worker_id(n: int) -> str:
-    """The execution's name as plugins know it from xdist."""
-    return f"gw{n - 1}"
-
-
-def basetemp(spec: dict[str, Any], n: int) -> str:
-    """Where execution `n` has its temporary directories, as xdist names them; empty for wherever pytest would."""
-    return f"{spec['basetemp']}/popen-{worker_id(n)}" if spec.get("basetemp") else ""
+        _, runner = self._kept.pop(child.pid)
+        self._drop_control(runner)  # it stays, as the run's memory that it must not fork

@@ -40,12 +40,15 @@ class Marks:
         Map the page.
 
         Args:
-            fd: A file that the other side maps too; without one the page is shared with processes forked later.
+            fd: A file that the other side maps too, empty when nobody has yet; without one the page is shared with
+                processes forked later.
         """
-        if fd >= 0 and os.fstat(fd).st_size < _MARK.size:
+        fresh = fd < 0 or os.fstat(fd).st_size < _MARK.size
+        if fd >= 0 and fresh:
             os.ftruncate(fd, _MARK.size)
         self._page = mmap.mmap(fd, _MARK.size)
-        self.set(-1, 0)
+        if fresh:
+            self.set(-1, 0)
 
     def set(self, index: int, phase: int) -> None:
         """Note the test that runs (its index, -1 for none) and its phase (0 setup, 1 call, 2 teardown)."""
@@ -71,6 +74,10 @@ class Child:
     marks: Marks | None = None
     #: Files that hold its output, by name.
     outputs: dict[str, int] = field(default_factory=dict)
+    #: The execution that it serves.
+    job: str = ""
+    #: Write end of a pipe at whose end the kernel kills it (`tie`): it does not outlive who holds this; -1 for none.
+    bond: int = -1
     #: Whether its end was asked for.
     killed: bool = False
     #: The kernel's handle on it, -1 where there is none.
@@ -158,6 +165,12 @@ class Keeper:
         child.leash, child.killed = -1, True
         kill_group(child.pid)
 
+    def interrupt(self, job: str) -> None:
+        """Send SIGINT to the child that serves an execution, not to what its tests have started."""
+        for child in self.children.values():
+            if child.job == job:
+                os.kill(child.pid, signal.SIGINT)
+
     def look(self) -> None:
         """Reap what has ended, where the kernel does not tell."""
         for child in [child for child in self.children.values() if child.pidfd < 0]:
@@ -167,7 +180,7 @@ class Keeper:
         """Close everything, in a forked child that must not touch its siblings."""
         for child in self.children.values():
             child.connection.close()
-            for fd in (child.leash, child.pidfd, *child.outputs.values()):
+            for fd in (child.leash, child.pidfd, child.bond, *child.outputs.values()):
                 if fd >= 0:
                     os.close(fd)
         self.children.clear()
@@ -187,8 +200,9 @@ class Keeper:
             if fd >= 0:
                 self._selector.unregister(fd)
                 os.close(fd)
-        for fd in child.outputs.values():
-            os.close(fd)
+        for fd in (child.bond, *child.outputs.values()):
+            if fd >= 0:
+                os.close(fd)
         child.connection.close()
         del self.children[child.pid]
         self._on_exit(child)
@@ -220,10 +234,19 @@ def say(connection: socket.socket, kind: bytes, value: object) -> None:
 
 
 class Lines:
-    """Newline-separated JSON messages, each with as many descriptors as its ``fds`` says, from a stream socket."""
+    """
+    Newline-separated JSON messages, each with as many descriptors as its ``fds`` says, from a stream socket.
 
-    def __init__(self, connection: socket.socket) -> None:
+    Args:
+        connection: The socket.
+        fds: How many descriptors may come in one read; the kernel closes those beyond.
+        limit: Bytes of a message, at most; 0 for any.
+    """
+
+    def __init__(self, connection: socket.socket, *, fds: int = 16, limit: int = 0) -> None:
         self.connection = connection
+        self._most = fds
+        self._limit = limit
         self._buffer = b""
         self._fds: list[int] = []
 
@@ -233,9 +256,12 @@ class Lines:
 
         Returns:
             The messages that are complete now, with their descriptors; None when the other side has gone.
+
+        Raises:
+            ValueError: A message is no JSON, or too long.
         """
         try:
-            chunk, fds, _, _ = socket.recv_fds(self.connection, 65536, 16)
+            chunk, fds, _, _ = socket.recv_fds(self.connection, 65536, self._most)
         except ConnectionError:
             return None
         for fd in fds:
@@ -244,6 +270,8 @@ class Lines:
         if not chunk:
             return None
         *lines, self._buffer = (self._buffer + chunk).split(b"\n")
+        if self._limit and len(self._buffer) > self._limit:
+            raise ValueError("a message is too long")
         messages = []
         for raw in lines:
             message = json.loads(raw)

@@ -68,28 +68,84 @@ class PoolSettings:
             BadVariable: A value is malformed; the message names the variable, the value and what it should be.
         """
         environ = os.environ if environ is None else environ
-
-        def number(name: str, least: int) -> int | None:
-            text = environ.get(name, "").strip()
-            if not text:
-                return None
-            if not (text.isascii() and text.isdigit()) or int(text) < least:
-                raise BadVariable(f"{name}={text!r}: it must be a whole number from {least} up")
-            return int(text)
-
         labels = tuple(label.strip() for label in environ.get("SUPERCHECK_LABELS", "").split(",") if label.strip())
         if bad := [label for label in labels if not is_label(label)]:
             raise BadVariable(f"SUPERCHECK_LABELS: {bad[0]!r} is not 1 to 100 letters, digits or any of ._-:")
-        timeout_ms = number("SUPERCHECK_TEST_EXECUTION_TIMEOUT_MS", 0)
+        timeout_ms = _number(environ, "SUPERCHECK_TEST_EXECUTION_TIMEOUT_MS", 0)
         return cls(
             url=environ.get("SUPERCHECK_REDIS_URL") or environ.get("SUPERCHECK_URL") or None,
             token=environ.get("SUPERCHECK_TOKEN") or None,
-            running_capacity=number("SUPERCHECK_RUNNING_CAPACITY", 1),
-            queued_capacity=number("SUPERCHECK_QUEUED_CAPACITY", 0),
-            workers=number("SUPERCHECK_MAX_CONCURRENT_TESTS", 1) or os.cpu_count() or 1,
+            running_capacity=_number(environ, "SUPERCHECK_RUNNING_CAPACITY", 1),
+            queued_capacity=_number(environ, "SUPERCHECK_QUEUED_CAPACITY", 0),
+            workers=_number(environ, "SUPERCHECK_MAX_CONCURRENT_TESTS", 1) or os.cpu_count() or 1,
             execution_timeout_s=(EXECUTION_TIMEOUT_MS if timeout_ms is None else timeout_ms) / 1000,
             labels=labels,
         )
+
+
+#: Ways to isolate runs, as `--isolate` has them.
+ISOLATIONS: Final = ("none", "user", "bwrap", "auto")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IsolationSettings:
+    """How the workers of one host shut runs in."""
+
+    #: One of `ISOLATIONS`.
+    wanted: str
+    #: Whether tests reach the network of the host, where they would have one of their own.
+    network: bool
+    #: The first and the last user id for runs.
+    uids: tuple[int, int]
+    #: Directories that tests may read besides.
+    readable: tuple[str, ...]
+    #: Processes and threads of a run.
+    processes: int
+    #: MB of memory of its own that a process may have; 0 for any.
+    memory_mb: int
+    #: MB of a file.
+    file_mb: int
+    #: MB in /tmp, and in /dev/shm, where they are a run's own.
+    tmp_mb: int
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str] | None = None, *, default: str = "none") -> IsolationSettings:
+        """
+        Read the environment.
+
+        Args:
+            default: What is wanted where nothing is said.
+
+        Raises:
+            BadVariable: A value is malformed; the message names the variable, the value and what it should be.
+        """
+        environ = os.environ if environ is None else environ
+        wanted = environ.get("SUPERCHECK_ISOLATE", "").strip() or default
+        if wanted not in ISOLATIONS:
+            raise BadVariable(f"SUPERCHECK_ISOLATE={wanted!r}: it must be one of {', '.join(ISOLATIONS)}")
+        uids = environ.get("SUPERCHECK_ISOLATE_UIDS", "").strip() or "61000-61063"
+        found = re.fullmatch(r"([0-9]{4,9})-([0-9]{4,9})", uids)
+        if found is None or not 1000 <= int(found[1]) < int(found[2]) < int(found[1]) + 10_000:
+            raise BadVariable(f"SUPERCHECK_ISOLATE_UIDS={uids!r}: it must be FIRST-LAST, from 1000 up, 10,000 at most")
+        readable = [path for path in environ.get("SUPERCHECK_ISOLATE_READABLE", "").split(":") if path]
+        if bad := [path for path in readable if not os.path.isabs(path)]:
+            raise BadVariable(f"SUPERCHECK_ISOLATE_READABLE: {bad[0]!r} is not an absolute path")
+        return cls(
+            wanted=wanted,
+            network=bool(_number(environ, "SUPERCHECK_ISOLATE_NETWORK", 0)),
+            uids=(int(found[1]), int(found[2])),
+            readable=tuple(map(os.path.normpath, readable)),
+            processes=_number(environ, "SUPERCHECK_ISOLATE_PROCESSES", 1) or 4096,
+            memory_mb=_number(environ, "SUPERCHECK_ISOLATE_MEMORY_MB", 0) or 0,
+            file_mb=_number(environ, "SUPERCHECK_ISOLATE_FILE_MB", 1) or 10_000,
+            tmp_mb=_number(environ, "SUPERCHECK_ISOLATE_TMP_MB", 1) or 4_000,
+        )
+
+    @property
+    def limits(self) -> dict[str, int]:
+        """Limits of a process, by their names in Python's `resource`."""
+        memory = {"RLIMIT_DATA": self.memory_mb << 20} if self.memory_mb else {}
+        return {"RLIMIT_CORE": 0, "RLIMIT_NPROC": self.processes, "RLIMIT_FSIZE": self.file_mb << 20, **memory}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,6 +169,16 @@ class StoreSettings:
         return cls(
             url=environ.get("SUPERCHECK_STORE") or None, s3_endpoint=environ.get("SUPERCHECK_S3_ENDPOINT") or None
         )
+
+
+def _number(environ: Mapping[str, str], name: str, least: int) -> int | None:
+    """A variable's value; None where it is not set."""
+    text = environ.get(name, "").strip()
+    if not text:
+        return None
+    if not (text.isascii() and text.isdigit()) or int(text) < least:
+        raise BadVariable(f"{name}={text!r}: it must be a whole number from {least} up")
+    return int(text)
 
 
 def store_directory(rootdir: Path) -> Path:

@@ -29,7 +29,7 @@ class Preparation:
         make: Makes the workspace ready; gets what tells a line, and what to call now and then.
     """
 
-    pid = 0
+    ready = False
 
     def __init__(self, make: Callable[[Tell, Callable[[], None]], Ready]) -> None:
         self.told = ""

@@ -6,7 +6,8 @@ JSON lines; gets descriptors, never an address or a credential.  Runs inside the
 this package's wire format only.
 
 Messages from the host: ``spec`` (what to collect, and xdist's variables), ``configure`` (xdist's workerinput),
-``execute`` (an execution, with its connection and its leash).  To the host: ``ready``, ``forked``, ``exited``.
+``execute`` (an execution, with its connection and its leash), ``interrupt`` (the test process of one).  To the host:
+``ready``.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import importlib
 import os
 import platform
 import random
+import resource
 import selectors
 import signal
 import socket
@@ -179,7 +181,7 @@ class Runner:
 
     def _serve(self, config: pytest.Config) -> Execution:
         selector = selectors.DefaultSelector()
-        keeper = Keeper(selector, lambda child: send(self.host.connection, {"exited": child.pid}))
+        keeper = Keeper(selector, lambda _child: None)
         selector.register(self.host.connection, selectors.EVENT_READ, self.host.read)
         seeded = random.getstate()[1][:-1] != self._random[1][:-1]
         try:
@@ -188,8 +190,9 @@ class Runner:
                     key.data()
                 keeper.look()
                 for message, fds in self.host.take():
-                    execution = self._fork(message["execute"], fds, keeper, seeded)
-                    if execution:
+                    if "interrupt" in message:
+                        keeper.interrupt(message["interrupt"])
+                    elif execution := self._fork(message["execute"], fds, keeper, seeded):
                         _take_output(execution.outputs, config)
                         selector.close()
                         self.host.connection.close()
@@ -202,21 +205,24 @@ class Runner:
         """Fork a child. Returns its execution in the child, None in the runner."""
         connection, leash = socket.socket(fileno=fds[0]), fds[1]
         marks = Marks()
+        tied, bond = os.pipe()
         outputs = {name: _temporary_file() for name in ("stdout", "stderr", "process")}
         state = random.getstate()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Python 3.12 warns of threads; `unforkable` has looked
             pid = os.fork()
         if pid:
-            keeper.adopt(Child(pid, connection, leash, marks, outputs))
-            send(self.host.connection, {"forked": pid})
+            keeper.adopt(Child(pid, connection, leash, marks, outputs, spec["job"], bond))
+            os.close(tied)
             return None
         os.setsid()
         if seeded:
             random.setstate(state)
         keeper.abandon()
-        tie(out_of_reach(leash))
-        os.close(leash)
+        os.close(bond)
+        for fd in (leash, tied):  # neither the supervisor's end nor this runner's leaves it behind
+            tie(out_of_reach(fd))
+            os.close(fd)
         return Execution(connection, spec, marks, outputs)
 
 
@@ -365,6 +371,7 @@ def main(fd: int) -> int:
     threads = threading.active_count()
     _prepare()
     spec = host.wait_for("spec")
+    _limit(spec["limits"])
     sys.path[:] = spec["path"] or [*spec["before"], *sys.path]
     sys.argv[:] = spec["argv"]
     os.chdir(spec["cwd"])
@@ -377,6 +384,15 @@ def main(fd: int) -> int:
     if runner.execution:
         leave_process()
     return code or 1
+
+
+def _limit(limits: dict[str, int]) -> None:
+    """Bound this process and all that come from it, for good."""
+    for name, wanted in limits.items():
+        number = getattr(resource, name)
+        _, hard = resource.getrlimit(number)
+        most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(number, (most, most))
 
 
 def _prepare() -> None:

@@ -30,6 +30,7 @@ from pytest_supercheck.events import encode_note
 from pytest_supercheck.keeper import send
 from pytest_supercheck.model import Begun, Chunk, Gone, JobId, Leave, Next, Recycle, Wait
 from pytest_supercheck.operators import StoreSettings
+from pytest_supercheck.uv_program import Confine, unconfined
 
 if TYPE_CHECKING:
     import redis
@@ -48,6 +49,9 @@ GATHER_S: Final = 0.01
 
 #: Seconds that a test process has to exit once its session is over, and after an interrupt.
 EXIT_S: Final = 5.0
+
+#: What a spec gets on the worker alone; from a client nobody takes it.
+OURS: Final = frozenset({"workspace", "environment", "readable", "before"})
 
 #: Test processes in a row that may die without having started a test.
 FUTILE: Final = 3
@@ -70,6 +74,10 @@ class Workplace:
     #: Directory of the workspaces of this host's runs, and of what runs share; empty where all runs are in place.
     workspaces: str = ""
     cache: str = ""
+    #: Directories of the service, from which no such file comes.
+    hidden: tuple[str, ...] = ()
+    #: How environments are built, which runs the code of projects.
+    confine: Confine = unconfined
 
 
 #: The workplace of this worker process: RQ calls `supervise` by name, so nothing can be handed to it.
@@ -167,7 +175,8 @@ class TestProcess:
         self.useful = False
         self.over = False
         self.told = ""
-        self.pid = 0
+        self.ready = False
+        self._host_socket, self._job = host_socket, begun.job
         self._buffer = b""
 
     def read(self) -> list[bytes] | None:
@@ -186,7 +195,11 @@ class TestProcess:
         try:
             send(self.connection, message)
         except OSError:
-            logger.debug("test process gone", extra={"pid": self.pid})
+            logger.debug("test process gone", extra={"job_id": self._job})
+
+    def interrupt(self) -> None:
+        """Have it sent SIGINT, by its parent: whoever is at the other end may say any process id."""
+        tell_host(self._host_socket, {"interrupt": self._job})
 
     def kill(self) -> None:
         """Let go of the leash, at which its parent kills its process group."""
@@ -222,7 +235,8 @@ class Supervisor:
         self._mail_fd = mail_fd
         self._host_socket = place.host_socket
         self._host_leash = place.host_leash
-        self._spec: dict[str, Any] = json.loads(begun.spec)
+        told: dict[str, Any] = json.loads(begun.spec)
+        self._spec = {key: value for key, value in told.items() if key not in OURS}
         self._seq = 0
         self._batch = Batch()
         self._leaving = ""
@@ -239,7 +253,6 @@ class Supervisor:
         self._place = place
         #: What it waits for: the one test process, or before that the run's workspace.
         self._awaited: TestProcess | Preparation
-        self._store = place.store
         #: Puts the session's paths in place of this host's, where they are others.
         self._home: Callable[[bytes], bytes] | None = None
         self._artifacts: Artifacts | None = None
@@ -273,17 +286,12 @@ class Supervisor:
                 return "gone"
             self._flush()
             if self._leaving != "yield":
-                self._tell_over()
+                # The run needs no more test processes of this host: its runner need not wait for more executions.
+                tell_host(self._host_socket, {"over": self._begun.run})
             self._dispatcher.leave(self._begun.job)
             return "left"
         except _SlotLost:
             return "gone"
-
-    def _tell_over(self) -> None:
-        """The run needs no more test processes of this host: its runner need not wait for more executions."""
-        with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as host:
-            host.connect(self._host_socket)
-            send(host, {"over": self._begun.run})
 
     def _prepare(self) -> bool:
         """Have the run's workspace made ready; whether there can be one."""
@@ -291,7 +299,7 @@ class Supervisor:
         from pytest_supercheck.workspace import Workspaces
 
         place, begun = self._place, self._begun
-        workspaces = Workspaces(Path(place.workspaces), Path(place.cache), place.store)
+        workspaces = Workspaces(Path(place.workspaces), Path(place.cache), place.store, place.confine)
         preparation = self._awaited = Preparation(
             lambda tell, pulse: workspaces.prepare(begun.run, begun.project, self._spec, tell, pulse)
         )
@@ -421,8 +429,8 @@ class Supervisor:
             self._yield()
         elif word == "interrupt" and self._awaited.told not in ("interrupt", "kill"):
             self._leave("interrupt")
-            if self._awaited.pid:
-                os.kill(self._awaited.pid, 2)
+            if self._awaited.ready:
+                self._awaited.interrupt()
             self._kill_at = time.monotonic() + EXIT_S
         elif word == "kill":
             self._leave("kill")
@@ -465,7 +473,8 @@ class Supervisor:
             from pytest_supercheck.artifacts import Artifacts
 
             begun, places = self._begun, (self._spec["rootdir"], self._spec["cwd"])
-            self._artifacts = Artifacts(begun.project, begun.run, begun.n, places, self._store)
+            hidden = () if "workspace" in self._spec else self._place.hidden  # it is among those
+            self._artifacts = Artifacts(begun.project, begun.run, begun.n, places, self._place.store, hidden)
         self._flush()  # what others have reported need not wait
         files = [(str(directory), str(name)) for directory, name in json.loads(named)]
         told = self._artifacts.keep(int(index), files, self._wait_elsewhere)
@@ -491,9 +500,9 @@ class Supervisor:
         self._batch.lines.append(frame)
         event = json.loads(frame)
         if event["t"] == "ready":
-            self._process.pid = event["pid"]
+            self._process.ready = True
             if self._process.told == "interrupt":
-                os.kill(self._process.pid, 2)
+                self._process.interrupt()
         elif event["t"] == "output":
             self._process.over = True
             self._kill_at = time.monotonic() + EXIT_S
@@ -565,6 +574,13 @@ class Supervisor:
 
 class _SlotLost(Exception):
     """The slot belongs to somebody else by now."""
+
+
+def tell_host(host_socket: str, message: dict[str, Any]) -> None:
+    """Say something to the host, if it is there, that needs no answer."""
+    with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as host:
+        host.connect(host_socket)
+        send(host, message)
 
 
 def describe(ended: dict[str, Any]) -> str:

@@ -29,6 +29,7 @@ from pytest_supercheck.errors import SupercheckError
 from pytest_supercheck.model import JobId, queue_name
 from pytest_supercheck.operators import StoreSettings
 from pytest_supercheck.redis_gateway import CONNECT_TIMEOUT_S, open_redis
+from pytest_supercheck.uv_program import Confine, unconfined
 
 logger = logging.getLogger(__name__)
 
@@ -119,6 +120,10 @@ class Place:
     #: Directory of the workspaces of this host's runs, and of what runs share; empty where all runs are in place.
     workspaces: str = ""
     cache: str = ""
+    #: Directories of the service, from which no such file comes.
+    hidden: tuple[str, ...] = ()
+    #: How environments are built, which runs the code of projects.
+    confine: Confine = unconfined
 
 
 def work(place: Place, name: str, leash: int) -> None:
@@ -136,7 +141,15 @@ def work(place: Place, name: str, leash: int) -> None:
 
     client = connect()
     supervisor.workplace = supervisor.Workplace(
-        connect, place.host_socket, leash, place.execution_timeout_s, place.store, place.workspaces, place.cache
+        connect,
+        place.host_socket,
+        leash,
+        place.execution_timeout_s,
+        place.store,
+        place.workspaces,
+        place.cache,
+        place.hidden,
+        place.confine,
     )
     directories = [os.path.dirname(place.host_socket), *filter(None, [place.workspaces])]
     threading.Thread(target=_end_with_host, args=(leash, directories), daemon=True).start()

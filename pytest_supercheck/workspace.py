@@ -30,6 +30,7 @@ from pytest_supercheck.errors import Fatal, Infrastructure
 from pytest_supercheck.operators import StoreSettings
 from pytest_supercheck.sources import SourceCache
 from pytest_supercheck.stores import open_store
+from pytest_supercheck.uv_program import Confine, unconfined
 from pytest_supercheck.wish import EnvironmentWish
 
 #: Seconds between two looks whether another execution has made it ready.
@@ -62,12 +63,14 @@ class Workspaces:
         directory: Where they are; each goes when its run has no more test processes here.
         cache: Where what runs share is kept.
         store: Where sources come from.
+        confine: How environments are built, which runs the code of projects.
     """
 
-    def __init__(self, directory: Path, cache: Path, store: StoreSettings) -> None:
+    def __init__(self, directory: Path, cache: Path, store: StoreSettings, confine: Confine = unconfined) -> None:
         self._directory = directory
         self._cache = cache
         self._store = store
+        self._confine = confine
 
     def prepare(self, run: str, project: str, spec: dict[str, Any], tell: Tell, pulse: Callable[[], None]) -> Ready:
         """
@@ -92,7 +95,7 @@ class Workspaces:
                 sources = SourceCache(self._cache / "sources", SOURCES_BYTES, pulse=pulse)
                 sources.materialise(store, project, spec["source"]["bundle"], tree)
             pulse()
-            environments = Environments(self._cache, os.environ, pulse=pulse)
+            environments = Environments(self._cache, os.environ, pulse=pulse, confine=self._confine)
             rootdir = Path(_moved(spec["rootdir"], spec["source"]["root"], tree))
             environment = environments.prepare(tree, rootdir, place / "venv", wish, tell)
             session, strict = spec.get("fingerprint"), bool(spec.get("strict_env"))

@@ -29,6 +29,7 @@ RINGS: Final = (
             *("record", "longrepr", "postmortem", "verdicts", "transcript", "origin", "words", "timeline"),
             *("variables", "fingerprint", "pyproject", "wish", "requirements", "resolution"),
             *("bundle", "digests", "gathering"),
+            *("isolation", "sandbox", "users", "warden"),
         }
     ),
     frozenset({"gateway", "store", "archive", "packs"}),
@@ -43,7 +44,18 @@ RINGS: Final = (
             *("plugin", "session", "ending", "durations", "groups", "submission", "connector", "replay"),
             *("xdist_protocol", "xdist_fixtures"),
             *("local_archive", "diary", "markup", "report", "retry", "doctor", "artifacts"),
-            *("embedded", "cli", "session_commands", "host", "pool", "worker", "supervisor", "runner", "execution"),
+            *(
+                "embedded",
+                "cli",
+                "session_commands",
+                "host",
+                "runners",
+                "pool",
+                "worker",
+                "supervisor",
+                "runner",
+                "execution",
+            ),
             *("recorder", "leftovers", "listing", "restore", "thin", "spec", "follower"),
             *(
                 "run_venv",
@@ -64,7 +76,7 @@ RINGS: Final = (
 #: What runs inside the user's environment: it imports the standard library, pytest and itself.
 IN_USERS_ENVIRONMENT: Final = frozenset(
     {
-        *("runner", "execution", "recorder", "leftovers", "keeper", "events", "xdist_fixtures"),
+        *("runner", "warden", "execution", "recorder", "leftovers", "keeper", "events", "xdist_fixtures"),
         *("listing", "groups", "durations"),
     }
 )

@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from pytest_supercheck.cli import reports_errors, url_option
+from pytest_supercheck.cli import isolate_options, reports_errors, url_option
 from pytest_supercheck.errors import SupercheckError
+from pytest_supercheck.operators import IsolationSettings
 
 if TYPE_CHECKING:
     from supercheck_server.access import Access, Scope
@@ -162,10 +163,13 @@ def _day(ms: int) -> str:
     help="Directory of the history and the records.",
 )
 @click.option("-c", "--concurrency", type=click.IntRange(1), metavar="N", help="Executions at a time.")
+@isolate_options
 @reports_errors
-def up(host: str, port: int, data: Path, concurrency: int | None) -> None:
+def up(host: str, port: int, data: Path, concurrency: int | None, isolate: str | None, isolate_network: bool) -> None:
     """Run a whole pool on this machine: Valkey, the server and workers. Ctrl-C stops all of it."""
     _need_extra()
     from supercheck_server.up import up as run_all
 
-    run_all(data=data.absolute(), host=host, port=port, workers=concurrency)
+    wanted = isolate or IsolationSettings.from_env(default="auto").wanted
+    walls = ["--isolate", wanted, *(["--isolate-network"] if isolate_network else [])]
+    run_all(data=data.absolute(), host=host, port=port, workers=concurrency, isolate=walls)

@@ -16,7 +16,7 @@ from supercheck_server.app import Parts, create_app
 from supercheck_server.feed import Feeds
 from supercheck_server.gate import is_local
 from supercheck_server.logs import configure_logs
-from supercheck_server.settings import Settings
+from supercheck_server.settings import Settings, make_private
 
 #: Seconds that answers on their way have when the server ends.
 GRACE_S: Final = 5
@@ -57,9 +57,10 @@ def serve(settings: Settings, *, host: str, port: int) -> int:
 
     Raises:
         NoToken: The address is not a loopback one, and no token has been made.
-        SupercheckError: The database cannot be used, or there is no pool's address.
+        SupercheckError: The database or the data directory cannot be used, or there is no pool's address.
     """
     configure_logs()
+    make_private(settings.data)
     parts = Parts(settings)
     try:
         if not is_local(host) and parts.access.is_open():

@@ -5,11 +5,13 @@ What whoever runs the server configures: the only reader of its environment vari
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from pytest_supercheck.errors import SupercheckError
 from pytest_supercheck.operators import BadVariable
 
 #: Where everything is kept that has no address of its own.
@@ -89,3 +91,19 @@ def _database_url(given: str, data: Path) -> str:
         raise BadVariable("SUPERCHECK_DATABASE_URL: it must begin with sqlite:/// or postgresql://")
     # The driver that the `server` extra brings, whatever SQLAlchemy would take by itself.
     return f"postgresql+psycopg://{rest}" if scheme in ("postgresql", "postgres") else given
+
+
+def make_private(data: Path) -> None:
+    """
+    Make the data directory, and close it to all who are not of its group: tests may run as somebody else.
+
+    Raises:
+        SupercheckError: It cannot be made.
+    """
+    try:
+        data.mkdir(mode=0o700, parents=True, exist_ok=True)
+        found = data.stat()
+        if found.st_uid == os.geteuid() and found.st_mode & 0o007:
+            data.chmod(stat.S_IMODE(found.st_mode) & ~0o007)
+    except OSError as exc:
+        raise SupercheckError(f"{data} cannot be made: {exc}") from exc

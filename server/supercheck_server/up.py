@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Final
@@ -19,7 +20,8 @@ from typing import Final
 import click
 
 from pytest_supercheck import valkey
-from pytest_supercheck.errors import Infrastructure, SupercheckError
+from pytest_supercheck.errors import Infrastructure
+from supercheck_server.settings import make_private
 
 #: Seconds that workers have to finish their current tests, and the server to record what has ended.
 WORKERS_S: Final = 30.0
@@ -28,22 +30,20 @@ SERVER_S: Final = 15.0
 _PR_SET_PDEATHSIG: Final = 1
 
 
-def up(*, data: Path, host: str, port: int, workers: int | None) -> None:
+def up(*, data: Path, host: str, port: int, workers: int | None, isolate: Sequence[str]) -> None:
     """
     Run a pool until SIGTERM or Ctrl-C; a second one ends everything at once.
 
     Args:
         data: Directory of the history and the records; made when there is none.
         workers: Executions at a time; None for the worker's own default.
+        isolate: The worker's options that say how it shuts runs in.
 
     Raises:
         EmbeddedMissing: There is no Valkey to be had.
         Infrastructure: A part ended by itself.
     """
-    try:
-        data.mkdir(parents=True, exist_ok=True)
-    except OSError as exc:
-        raise SupercheckError(f"{data} cannot be made: {exc}") from exc
+    make_private(data)
     binary = valkey.find_server(notify=click.echo)
     directory = valkey.make_directory()
     pool = valkey.start_server(binary, directory)
@@ -52,7 +52,9 @@ def up(*, data: Path, host: str, port: int, workers: int | None) -> None:
         store = os.environ.get("SUPERCHECK_STORE") or str(data.absolute() / "store")
         environ = {**os.environ, "SUPERCHECK_REDIS_URL": pool.url, "SUPERCHECK_DATA": str(data),
                    "SUPERCHECK_STORE": store}  # fmt: skip
-        _Parts(environ, host=host, port=port, workers=workers).run(pool.url)
+        many = ["-c", str(workers)] if workers else []
+        commands = {"server": ["server", "--host", host, "--port", str(port)], "worker": ["worker", *many, *isolate]}
+        _Parts(environ, commands).run(pool.url)
     finally:
         pool.stop()
         for name in directory.iterdir():
@@ -63,10 +65,9 @@ def up(*, data: Path, host: str, port: int, workers: int | None) -> None:
 class _Parts:
     """The server and the workers, each a process of its own that goes with this one."""
 
-    def __init__(self, environ: dict[str, str], *, host: str, port: int, workers: int | None) -> None:
+    def __init__(self, environ: dict[str, str], commands: dict[str, list[str]]) -> None:
         self._environ = environ
-        many = ["-c", str(workers)] if workers else []
-        self._commands = {"server": ["server", "--host", host, "--port", str(port)], "worker": ["worker", *many]}
+        self._commands = commands
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self._stops = 0
 

@@ -10,6 +10,7 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ import redis
 
 from supercheck_server.history import RunFilter
 from tests.conftest import Valkey
+from tests.pool.walls import entered
 from tests.server.conftest import GUARD_S, Pool, Served, wait_for
 
 TEST = """
@@ -99,15 +101,30 @@ class Far:
 
 
 @pytest.fixture
-def far(tmp_path: Path, valkey: redis.Redis, valkey_server: Valkey, served: Served, few_plugins: None) -> Iterator[Far]:
-    """A small project, and a worker on another machine but for the kernel."""
-    project, home, cache = (tmp_path / name for name in ("project", "worker-home", "worker-cache"))
+def far(
+    request: pytest.FixtureRequest,
+    tmp_path: Path,
+    valkey: redis.Redis,
+    valkey_server: Valkey,
+    served: Served,
+    few_plugins: None,
+) -> Iterator[Far]:
+    """A small project, and a worker on another machine but for the kernel, perhaps with an isolation."""
+    isolation = getattr(request, "param", "none")
+    with tempfile.TemporaryDirectory(prefix="scf", dir="/tmp") as place:
+        os.chmod(place, 0o755)  # tests may be somebody else's processes
+        yield from _far(isolation, tmp_path / "project", Path(place), valkey_server, served)
+
+
+def _far(isolation: str, project: Path, place: Path, valkey_server: Valkey, served: Served) -> Iterator[Far]:
+    home, cache = place / "worker-home", place / "worker-cache"
     for directory in (project, home, project / "data"):
         directory.mkdir()
     environ = {name: value for name, value in os.environ.items() if not name.startswith("SUPERCHECK_")}
     environ |= {"HOME": str(home), "SUPERCHECK_CACHE": str(cache), "SUPERCHECK_STORE": served.parts.settings.store}
     words = ["-m", "pytest_supercheck.cli", "worker", "--url", valkey_server.url, "-c", "2"]
-    worker = subprocess.Popen([sys.executable, *words], cwd=home, env=environ)
+    prefix = entered(somebody=False) if isolation != "none" else []
+    worker = subprocess.Popen([*prefix, sys.executable, *words, "--isolate", isolation], cwd=home, env=environ)
     made = Far(project, cache, served.url)
     made.write(
         pytest__ini="[pytest]\n",
@@ -126,6 +143,7 @@ def far(tmp_path: Path, valkey: redis.Redis, valkey_server: Valkey, served: Serv
     assert not made.workspaces(), "a worker that has ended leaves no workspace"
 
 
+@pytest.mark.parametrize("far", ["none", "user", "bwrap"], indirect=True)
 def test_project_goes_to_the_workers(far: Far, pool: Pool) -> None:
     """Its files, and the variables that it names; what the tests say of their place is said of the session's."""
     code, output = far.run("-rA", "--supercheck-executions=2")

@@ -1,0 +1,367 @@
+"""
+What keeps the tests of one run away from the service, from other runs and from the rest of the machine.
+
+Between a host and the runners that it starts: a runner's command is put behind another one that shuts it in.  Knows
+users, directories and commands; neither pytest nor Redis.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Final, Protocol
+
+from pytest_supercheck.boot import boot
+from pytest_supercheck.errors import CannotIsolate, Fatal
+from pytest_supercheck.operators import IsolationSettings
+from pytest_supercheck.sandbox import Places, Sandbox
+from pytest_supercheck.users import User, Users, give, is_closed_to
+
+#: Names, the strongest first.
+STRENGTHS: Final = ("bwrap", "user", "none")
+
+#: Seconds that a trial may take.
+TRIAL_S: Final = 30.0
+
+#: Variables that lead to somebody's session, keys or files; beside them those that begin with XDG_.
+_PERSONAL: Final = frozenset({"SSH_AUTH_SOCK", "SSH_AGENT_PID", "GPG_AGENT_INFO", "DBUS_SESSION_BUS_ADDRESS"})
+
+#: Numbers of Linux's system call keyctl, which the C library does not have, and of its operation that we need.
+_KEYCTL: Final = {"x86_64": 250, "aarch64": 219, "riscv64": 219, "ppc64le": 271, "s390x": 280}
+_JOIN_SESSION_KEYRING: Final = 1
+
+
+class Cell(Protocol):
+    """Where all processes of one run on this host are."""
+
+    #: Whether they have process ids of their own: then the runner needs a parent inside (`warden`).
+    walled: bool
+    #: Where test processes have their temporary directories; empty for where the run says.
+    temporary: str
+
+    def admit(self, places: Places) -> None:
+        """
+        A run comes in: what is its own is given to it.
+
+        Raises:
+            CannotIsolate: It cannot get at its project.
+        """
+
+    def command(
+        self, argv: Sequence[str], environ: Mapping[str, str], places: Places | None
+    ) -> tuple[list[str], dict[str, str]]:
+        """
+        What to start so that a command runs inside.
+
+        Args:
+            argv: The command, with an absolute path.
+            environ: Its environment.
+            places: What it needs; None while the run is not known.
+
+        Raises:
+            CannotIsolate: Not with these places.
+        """
+
+    def release(self) -> None:
+        """The run has no more processes that we know of: end those that we do not know of, and leave nothing behind."""
+
+
+class Isolation(Protocol):
+    """A way to shut runs in."""
+
+    #: ``none``, ``user`` or ``bwrap``.
+    name: str
+    #: Whether a runner can be started before its run is known.
+    spare: bool
+
+    @property
+    def limits(self) -> Mapping[str, int]:
+        """Limits of each process, by their names in Python's `resource`."""
+
+    def confine(self, command: list[str], writes: Sequence[Path]) -> list[str]:
+        """
+        Shut a build in, which is the code of a project, too.
+
+        Args:
+            command: It.
+            writes: The directories that it writes into.
+
+        Raises:
+            Fatal: That cannot be done here.
+        """
+
+    def cell(self) -> Cell:
+        """
+        A cell for a run.
+
+        Raises:
+            CannotIsolate: There is none at the moment.
+        """
+
+    def tidy(self) -> None:
+        """Look after cells that have been released."""
+
+    def close(self) -> None:
+        """Wait until nothing of them is left."""
+
+
+class Open:
+    """No isolation, and the one cell that everybody shares."""
+
+    name = "none"
+    spare = True
+    walled = False
+    temporary = ""
+
+    def __init__(self) -> None:
+        self.limits: Mapping[str, int] = {}
+
+    def confine(self, command: list[str], writes: Sequence[Path]) -> list[str]:  # noqa: ARG002
+        """As it is."""
+        return command
+
+    def cell(self) -> Cell:
+        """The same for all."""
+        return self
+
+    def admit(self, places: Places) -> None:
+        """Everything is everybody's."""
+
+    def command(
+        self,
+        argv: Sequence[str],
+        environ: Mapping[str, str],
+        places: Places | None,  # noqa: ARG002
+    ) -> tuple[list[str], dict[str, str]]:
+        """As it is."""
+        return list(argv), dict(environ)
+
+    def release(self) -> None:
+        """Nothing."""
+
+    def tidy(self) -> None:
+        """Nothing."""
+
+    def close(self) -> None:
+        """Nothing."""
+
+
+class Walls:
+    """
+    Cells with walls: a user of their own, or a file system and a process space of their own, or both.
+
+    Args:
+        users: Where users come from; None to stay the one that we are.
+        sandbox: What makes namespaces; None for those of the machine.
+        limits: As `Isolation.limits`.
+    """
+
+    def __init__(self, users: Users | None, sandbox: Sandbox | None, limits: Mapping[str, int]) -> None:
+        self.name = "bwrap" if sandbox else "user"
+        self.spare = sandbox is None
+        self.users = users
+        self.sandbox = sandbox
+        self.limits = limits
+        self._setpriv = _program("setpriv", "util-linux") if users else ""
+
+    def confine(self, command: list[str], writes: Sequence[Path]) -> list[str]:
+        """In a sandbox: what is shared by runs, such as a cache of packages, is no one run's user's."""
+        if self.sandbox is None:
+            raise Fatal(
+                "building an environment runs code of the project, which this worker's isolation 'user' cannot shut in:"
+                " install bubblewrap there and use 'bwrap', or use the worker's own environment"
+            )
+        return self.sandbox.confine(command, writes)
+
+    def cell(self) -> Cell:
+        """With a user whom nobody else has."""
+        user = self.users.take() if self.users else None
+        if self.users and user is None:
+            raise CannotIsolate("all users of SUPERCHECK_ISOLATE_UIDS are taken by other runs on this host")
+        return _Walled(self, user)
+
+    def privileges(self, user: User) -> list[str]:
+        """A command prefix: be that user, and never more."""
+        identity = (f"--reuid={user.uid}", f"--regid={user.uid}", "--clear-groups")
+        return [self._setpriv, *identity, "--no-new-privs", "--inh-caps=-all", "--bounding-set=-all"]
+
+    def tidy(self) -> None:
+        """Users are swept beside us."""
+        if self.users:
+            self.users.tidy()
+
+    def close(self) -> None:
+        """As above."""
+        if self.users:
+            self.users.close()
+
+
+class _Walled:
+    """A cell of `Walls`."""
+
+    def __init__(self, walls: Walls, user: User | None) -> None:
+        self._walls = walls
+        self._user = user
+        self.walled = walls.sandbox is not None
+        self._home = walls.sandbox.home if walls.sandbox else self._make_home()
+        self.temporary = walls.sandbox.temporary if walls.sandbox else f"{self._home}/tmp"
+
+    def _make_home(self) -> str:
+        assert self._user is not None
+        self._user.home = home = tempfile.mkdtemp(prefix="supercheck-run-")
+        os.mkdir(f"{home}/tmp", 0o700)
+        for path in (f"{home}/tmp", home):
+            os.chown(path, self._user.uid, self._user.uid)
+        return home
+
+    def admit(self, places: Places) -> None:
+        if self._user is None:
+            return
+        if places.workspace:
+            os.chmod(places.workspace, 0o711)
+        for path in places.own:
+            give(path, self._user)
+        for path in places.project:
+            if os.path.isdir(path) and is_closed_to(self._user, path, above=not self.walled):
+                raise CannotIsolate(
+                    f"{path} is closed to the user that this run's tests are here ({self._user.uid}): open it to all"
+                )
+
+    def command(
+        self, argv: Sequence[str], environ: Mapping[str, str], places: Places | None
+    ) -> tuple[list[str], dict[str, str]]:
+        _forget_keys()
+        command = [*self._walls.privileges(self._user), *argv] if self._user else list(argv)
+        if self._walls.sandbox:
+            assert places is not None
+            command = [*self._walls.sandbox.prefix(places, privileged=self._user is not None), *command]
+        shipped = places is not None and places.workspace  # it has a home there, and nothing of ours in its environment
+        return command, dict(environ) if shipped else self._environ(environ)
+
+    def _environ(self, environ: Mapping[str, str]) -> dict[str, str]:
+        kept = {name: value for name, value in environ.items() if name not in _PERSONAL and not name.startswith("XDG_")}
+        return kept | {"HOME": self._home, "TMPDIR": self.temporary, "USER": "supercheck", "LOGNAME": "supercheck"}
+
+    def release(self) -> None:
+        if self._user and self._walls.users:
+            self._walls.users.release(self._user)
+
+
+def choose(settings: IsolationSettings, hidden: Sequence[str], environ: Mapping[str, str]) -> tuple[Isolation, str]:
+    """
+    Find an isolation that works on this host, by trying it.
+
+    Args:
+        settings: What is wanted, and its bounds.
+        hidden: Directories of the service, which no run must see.
+        environ: The environment of test processes.
+
+    Returns:
+        The isolation, and in words what it is and why it is no stronger one.
+
+    Raises:
+        CannotIsolate: The one that was asked for does not work here; the message says why and what to do.
+    """
+    why = {}
+    for name in STRENGTHS if settings.wanted == "auto" else (settings.wanted,):
+        try:
+            found = _make(name, settings, hidden)
+            _try(found, environ)
+        except CannotIsolate as exc:
+            if settings.wanted != "auto":
+                raise
+            why[name] = str(exc)
+            continue
+        network = ", no network" if found.name == "bwrap" and not settings.network else ""
+        reasons = "; ".join(f"not {stronger}: {reason}" for stronger, reason in why.items())
+        return found, f"{name}{network}" + (f" ({reasons})" if reasons else "")
+    raise AssertionError("none always works")
+
+
+def _make(name: str, settings: IsolationSettings, hidden: Sequence[str]) -> Isolation:
+    if name == "none":
+        return Open()
+    if sys.platform != "linux":
+        raise CannotIsolate(f"isolation {name!r} is for Linux")
+    root = os.geteuid() == 0
+    if name == "user" and not root:
+        raise CannotIsolate("isolation 'user' needs a worker that runs as root")
+    users = Users(*settings.uids) if root else None
+    if name == "user":
+        return Walls(users, None, settings.limits)
+    return Walls(users, Sandbox(_program("bwrap", "bubblewrap"), hidden, settings), settings.limits)
+
+
+def _program(name: str, package: str) -> str:
+    found = shutil.which(name)
+    if found is None:
+        raise CannotIsolate(f"{name} is not installed: apt-get install {package}, or dnf install {package}")
+    return os.path.abspath(found)
+
+
+#: What helps where a trial fails.
+_ADVICE: Final = {
+    "user": (
+        "The worker needs the rights to change users (CAP_SETUID, CAP_SETGID, CAP_SETPCAP), and its Python and this "
+        "package have to be in directories that everybody may enter, such as /opt, not in root's home."
+    ),
+    "bwrap": (
+        "It needs bubblewrap 0.8 or newer, and unprivileged user namespaces (see "
+        "kernel.apparmor_restrict_unprivileged_userns and user.max_user_namespaces) or a worker that runs as root; in "
+        "a container also CAP_SYS_ADMIN and a /proc that is not masked."
+    ),
+}
+
+
+def _try(isolation: Isolation, environ: Mapping[str, str]) -> None:
+    """Start what a runner starts with."""
+    if isolation.name == "none":
+        return
+    cell = isolation.cell()
+    try:
+        spec = {"interpreter": sys.executable, "path": sys.path, "workspace": "", "rootdir": "", "cwd": ""}
+        start = [sys.executable, *boot("pytest_supercheck.isolation")]
+        command, surroundings = cell.command(start, environ, Places.of(spec))
+        done = subprocess.run(
+            command, env=surroundings, stdin=subprocess.DEVNULL, capture_output=True, timeout=TRIAL_S, check=False
+        )
+        if done.stdout == _where().encode():
+            return
+        told = done.stderr.decode("utf-8", "replace").strip().splitlines()
+        said = told[-1] if done.returncode and told else "it does not find this Python and its packages"
+    except (OSError, subprocess.TimeoutExpired) as exc:
+        said = str(exc)
+    finally:
+        cell.release()
+        isolation.close()
+    raise CannotIsolate(f"isolation {isolation.name!r} does not work here: {said}. {_ADVICE[isolation.name]}")
+
+
+def main(_fd: int) -> int:
+    """Inside of a trial: there is a directory to write to, and it is our Python, with our packages."""
+    with tempfile.TemporaryFile():
+        sys.stdout.write(_where())
+    return 0
+
+
+def _where() -> str:
+    return f"{sys.prefix} {sys.base_prefix} {__file__}"
+
+
+def _forget_keys() -> None:
+    """
+    Have a new, empty session keyring, which what is started next inherits: whoever has one may use the keys in it.
+
+    Best effort: the service has no keys there, but who started it may.
+    """
+    if number := _KEYCTL.get(platform.machine()):
+        with contextlib.suppress(OSError, AttributeError):
+            ctypes.CDLL(None).syscall(number, _JOIN_SESSION_KEYRING, None)
