@@ -331,3 +331,46 @@ def test_environment_is_made_of_the_projects_own_files(far: Far, pool: Pool) -> 
     code, output = far.run("--", "-v", command="run", SUPERCHECK_ENV="uv")
     assert code == 0, output
     assert "1 passed" in output
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("far", ["none", "bwrap"], indirect=True)
+def test_builds_of_an_environment_are_shut_in_as_tests_are(
+    far: Far, pool: Pool, request: pytest.FixtureRequest
+) -> None:
+    """They are the project's code: none of the service's processes or files is there for them, if runs are isolated."""
+    home = far.cache.parent / "worker-home"
+    (home / "secret").write_text("secret")
+    far.write(
+        pyproject__toml="""
+            [build-system]
+            requires = ["setuptools"]
+            build-backend = "setuptools.build_meta"
+            [project]
+            name = "shop"
+            version = "1"
+            dependencies = ["pytest"]
+            [tool.setuptools]
+            py-modules = ["helper"]
+            """,
+        setup__py=f"""
+            import json, os, pathlib, setuptools
+            command_lines = [open(f"/proc/{{pid}}/cmdline").read() for pid in os.listdir("/proc") if pid.isdigit()]
+            seen = {{
+                "service": any("pytest_supercheck.cli" in line for line in command_lines),
+                "files": os.path.exists({str(home / "secret")!r}),
+                "sources": os.path.exists({str(far.cache / "worker" / "sources")!r}),
+            }}
+            pathlib.Path(__file__).with_name("seen.json").write_text(json.dumps(seen))
+            setuptools.setup()
+            """,
+        test_it__py="""
+            import json, pathlib
+            def test_it():
+                print("seen", json.loads(pathlib.Path(__file__).with_name("seen.json").read_text()))
+            """,
+    )
+    code, output = far.run("-rP", SUPERCHECK_ENV="uv")
+    assert code == 0, output
+    there = "bwrap" not in request.node.name
+    assert f"seen {{'service': {there}, 'files': {there}, 'sources': {there}}}" in output, output
