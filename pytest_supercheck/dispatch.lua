@@ -22,16 +22,24 @@
 --   sc:leaving            set     index   held jobs that have been told to yield
 --   sc:runs               set     index   runs that hold a slot (running or stopping)
 --   sc:hungry             set     index   runs that hold fewer slots than they want and have work for more
---   sc:waiting            set     index   runs that hold no slot; waiting = its size
+--   sc:waiting            set     index   runs that hold no slot and wait for one
 --   sc:waiting:PROJECT    set     index   the same, of one project
+--   sc:blocked            set     index   runs that wait for their turn in their concurrency group
+--   sc:blocked:PROJECT    set     index   the same, of one project; waiting = both sizes
 --   sc:lanes              set     index   lanes that are not empty
 --   sc:lane:LANE          zset    index   waiting runs of one project and one set of labels that wish for a slot now;
 --                                         score = priority * 1e12 + seq; LANE = PROJECT or PROJECT \31 LABEL,LABEL
+--   sc:group:GROUP        zset    index   runs of a concurrency group that have not ended -> the limit that each asks
+--                                         for; the smallest counts; GROUP = PROJECT \31 NAME
+--   sc:turn:GROUP         zset    index   those of them whose turn it is; score = 0 from the first slot to the end,
+--                                         before as in a lane
+--   sc:behind:GROUP       zset    index   those that wait for their turn; score = as in a lane
 --   sc:recorded           zset    7 days  recorded runs -> when, ms; those before the last 1,000 are erased
 --   sc:ended              zset    7 days  runs that ended and are not recorded -> ms from which a recorder may claim it;
 --                                         each is forgotten with its run
 --   sc:later              zset    index   lost job -> ms at which its slot is wished for again
---   sc:leases             zset    index   e:JOB, w:WORKER, c:RUN -> ms at which it lapses
+--   sc:leases             zset    index   e:JOB, w:WORKER, c:RUN -> ms at which it lapses; g:GROUP -> ms at which it is
+--                                         looked through for runs that have expired
 --   sc:workers            set     index   live workers that take work
 --   sc:idle               set     index   those of them that have none
 --   sc:worker:WORKER      hash    1 day   host, pid, labels, version, job, quit, suspect (its last job lapsed)
@@ -42,7 +50,8 @@
 --   sc:control:JOB        list    1 day   mailbox: leave, yield, interrupt, kill, items; newest first
 --   sc:run:RUN            hash    7 days  project, lane, labels, priority, seq, want, state, outcome, message, spec,
 --                                         total, single, timeout_ms, maxfail, failed, losses, detached, grace_ms,
---                                         submitted_ms, started_ms, deadline_ms, ended_ms
+--                                         concurrency, concurrency_limit, submitted_ms, started_ms, deadline_ms,
+--                                         ended_ms
 --   sc:run:RUN:offer:ID   list    1 h     nodeids while they are being sent, each time under another ID
 --   sc:run:RUN:items      list    7 days  nodeids in collection order
 --   sc:run:RUN:joined     string  7 days  bitmap of the items that are of the same group as the item before them
@@ -123,15 +132,16 @@ end
 
 local RUN_FIELDS = {'project', 'lane', 'labels', 'priority', 'seq', 'want', 'state', 'outcome', 'message', 'total',
                     'single', 'timeout_ms', 'maxfail', 'submitted_ms', 'started_ms', 'deadline_ms', 'detached',
-                    'grace_ms'}
+                    'grace_ms', 'concurrency', 'concurrency_limit'}
 local RUN_NUMBERS = {priority = true, seq = true, want = true, total = true, single = true, timeout_ms = true,
-                     maxfail = true, submitted_ms = true, started_ms = true, deadline_ms = true, grace_ms = true}
+                     maxfail = true, submitted_ms = true, started_ms = true, deadline_ms = true, grace_ms = true,
+                     concurrency_limit = true}
 
 -- A run, or nil when there is none.
 local function load_run(id)
   local run = read(run_key(id), RUN_FIELDS, RUN_NUMBERS)
   if not run.state then return nil end
-  run.id = id
+  run.id, run.concurrency = id, run.concurrency or ''
   return run
 end
 
@@ -212,27 +222,29 @@ end
 
 local function paused() return call('HGET', 'sc:pool', 'paused') == '1' end
 
--- Runs that would wait even if every free slot had a worker.
-local function queued_count(waiting, running, capacity)
-  return math.max(0, waiting - math.max(0, capacity - running))
+-- Runs that would wait even if every free slot had a worker: those that are blocked need more than a slot.
+local function queued_count(waiting, blocked, running, capacity)
+  return blocked + math.max(0, waiting - math.max(0, capacity - running))
 end
 
 local function project_figures(project, pool_running_capacity)
   local running_limit, queued_limit = project_limits(project)
   if not running_limit and not queued_limit then return nil end
   local running, waiting = call('SCARD', 'sc:held:' .. project), call('SCARD', 'sc:waiting:' .. project)
+  local blocked = call('SCARD', 'sc:blocked:' .. project)
   return {
     name = project, running = running, running_capacity = running_limit, queued_capacity = queued_limit,
-    waiting = waiting, queued = queued_count(waiting, running, running_limit or pool_running_capacity),
+    waiting = waiting + blocked,
+    queued = queued_count(waiting, blocked, running, running_limit or pool_running_capacity),
   }
 end
 
 local function figures(project)
   local running_capacity, queued_capacity = pool_limits()
-  local running, waiting = call('SCARD', 'sc:held'), call('SCARD', 'sc:waiting')
+  local running, waiting, blocked = call('SCARD', 'sc:held'), call('SCARD', 'sc:waiting'), call('SCARD', 'sc:blocked')
   return {
-    running = running, running_capacity = running_capacity, queued_capacity = queued_capacity, waiting = waiting,
-    queued = queued_count(waiting, running, running_capacity),
+    running = running, running_capacity = running_capacity, queued_capacity = queued_capacity,
+    waiting = waiting + blocked, queued = queued_count(waiting, blocked, running, running_capacity),
     workers = call('SCARD', 'sc:workers'), idle = call('SCARD', 'sc:idle'), paused = paused() and 1 or 0,
     project = project and project_figures(project, running_capacity),
   }
@@ -240,9 +252,15 @@ end
 
 local function score(run) return run.priority * PRIORITY_SCORE + run.seq end
 
--- 1 + the waiting runs that rank before it; 0 for a run that does not wait.
+local function concurrency_group(run) return run.project .. '\31' .. run.concurrency end
+
+-- The concurrency group in which a run waits for its turn, or nothing: then it is slots that it waits for.
+local function waits_for(run) return call('SISMEMBER', 'sc:blocked', run.id) == 1 and run.concurrency or '' end
+
+-- 1 + the runs that rank before it among those that wait for the same; 0 for a run that does not wait.
 local function position(run)
   if run.state ~= 'waiting' then return 0 end
+  if waits_for(run) ~= '' then return call('ZRANK', 'sc:behind:' .. concurrency_group(run), run.id) + 1 end
   local before = 0
   for _, lane in ipairs(call('SMEMBERS', 'sc:lanes')) do
     before = before + call('ZCOUNT', lane_key(lane), '-inf', '(' .. int(score(run)))
@@ -258,8 +276,10 @@ local function pace_s(now)
   return ewma_ms / 1000 / abreast
 end
 
+-- How long those take whose turn it is, nobody knows.
 local function eta_s(run, place, now)
   if run.state ~= 'waiting' then return 0 end
+  if waits_for(run) ~= '' then return nil end
   local pace = pace_s(now)
   return pace and pace * place
 end
@@ -412,10 +432,27 @@ local function enter_lane(run)
   call('SADD', 'sc:lanes', run.lane)
 end
 
+-- In its lane while it wishes for a slot.
+local function line_up(run)
+  if run.want > call('SCARD', run_key(run.id, 'later')) then enter_lane(run) else leave_lane(run) end
+end
+
+local function leave_waiting(project, run_id)
+  for _, key in ipairs({'sc:waiting', 'sc:blocked'}) do
+    call('SREM', key, run_id)
+    call('SREM', key .. ':' .. project, run_id)
+  end
+end
+
+local function enter_waiting(key, run)
+  leave_waiting(run.project, run.id)
+  call('SADD', key, run.id)
+  call('SADD', key .. ':' .. run.project, run.id)
+end
+
 local function stop_waiting(run)
   leave_lane(run)
-  call('SREM', 'sc:waiting', run.id)
-  call('SREM', 'sc:waiting:' .. run.project, run.id)
+  leave_waiting(run.project, run.id)
 end
 
 local function forget_later(run)
@@ -424,12 +461,74 @@ local function forget_later(run)
   call('DEL', key)
 end
 
+-- Concurrency groups. Of one, as many runs as its limit says have their turn at a time: from the first slot to the end,
+-- and before, while they wait for that slot, as long as they rank before the others. The others are in no lane: nobody
+-- waits behind them or yields to them.
+
+local function hold_back(group, run)
+  call('ZREM', 'sc:turn:' .. group, run.id)
+  call('ZADD', 'sc:behind:' .. group, score(run), run.id)
+  enter_waiting('sc:blocked', run)
+  leave_lane(run)
+end
+
+local function call_up(group, run)
+  call('ZREM', 'sc:behind:' .. group, run.id)
+  call('ZADD', 'sc:turn:' .. group, score(run), run.id)
+  enter_waiting('sc:waiting', run)
+  line_up(run)
+end
+
+local function forget_peer(group, run_id)
+  for _, key in ipairs({'sc:group:', 'sc:turn:', 'sc:behind:'}) do call('ZREM', key .. group, run_id) end
+end
+
+-- A member at one end of a group's index, and its score; nil when that is empty.
+local function peer_at(key, place)
+  local found = call('ZRANGE', key, place, place, 'WITHSCORES')
+  return found[1], tonumber(found[2])
+end
+
+-- Have as many have their turn as may, those that rank before the others.
+local function take_turns(group)
+  while true do
+    local _, limit = peer_at('sc:group:' .. group, 0)
+    if not limit then return call('ZREM', 'sc:leases', 'g:' .. group) end
+    local first, first_score = peer_at('sc:behind:' .. group, 0)
+    local last, last_score = peer_at('sc:turn:' .. group, -1)
+    local room = limit - call('ZCARD', 'sc:turn:' .. group)
+    local too_many = last and last_score > 0 and (room < 0 or (room == 0 and first and first_score < last_score))
+    local id = too_many and last or (room > 0 and first)
+    if not id then return end
+    local run = load_run(id)
+    if not run then forget_peer(group, id) elseif too_many then hold_back(group, run) else call_up(group, run) end
+  end
+end
+
+local function leave_group(run)
+  if run.concurrency == '' then return end
+  forget_peer(concurrency_group(run), run.id)
+  take_turns(concurrency_group(run))
+end
+
+-- A run waits for a slot, if it has begun its turn or needs none, else for its turn first.
+local function wait(run)
+  local group = concurrency_group(run)
+  if run.concurrency == '' or call('ZSCORE', 'sc:turn:' .. group, run.id) == '0' then
+    enter_waiting('sc:waiting', run)
+    return line_up(run)
+  end
+  hold_back(group, run)
+  take_turns(group)
+end
+
 local function leave_indexes(run)
   stop_waiting(run)
   forget_later(run)
   call('SREM', 'sc:hungry', run.id)
   call('SREM', 'sc:runs', run.id)
   call('ZREM', 'sc:leases', 'c:' .. run.id)
+  leave_group(run)
 end
 
 local function erase(run)
@@ -471,9 +570,7 @@ local function settle_slotless(run)
   if run.state == 'stopping' then return end_run(run, run.outcome, run.message) end
   if run.want <= 0 then return end_run(run, 'lost', 'its executions were lost again and again, without progress between') end
   set(run, 'state', 'waiting')
-  call('SADD', 'sc:waiting', run.id)
-  call('SADD', 'sc:waiting:' .. run.project, run.id)
-  if run.want > call('SCARD', run_key(run.id, 'later')) then enter_lane(run) else leave_lane(run) end
+  wait(run)
 end
 
 -- Put a run into exactly the indexes that its slots, its wish and its work call for.
@@ -654,7 +751,19 @@ local function reap_controller(run_id)
   if run then stop_run(run, 'abandoned', 'kill', 'the session that started the run is gone') end
 end
 
-local REAPERS = {e = reap_exec, w = reap_worker, c = reap_controller}
+-- A run that has expired has left its group to itself.
+local function reap_group(group)
+  lease('g:' .. group)
+  for _, id in ipairs(call('ZRANGE', 'sc:group:' .. group, 0, -1)) do
+    if call('EXISTS', run_key(id)) == 0 then
+      forget_peer(group, id)
+      leave_waiting(string.match(group, '^(.*)\31'), id)
+    end
+  end
+  take_turns(group)
+end
+
+local REAPERS = {e = reap_exec, w = reap_worker, c = reap_controller, g = reap_group}
 
 local function reap()
   for _, member in ipairs(call('ZRANGEBYSCORE', 'sc:leases', '-inf', NOW)) do
@@ -750,8 +859,7 @@ local function lane_head(lane)
     local run = load_run(id)
     if run then return run end
     call('ZREM', lane_key(lane), id)
-    call('SREM', 'sc:waiting', id)
-    call('SREM', 'sc:waiting:' .. string.match(lane, '^[^\31]*'), id)
+    leave_waiting(string.match(lane, '^[^\31]*'), id)
   end
 end
 
@@ -797,6 +905,7 @@ local function promote(run, worker)
   lease('e:' .. job)
   call('SREM', 'sc:idle', worker.id)
   call('HSET', worker_key(worker.id), 'job', job)
+  if run.concurrency ~= '' then call('ZADD', 'sc:turn:' .. concurrency_group(run), 0, run.id) end
   add_state(run.id, 't', 'promoted', 'at', NOW, 'n', n, 'job', job, 'worker', worker.id, 'host', worker.host)
   call('RPUSH', queue_key(worker.id), job)
   promoted[#promoted + 1] = {job, worker.id}
@@ -943,7 +1052,8 @@ local function status(run)
   local place = position(run)
   return {
     state = run.state, outcome = run.outcome or '', message = run.message or '', held = held_count(run.id),
-    position = place, eta_s = eta_s(run, place, now), figures = now, done = done_count(run.id), total = run.total,
+    position = place, eta_s = eta_s(run, place, now), waits_for = waits_for(run), figures = now,
+    done = done_count(run.id), total = run.total,
   }
 end
 
@@ -958,7 +1068,8 @@ end
 local function admission(run)
   local now, held, place = figures(run.project), held_count(run.id), position(run)
   return {state = run.state == 'waiting' and 'queued' or 'admitted', held = held, position = place,
-          eta_s = eta_s(run, place, now), fitting = fitting_workers(run.labels), figures = now}
+          eta_s = eta_s(run, place, now), waits_for = waits_for(run), fitting = fitting_workers(run.labels),
+          figures = now}
 end
 
 -- true when a run that waits finds no room in the queue, its own project's or the pool's.
@@ -971,6 +1082,7 @@ end
 local function refuse(run)
   leave_indexes(run)
   erase(run)
+  promote_all()  -- those whose turn it would have been without it
   call('HINCRBY', 'sc:pool', 'refused', 1)
   local now = figures(run.project)
   return {refused = 1, figures = now, retry_after_s = retry_after_s(now)}
@@ -980,25 +1092,46 @@ local function insert_run()
   local run = {
     id = args.run, project = args.project, labels = args.labels, priority = args.priority, want = args.want,
     state = 'waiting', seq = call('HINCRBY', 'sc:pool', 'seq', 1),
+    concurrency = args.concurrency, concurrency_limit = args.concurrency_limit,
   }
   run.lane = run.project .. (run.labels ~= '' and '\31' .. run.labels or '')
   call('HSET', run_key(run.id), 'project', run.project, 'lane', run.lane, 'labels', run.labels,
        'priority', run.priority, 'seq', run.seq, 'want', run.want, 'state', run.state, 'spec', payload,
        'timeout_ms', args.timeout_ms, 'maxfail', args.maxfail, 'detached', args.detached, 'grace_ms', args.grace_ms,
-       'submitted_ms', NOW)
+       'concurrency', run.concurrency, 'concurrency_limit', run.concurrency_limit, 'submitted_ms', NOW)
   call('PEXPIRE', run_key(run.id), RUN_TTL_MS)
   if args.detached == 0 then lease('c:' .. run.id, args.grace_ms) end
   add_state(run.id, 't', 'submitted', 'at', NOW)
+  if run.concurrency ~= '' then
+    call('ZADD', 'sc:group:' .. concurrency_group(run), run.concurrency_limit, run.id)
+    lease('g:' .. concurrency_group(run))
+  end
   settle(run)
+  return run
 end
 
+-- Stop those of a run's concurrency group that are over its limit, the oldest first; whether there were any.
+local function supersede(run)
+  local group, others = concurrency_group(run), {}
+  for _, id in ipairs(call('ZRANGE', 'sc:group:' .. group, 0, -1)) do
+    local other = load_run(id)
+    if other and other.state ~= 'stopping' then others[#others + 1] = other end
+  end
+  table.sort(others, function(a, b) return a.seq < b.seq end)
+  local _, limit = peer_at('sc:group:' .. group, 0)
+  for i = 1, #others - limit do stop_run(others[i], 'cancelled', 'interrupt', 'superseded by run ' .. run.id) end
+  return #others > limit
+end
+
+-- A run that supersedes others has their room in the queue.
 function ops.submit()
   local known = load_run(args.run)  -- by a client that lost the answer
-  if not known then insert_run() end
+  local run = known or insert_run()
+  local supersedes = not known and run.concurrency ~= '' and args.cancel_in_progress == 1 and supersede(run)
   return function()
-    local run = load_run(args.run)
+    run = load_run(args.run)
     local reply = admission(run)
-    if not known and run.state == 'waiting' and no_room(reply.figures) then return refuse(run) end
+    if not known and not supersedes and run.state == 'waiting' and no_room(reply.figures) then return refuse(run) end
     return reply
   end
 end
@@ -1075,7 +1208,7 @@ local function queue_row(run, place, now)
   return {
     run = run.id, project = run.project, priority = run.priority, state = run.state,
     held = held_count(run.id), want = run.want, done = done_count(run.id), total = run.total,
-    position = place, eta_s = eta_s(run, place, now),
+    position = place, eta_s = eta_s(run, place, now), waits_for = waits_for(run),
     submitted_ms = run.submitted_ms, started_ms = run.started_ms,
   }
 end
@@ -1094,6 +1227,7 @@ function ops.queue()
     local now, rows = figures(), {}
     for _, run in ipairs(sorted_runs('sc:runs', age)) do rows[#rows + 1] = queue_row(run, 0, now) end
     for place, run in ipairs(sorted_runs('sc:waiting', score)) do rows[#rows + 1] = queue_row(run, place, now) end
+    for _, run in ipairs(sorted_runs('sc:blocked', score)) do rows[#rows + 1] = queue_row(run, position(run), now) end
     return {figures = now, runs = rows}
   end
 end
@@ -1170,6 +1304,7 @@ local function details(run)
     outcome = run.outcome or '', message = run.message or '', total = run.total, spec = more.spec or '{}',
     submitted_ms = run.submitted_ms, started_ms = run.started_ms, ended_ms = more.ended_ms,
     attempts = attempts(run.id), labels = run.labels, timeout_ms = run.timeout_ms, maxfail = run.maxfail,
+    concurrency = run.concurrency, concurrency_limit = run.concurrency_limit or 1,
   }
 end
 

@@ -155,6 +155,9 @@ class Dispatcher:
             maxfail=request.maxfail,
             detached=int(request.detached),
             grace_ms=round(request.grace_s * 1000),
+            concurrency=request.concurrency,
+            concurrency_limit=request.concurrency_limit,
+            cancel_in_progress=int(request.cancel_in_progress),
         )
         figures = _figures(reply["figures"])
         if "refused" in reply:
@@ -164,6 +167,7 @@ class Dispatcher:
             held=reply["held"],
             position=reply["position"],
             eta_s=reply.get("eta_s"),
+            waits_for=reply["waits_for"],
             fitting=reply["fitting"],
             figures=figures,
         )
@@ -686,6 +690,7 @@ def _run_status(run: RunId, reply: Reply) -> RunStatus:
         held=reply.get("held", 0),
         position=reply.get("position", 0),
         eta_s=reply.get("eta_s"),
+        waits_for=reply.get("waits_for", ""),
         done=reply.get("done", 0),
         total=reply.get("total"),
         figures=_figures(reply["figures"]),

@@ -37,6 +37,11 @@ def is_label(text: str) -> bool:
     return re.fullmatch(r"[A-Za-z0-9._:-]{1,100}", text) is not None
 
 
+def is_group_name(text: str) -> bool:
+    """Whether that can be a concurrency group's name: 1 to 200 letters, digits and ``._-:/`` of ASCII."""
+    return re.fullmatch(r"[A-Za-z0-9._:/-]{1,200}", text) is not None
+
+
 def queue_name(worker: str) -> str:
     """
     Name the RQ queue of one worker process.
@@ -74,12 +79,22 @@ class RunRequest:
     labels: tuple[str, ...] = ()
     #: Seconds for which the run lives without a word from its session.
     grace_s: float = 15
+    #: The concurrency group of its project that it is in; empty for none.
+    concurrency: str = ""
+    #: Most runs of the group at a time, at least 1; where its runs differ, the smallest counts.
+    concurrency_limit: int = 1
+    #: True to stop those of the group that are over the limit, the oldest first.
+    cancel_in_progress: bool = False
 
     def __post_init__(self) -> None:
         if self.want < 1:
             raise ValueError(f"a run wants at least one slot, not {self.want}")
         if self.priority not in PRIORITIES:
             raise ValueError(f"priority is one of {', '.join(PRIORITIES)}, not {self.priority}")
+        if self.concurrency and not is_group_name(self.concurrency):
+            raise ValueError(f"a group's name is 1 to 200 letters, digits or any of ._-:/, not {self.concurrency!r}")
+        if self.concurrency_limit < 1:
+            raise ValueError(f"a concurrency group has at least one run at a time, not {self.concurrency_limit}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,7 +153,7 @@ class Admission:
     state: Literal["admitted", "queued"]
     #: Slots held now.
     held: int
-    #: Place among the waiting runs, from 1; 0 with a slot.
+    #: Place among the runs that wait for the same, from 1; 0 with a slot.
     position: int
     #: Seconds until a slot is likely, None while nothing is known.
     eta_s: float | None
@@ -146,6 +161,8 @@ class Admission:
     fitting: int
     #: The pool at this moment.
     figures: Figures
+    #: The concurrency group in which it waits for its turn; empty when it waits for a slot, or not at all.
+    waits_for: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -162,7 +179,7 @@ class RunStatus:
     message: str
     #: Slots held now.
     held: int
-    #: Place among the waiting runs, from 1; 0 when it does not wait.
+    #: Place among the runs that wait for the same, from 1; 0 when it does not wait.
     position: int
     #: Seconds until a slot is likely, None while nothing is known.
     eta_s: float | None
@@ -172,6 +189,8 @@ class RunStatus:
     total: int | None
     #: The pool at this moment.
     figures: Figures
+    #: The concurrency group in which it waits for its turn; empty when it waits for a slot, or not at all.
+    waits_for: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -194,7 +213,7 @@ class QueuedRun:
     done: int
     #: Items offered; None before that.
     total: int | None
-    #: Place among the waiting runs, from 1; 0 when it does not wait.
+    #: Place among the runs that wait for the same, from 1; 0 when it does not wait.
     position: int
     #: Seconds until a slot is likely, None while nothing is known.
     eta_s: float | None
@@ -202,6 +221,8 @@ class QueuedRun:
     submitted_ms: int
     #: When its first execution began, ms since 1970; None before.
     started_ms: int | None
+    #: The concurrency group in which it waits for its turn; empty when it waits for a slot, or not at all.
+    waits_for: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -210,7 +231,7 @@ class QueueStatus:
 
     #: The pool at this moment.
     figures: Figures
-    #: Running runs by age, then waiting ones in rank order.
+    #: Running runs by age, then those that wait for a slot in rank order, then those that wait for their turn.
     runs: tuple[QueuedRun, ...]
 
 
@@ -318,6 +339,9 @@ class RunDetails:
     ended_ms: int | None
     #: ``N-TIMES`` for each number of a slot: how often it was given out.
     attempts: tuple[str, ...]
+    #: Its concurrency group, empty for none, and the most runs of it at a time.
+    concurrency: str = ""
+    concurrency_limit: int = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -976,6 +976,206 @@ def test_slot_is_yielded_at_the_end_of_a_group(pool: Pool) -> None:
     assert pool.ask(second) == Leave(reason="yield")
 
 
+# Concurrency groups.
+
+
+def waits_for(pool: Pool, run: str) -> tuple[str, int]:
+    """The group in which a run waits for its turn, and its place."""
+    status = pool.dispatcher.look(RunId(run))
+    return status.waits_for, status.position
+
+
+def test_runs_of_a_group_take_turns(pool: Pool) -> None:
+    """With slots and workers to spare: one after the other, in rank order."""
+    pool.workers(5)
+    (job,) = pool.started("a", 1, concurrency="main")
+    admission = pool.dispatcher.submit(RunRequest(run_id=RunId("b"), concurrency="main"))
+    assert (admission.state, admission.waits_for, admission.position, admission.eta_s) == ("queued", "main", 1, None)
+    pool.submit("c", concurrency="main")
+    pool.submit("d", concurrency="main", priority="high")
+    assert [waits_for(pool, run) for run in "abcd"] == [("", 0), ("main", 2), ("main", 3), ("main", 1)]
+    pool.finish(job)
+    assert [pool.held(run) for run in "bcd"] == [0, 0, 1]
+    pool.dispatcher.priority(RunId("c"), priority="high")
+    assert [waits_for(pool, run) for run in "bc"] == [("main", 2), ("main", 1)]
+
+
+def test_limit_of_a_group(pool: Pool) -> None:
+    """So many at a time; where runs differ, the smallest limit of those that have not ended."""
+    pool.workers(5)
+    for run in "ab":
+        pool.started(run, 1, concurrency="main", concurrency_limit=2)
+    assert [pool.submit("c", concurrency="main", concurrency_limit=1)] == [0]
+    assert pool.submit("d", concurrency="main", concurrency_limit=4) == 0
+    pool.finish(pool.jobs("a")[0])
+    assert [pool.held(run) for run in "bcd"] == [1, 0, 0]
+    pool.dispatcher.cancel(RunId("c"), outcome="cancelled", how="leave")
+    assert [pool.held(run) for run in "bd"] == [1, 1]
+
+
+def test_groups_of_projects_are_their_own(pool: Pool) -> None:
+    """The same name in another project, and another name in the same, are other groups."""
+    pool.workers(5)
+    assert pool.submit("a", project="p", concurrency="main") == 1
+    assert pool.submit("b", project="q", concurrency="main") == 1
+    assert pool.submit("c", project="p", concurrency="release/1.0") == 1
+    assert pool.submit("d", project="p") == 1
+
+
+@pytest.mark.parametrize("end", ["cancelled", "withdrawn", "lapsed", "fatal"])
+def test_run_that_ends_frees_its_turn_at_once(pool: Pool, end: str) -> None:
+    """However it ends, when its last execution has left."""
+    pool.workers(5)
+    (job,) = pool.started("a", 1, concurrency="main")
+    pool.submit("b", concurrency="main")
+    if end == "fatal":
+        pool.dispatcher.fatal(job, "no")
+    elif end == "lapsed":
+        pool.now_ms += LEASE_MS - 1
+        pool.renew_all(but=["a"])
+        pool.now_ms += 1
+        pool.dispatcher.tick()
+    else:
+        pool.dispatcher.cancel(RunId("a"), outcome=end, how="kill")
+    if end != "fatal":
+        assert pool.held("b") == 0, "an execution of the other still runs"
+        pool.dispatcher.leave(job)
+    assert pool.held("b") == 1
+
+
+def test_run_that_lost_its_slots_keeps_its_turn(pool: Pool) -> None:
+    """Also against those of the group that rank before it."""
+    pool.workers(5)
+    (job,) = pool.started("a", 2, concurrency="main")
+    pool.submit("b", concurrency="main", priority="high")
+    pool.dispatcher.lapse(job)
+    assert (pool.held("a"), pool.held("b")) == (0, 0)
+    assert [waits_for(pool, run) for run in "ab"] == [("", 1), ("main", 1)]
+    pool.forward(2)
+    assert (pool.held("a"), pool.held("b")) == (1, 0)
+
+
+def test_turn_goes_to_who_ranks_first_until_its_first_slot(pool: Pool) -> None:
+    """While nobody of the group has a slot, rank decides whose turn it is."""
+    pool.submit("a", concurrency="main")
+    assert waits_for(pool, "a") == ("", 1)
+    pool.submit("b", concurrency="main", priority="high")
+    assert [waits_for(pool, run) for run in "ab"] == [("main", 1), ("", 1)]
+    pool.workers(2)
+    assert [pool.held(run) for run in "ab"] == [0, 1]
+
+
+def test_new_run_supersedes_the_oldest(pool: Pool) -> None:
+    """With cancel_in_progress: running ones, waiting ones, until no more than the limit are left."""
+    pool.workers(4)
+    for run in "ab":
+        pool.started(run, 3, concurrency="main", concurrency_limit=2)
+    assert [pool.submit(run, concurrency="main", concurrency_limit=2) for run in "cd"] == [0, 0]
+    assert pool.submit("e", concurrency="main", concurrency_limit=2, cancel_in_progress=True) == 0
+    a, b, c, d, e = (pool.dispatcher.look(RunId(run)) for run in "abcde")
+    assert {(run.outcome, run.message) for run in (a, b, c)} == {("cancelled", "superseded by run e")}
+    assert [run.state for run in (a, b, c, d, e)] == ["stopping", "stopping", "ended", "waiting", "waiting"]
+    assert (pool.word("a-1-1"), pool.word("b-1-1")) == ("interrupt", "interrupt")
+    pool.dispatcher.leave(JobId("b-1-1"))
+    assert [pool.held(run) for run in "de"] == [1, 0]
+    pool.dispatcher.leave(JobId("a-1-1"))
+    assert [pool.held(run) for run in "de"] == [1, 1]
+    pool.submit("f", concurrency="main", concurrency_limit=2, cancel_in_progress=True)
+    assert [pool.dispatcher.look(RunId(run)).state for run in "def"] == ["ended", "running", "running"]
+
+
+def test_execution_that_has_not_begun_is_superseded_at_once(pool: Pool) -> None:
+    """Its slot goes to the newcomer in the same instant."""
+    pool.workers(1)
+    pool.submit("a", concurrency="main", detached=True)
+    assert pool.submit("b", concurrency="main", cancel_in_progress=True) == 1
+    assert pool.results("a")[-1]["message"] == "superseded by run b"
+
+
+def test_repeated_submission_supersedes_nobody(pool: Pool) -> None:
+    """A client that lost the answer does not stop those that have come since."""
+    pool.workers(1)
+    pool.submit("a", concurrency="main", cancel_in_progress=True)
+    pool.submit("b", concurrency="main")
+    pool.submit("a", concurrency="main", cancel_in_progress=True)
+    assert pool.dispatcher.look(RunId("b")).state == "waiting"
+
+
+def test_run_that_supersedes_is_not_refused(pool: Pool) -> None:
+    """It has the room of those whose place it takes; one that does not is refused, and stops nobody."""
+    pool.workers(1)
+    pool.dispatcher.limits(running=1, queued=1)
+    pool.started("a", 1, concurrency="main")
+    pool.submit("b", concurrency="main")
+    with pytest.raises(QueueFull):
+        pool.submit("c", concurrency="other", cancel_in_progress=True)
+    assert pool.submit("d", concurrency="main", cancel_in_progress=True) == 0
+    assert [row.run for row in pool.dispatcher.queue().runs] == ["a", "d"]
+
+
+def test_run_that_is_refused_changes_nothing_for_its_group(pool: Pool) -> None:
+    """Not even by its limit, while it is looked at."""
+    pool.workers(2)
+    pool.dispatcher.limits(running=1, queued=1)
+    pool.started("a", 1)
+    pool.submit("b", concurrency="main", concurrency_limit=2)
+    with pytest.raises(QueueFull):
+        pool.submit("c", concurrency="main", priority="high")
+    assert waits_for(pool, "b") == ("", 1)
+
+
+def test_who_waits_for_a_group_is_in_nobodys_way(pool: Pool) -> None:
+    """It takes no slot, blocks no lane, has no place among those that wait for slots, and nobody yields to it."""
+    pool.workers(3)
+    pool.dispatcher.limits(running=3)
+    pool.started("a", 9, concurrency="main", want=2)
+    pool.submit("b", concurrency="main", priority="high")
+    assert pool.client.scard("sc:leaving") == 0
+    assert pool.submit("c") == 1
+    assert pool.submit("d") == 0
+    assert pool.dispatcher.look(RunId("d")).position == 1
+    rows = [(row.run, row.position, row.waits_for) for row in pool.dispatcher.queue().runs]
+    assert rows == [("a", 0, ""), ("c", 0, ""), ("d", 1, ""), ("b", 1, "main")]
+    assert pool.client.hget(f"sc:exec:{pool.jobs('a')[1]}", "leaving_for") == b"d"
+
+
+def test_who_waits_for_a_group_counts_as_queued(pool: Pool) -> None:
+    """However many slots are free; and these are still there for others."""
+    pool.dispatcher.limits(running=3, queued=2)
+    pool.dispatcher.limits(project="p", queued=1)
+    for run in "abc":
+        pool.submit(run, concurrency="main")
+    figures = pool.dispatcher.queue().figures
+    assert (figures.waiting, figures.queued) == (3, 2)
+    with pytest.raises(QueueFull):
+        pool.submit("d", concurrency="main")
+    assert [pool.submit("e"), pool.submit("f")] == [0, 0], "slots for which workers are missing"
+    assert pool.dispatcher.queue().figures.queued == 2
+    with pytest.raises(QueueFull):
+        pool.submit("g")
+
+
+def test_expired_runs_leave_their_group(pool: Pool) -> None:
+    """One of which nothing is left does not keep the others waiting, whether it had its turn or not."""
+    pool.submit("a", concurrency="main", detached=True)
+    pool.submit("b", concurrency="main", detached=True)
+    pool.submit("c", concurrency="main", detached=True)
+    pool.client.delete("sc:run:a", "sc:run:b")
+    assert waits_for(pool, "c") == ("main", 2)
+    pool.forward(LEASE_MS / 1000, alive=False)
+    pool.workers(1)
+    assert pool.held("c") == 1
+    assert pool.dispatcher.queue().figures.waiting == 0
+
+
+def test_details_have_the_group(pool: Pool) -> None:
+    """For who runs it once more."""
+    pool.submit("a", concurrency="main", concurrency_limit=3)
+    details = pool.dispatcher.details(RunId("a"))
+    assert details is not None
+    assert (details.concurrency, details.concurrency_limit) == ("main", 3)
+
+
 # Crashes.
 
 
@@ -1612,6 +1812,8 @@ def test_every_key_is_documented_and_expires(pool: Pool) -> None:
     pool.submit("d")
     pool.submit("e")
     pool.submit("f")
+    pool.submit("g", concurrency="main")
+    pool.submit("h", concurrency="main")
     for run in ("e", "f"):
         pool.dispatcher.cancel(RunId(run), outcome="cancelled", how="leave")
     pool.dispatcher.recorded(RunId("f"))
@@ -1640,7 +1842,10 @@ def milliseconds(ttl: str) -> int:
 def test_finished_runs_leave_only_what_expires(pool: Pool) -> None:
     """Every index is empty again."""
     pool.workers(2)
-    for job in pool.started("a", 9, want=2):
+    jobs = pool.started("a", 9, want=2, concurrency="main")
+    pool.submit("b", concurrency="main")
+    pool.dispatcher.cancel(RunId("b"), outcome="cancelled", how="leave")
+    for job in jobs:
         pool.finish(job)
     for worker in ("h-1", "h-2"):
         pool.dispatcher.quit(worker)
@@ -1788,8 +1993,11 @@ def test_docstring_is_the_default_message(kind: type[SupercheckError]) -> None:
     assert str(kind("mine")) == "mine"
 
 
-@pytest.mark.parametrize("asked", [{"want": 0}, {"priority": "urgent"}])
+@pytest.mark.parametrize(
+    "asked",
+    [{"want": 0}, {"priority": "urgent"}, {"concurrency": "a b"}, {"concurrency": "a", "concurrency_limit": 0}],
+)
 def test_senseless_request_is_refused_at_home(asked: dict[str, Any]) -> None:
     """Before it goes anywhere."""
-    with pytest.raises(ValueError, match=r"slot|priority"):
+    with pytest.raises(ValueError, match=r"slot|priority|group"):
         RunRequest(run_id=RunId("a"), **asked)
