@@ -406,8 +406,9 @@ def _project_text(name: str, figures: ProjectFigures | None) -> str:
 def _run_text(run: QueuedRun, now_ms: float) -> str:
     total = "?" if run.total is None else run.total
     if run.position:
+        why = f"waits for its group {run.waits_for}, " if run.waits_for else ""
         eta = f", starts in about {run.eta_s:.0f} s" if run.eta_s is not None else ""
-        what = f"position {run.position}{eta}, submitted {(now_ms - run.submitted_ms) / 1000:.0f} s ago"
+        what = f"{why}position {run.position}{eta}, submitted {(now_ms - run.submitted_ms) / 1000:.0f} s ago"
     else:
         since = run.started_ms or run.submitted_ms
         what = f"{run.held} of {run.want} executions, {run.done} of {total} tests, for {(now_ms - since) / 1000:.0f} s"

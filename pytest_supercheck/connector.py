@@ -172,6 +172,7 @@ class Connector:
             eta_s=status.eta_s,
             fitting=1,
             figures=status.figures,
+            waits_for=status.waits_for,
         )
         self._tell({"status": dataclasses.asdict(status)})
         self._tell({"admission": dataclasses.asdict(admission)})

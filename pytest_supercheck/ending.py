@@ -41,7 +41,7 @@ def conclude(session: pytest.Session, replay: Replay, stop: Stop | None, end: En
         end: How the run ended.
     """
     replay.flush()
-    if stop is not None:
+    if stop is not None and end.outcome != "cancelled":  # who cancels a run may have its tests interrupted
         _raise_stop(session, stop)
     if session.shouldfail:
         raise session.Failed(session.shouldfail)

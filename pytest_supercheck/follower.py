@@ -219,5 +219,7 @@ class Follower:
 
 
 def _place(status: Admission | RunStatus) -> str:
+    if status.waits_for:
+        return f"waits for its group {status.waits_for}, position {status.position}"
     eta = f", about {status.eta_s:.0f} s" if status.eta_s is not None else ""
     return f"position {status.position}{eta}"

@@ -55,6 +55,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         ),
         ("env", "KIND", "uv (default) or inherit: the environment of a shipped run, from the project's files or as is"),
         ("python", "VERSION", "the Python of a shipped run, such as 3.12 (default: what the project says)"),
+        ("concurrency", "NAME", "the run's concurrency group: so many of its runs at a time (a pool's runs)"),
+        ("concurrency-limit", "K", "how many (default: 1)"),
         ("bundle-limit", "SIZE", "how much a project that is shipped may have: 500MB, 2GB (default: 1GB)"),
     ):
         action = "append" if name == "label" else "store"
@@ -83,6 +85,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     text = "end a shipped run whose environment differs from this one"
     group.addoption("--supercheck-strict-env", action="store_true", default=False, help=text)
     parser.addini("supercheck_strict_env", "as --supercheck-strict-env", type="bool", default=False)
+    text = "stop the oldest runs of the concurrency group where there are too many"
+    group.addoption("--supercheck-cancel-in-progress", action="store_true", default=False, help=text)
+    parser.addini("supercheck_cancel_in_progress", "as --supercheck-cancel-in-progress", type="bool", default=False)
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -84,6 +84,8 @@ def _request(details: RunDetails) -> RunRequest:
         spec=json.dumps(spec),
         timeout_s=details.timeout_s,
         maxfail=details.maxfail,
+        concurrency=details.concurrency,  # it takes its turn, and supersedes nothing newer
+        concurrency_limit=details.concurrency_limit,
     )
 
 

@@ -184,6 +184,9 @@ class LocalSession:
             labels=self._settings.labels if self._stack is None else (),
             maxfail=session.config.getoption("maxfail") or 0,
             detached=self._settings.detach and self._settings.collect == "remote",
+            concurrency=self._settings.concurrency if self._stack is None else "",
+            concurrency_limit=self._settings.concurrency_limit,
+            cancel_in_progress=self._settings.cancel_in_progress,
         )
         record = self._settings.record if self._specifier.records else 0
         self._submission.submit(request, self._settings.wait_s, record=record)

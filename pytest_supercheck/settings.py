@@ -14,7 +14,7 @@ from typing import Any, Final, Literal
 
 import pytest
 
-from pytest_supercheck.model import is_label
+from pytest_supercheck.model import is_group_name, is_label
 from pytest_supercheck.wish import KINDS, PYTHON, Kind
 
 Start = Literal["auto", "fork", "spawn"]
@@ -72,6 +72,11 @@ class Settings:
     record: int
     #: Labels that workers must have, in alphabetical order.
     labels: tuple[str, ...]
+    #: The concurrency group that the run is in, empty for none; the most of its runs at a time, at least 1; and whether
+    #: this one stops the oldest where there are more.
+    concurrency: str
+    concurrency_limit: int
+    cancel_in_progress: bool
     #: Of which tests the files are kept that they leave behind.
     artifacts: Artifacts
     #: Patterns of such files, relative to the root directory.
@@ -129,6 +134,9 @@ class Settings:
             detach=detach,
             record=read.count("record", 20),
             labels=read.labels(),
+            concurrency=read.concurrency(),
+            concurrency_limit=read.count("concurrency_limit", 1, least=1),
+            cancel_in_progress=read.flag("cancel_in_progress"),
             artifacts=read.choice("artifacts", ARTIFACTS, "failed"),  # type: ignore[arg-type]
             artifact=read.lines("artifact"),
             env=read.choice("env", KINDS, "uv"),  # type: ignore[arg-type]
@@ -217,12 +225,13 @@ class _Reader:
         """The grouping that belongs to xdist's `--dist`."""
         return XDIST_GROUPS.get(getattr(self._options, "dist", ""), "none")
 
-    def count(self, name: str, default: int) -> int:
+    def count(self, name: str, default: int, *, least: int = 0) -> int:
         value = self.text(name)
         if value is None:
             return default
-        if not (value.isascii() and value.isdigit()):
-            raise pytest.UsageError(f"--supercheck-{name}: {value!r} is not a number from 0 up")
+        if not (value.isascii() and value.isdigit()) or int(value) < least:
+            option = name.replace("_", "-")
+            raise pytest.UsageError(f"--supercheck-{option}: {value!r} is not a number from {least} up")
         return int(value)
 
     def size(self, name: str, default: int) -> int:
@@ -243,6 +252,14 @@ class _Reader:
         if bad := [label for label in labels if not is_label(label)]:
             raise pytest.UsageError(f"--supercheck-label: {bad[0]!r} is not 1 to 100 letters, digits or any of ._-:")
         return tuple(sorted(labels))
+
+    def concurrency(self) -> str:
+        name = self.text("concurrency") or ""
+        if name and not is_group_name(name):
+            raise pytest.UsageError(
+                f"--supercheck-concurrency: {name!r} is not 1 to 200 letters, digits or any of ._-:/"
+            )
+        return name
 
     def executions(self) -> tuple[int | None, bool]:
         """The number asked for (None: auto), and whether it was xdist's `-n` that asked."""

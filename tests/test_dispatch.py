@@ -1113,15 +1113,27 @@ def test_run_that_supersedes_is_not_refused(pool: Pool) -> None:
     assert [row.run for row in pool.dispatcher.queue().runs] == ["a", "d"]
 
 
-def test_run_that_is_refused_changes_nothing_for_its_group(pool: Pool) -> None:
-    """Not even by its limit, while it is looked at."""
+def test_smaller_limit_takes_turns_back_that_have_not_begun(pool: Pool) -> None:
+    """Those that rank behind wait again."""
+    for run in "ab":
+        pool.submit(run, concurrency="main", concurrency_limit=2)
+    assert [waits_for(pool, run) for run in "ab"] == [("", 1), ("", 2)]
+    pool.submit("c", concurrency="main")
+    assert [waits_for(pool, run) for run in "abc"] == [("", 1), ("main", 1), ("main", 2)]
+
+
+def test_run_that_is_refused_costs_nobody_a_turn(pool: Pool) -> None:
+    """Its limit counts for nothing: who has its turn without it gets the slot that is free."""
     pool.workers(2)
-    pool.dispatcher.limits(running=1, queued=1)
-    pool.started("a", 1)
-    pool.submit("b", concurrency="main", concurrency_limit=2)
+    pool.dispatcher.limits(running=2, queued=1)
+    pool.started("a", 2, concurrency="main", concurrency_limit=2)
+    (lost,) = pool.started("b", 2)
+    pool.submit("c", concurrency="main", concurrency_limit=2)
+    pool.now_ms += LEASE_MS
+    pool.renew_all(but=[lost])
     with pytest.raises(QueueFull):
-        pool.submit("c", concurrency="main", priority="high")
-    assert waits_for(pool, "b") == ("", 1)
+        pool.submit("d", concurrency="main")
+    assert len(pool.jobs("c")) == 1
 
 
 def test_who_waits_for_a_group_is_in_nobodys_way(pool: Pool) -> None:

@@ -57,6 +57,8 @@ PICK = st.integers(0, 999)
 SINGLE = st.sampled_from([0, 0, 2, 12])
 #: Sizes of groups, over and over until all items are in one.
 GROUPS = st.sampled_from([(1,), (3, 1, 4), (1,), (5, 2), (12,)])
+#: Concurrency groups, and their limits.
+CONCURRENCY = st.sampled_from([("", 1), ("", 1), ("main", 1), ("main", 1), ("main", 2)])
 
 
 @dataclass
@@ -107,6 +109,10 @@ class Run:
     want: int
     maxfail: int
     expiry_ms: int | None
+    concurrency: str = ""
+    concurrency_limit: int = 1
+    #: Whether it has had a slot: in its concurrency group it has its turn until it ends.
+    begun: bool = False
     state: str = "waiting"
     outcome: str = ""
     total: int | None = None
@@ -162,6 +168,25 @@ class Model:
         """Runs in one of these states."""
         return [run for run in self.runs.values() if run.state in states]
 
+    def peers(self, run: Run) -> list[Run]:
+        """A run's concurrency group: those that have begun, then in rank order."""
+        peers = [one for one in self.runs.values() if (one.project, one.concurrency) == (run.project, run.concurrency)]
+        live = [one for one in peers if one.state != "ended"]
+        return sorted(live, key=lambda one: (not one.begun, one.priority, one.age))
+
+    def place_behind(self, run: Run) -> int:
+        """The place of a run that waits for its turn among those that do, from 1; 0 when it does not."""
+        if run.state != "waiting" or run.begun or not run.concurrency:
+            return 0
+        peers = self.peers(run)
+        limit = min(one.concurrency_limit for one in peers)
+        return max(0, peers.index(run) + 1 - max(limit, sum(one.begun for one in peers)))
+
+    def waiting(self, project: str | None = None, *, blocked: bool = False) -> list[Run]:
+        """Runs that wait for a slot, or for their turn."""
+        waiting = [run for run in self.in_state("waiting") if project in (None, run.project)]
+        return [run for run in waiting if bool(self.place_behind(run)) == blocked]
+
     def live(self) -> list[Worker]:
         """Workers that take work."""
         return [worker for worker in self.workers.values() if not worker.quitting]
@@ -177,12 +202,12 @@ class Model:
 
     def queued(self, project: str | None = None) -> int:
         """Runs that would wait even if every free slot had a worker."""
-        waiting = [run for run in self.in_state("waiting") if project in (None, run.project)]
         running = len(self.execs) if project is None else self.held_by(project)
         limit = self.running_capacity
         if project is not None:
             limit = self.limits[project].get("running", limit)
-        return max(0, len(waiting) - max(0, limit - running))
+        behind = len(self.waiting(project, blocked=True))
+        return behind + max(0, len(self.waiting(project)) - max(0, limit - running))
 
     def refuses(self, run: Run) -> bool:
         """Is there no room for a run that waits?"""
@@ -196,7 +221,9 @@ class Model:
     def eligible(self, run: Run) -> bool:
         """Does the run wish for a slot now?"""
         wish = run.want - len(self.held(run)) - len(run.later)
-        return run.state in ("waiting", "running") and wish > 0 and (run.state == "waiting" or run.has_work)
+        if run.state == "waiting":
+            return wish > 0 and not self.place_behind(run)
+        return run.state == "running" and wish > 0 and run.has_work
 
     def next_in_rank(self) -> Run | None:
         """Who has to get the next slot, or None when nobody can."""
@@ -246,11 +273,12 @@ class Model:
             run.expiry_ms = None
             self.stop(run, "abandoned")
 
-    def promote(self, promoted: Sequence[tuple[str, str]]) -> None:
-        """What the dispatcher promoted must be what has to be promoted, all of it, in this order."""
-        for job, name in promoted:
+    def promote(self, promoted: Sequence[tuple[str, str]]) -> Sequence[tuple[str, str]]:
+        """What was promoted must be what has to be promoted, in this order; returns what more was promoted."""
+        for place, (job, name) in enumerate(promoted):
             run = self.next_in_rank()
-            assert run is not None, f"{job} was promoted, nobody should have been"
+            if run is None:
+                return promoted[place:]
             taken = {ex.n for ex in self.held(run)}
             n = min(set(range(1, len(taken) + 2)) - taken)
             run.attempts[n] += 1
@@ -258,6 +286,7 @@ class Model:
             self.reserve(run, job, n, name)
         left = self.next_in_rank()
         assert left is None, f"{left.id} should have been promoted"
+        return ()
 
     def reserve(self, run: Run, job: str, n: int, name: str) -> None:
         """The worker must be one of the best ones."""
@@ -268,7 +297,15 @@ class Model:
         worker = self.workers[name]
         worker.job = job
         self.execs[job] = Execution(job, run, n, name, worker.host, self.now_ms + LEASE_MS)
-        run.state = "running"
+        run.state, run.begun = "running", True
+
+    def supersede(self, run: Run) -> bool:
+        """Stop those of a run's concurrency group that are over the limit, the oldest first."""
+        limit = min(one.concurrency_limit for one in self.peers(run))
+        going_on = sorted((one for one in self.peers(run) if one.state != "stopping"), key=lambda one: one.age)
+        for one in going_on[:-limit]:
+            self.stop(one, "cancelled")
+        return len(going_on) > limit
 
     def settle(self, run: Run) -> None:
         """Where a run stands follows from what it holds."""
@@ -394,7 +431,8 @@ class Machine(RuleBasedStateMachine):
 
     def check(self) -> None:
         """After the model has acted too: promotions and yields."""
-        self.model.promote(self.dispatcher.promoted)
+        rest = self.model.promote(self.dispatcher.promoted)
+        assert not rest, f"{rest} were promoted, nobody should have been"
         for ex in self.model.execs.values():
             queued = self.client.lrange(f"rq:queue:{queue_name(ex.worker)}", 0, -1)
             assert ex.begun or ex.job.encode() in queued, f"{ex.job} is not on the queue of {ex.worker}"
@@ -417,8 +455,8 @@ class Machine(RuleBasedStateMachine):
                 ex.leaving_for = waiter_id
         leaving = [ex for ex in model.execs.values() if ex.leaving_for]
         served = {ex.leaving_for for ex in leaving}
-        spare = len(leaving) - len([run for run in model.in_state("waiting") if run.id in served])
-        for run in model.in_state("waiting"):
+        spare = len(leaving) - len([run for run in model.waiting() if run.id in served])
+        for run in model.waiting():
             if run.id not in served and not spare and model.eligible(run) and not model.limits[run.project]:
                 assert model.paused or run.labels or not self.giver_for(run), f"nobody yields to {run.id}"
 
@@ -435,7 +473,7 @@ class Machine(RuleBasedStateMachine):
         assert model.eligible(waiter)
         leaving = [other for other in model.execs.values() if other.leaving_for]
         assert waiter.id not in {other.leaving_for for other in leaving}, f"{waiter.id} is served already"
-        assert len(leaving) < len(model.in_state("waiting")), "more leave than wait"
+        assert len(leaving) < len(model.waiting()), "more leave than wait"
         limit = model.limits[waiter.project].get("running")
         if limit is not None and ex.run.project != waiter.project:
             assert model.held_by(waiter.project) - sum(o.run.project == waiter.project for o in leaving) < limit
@@ -487,7 +525,7 @@ class Machine(RuleBasedStateMachine):
         self.operate("q", project_running, project_queued)
         for n in range(workers):
             self.join_new(host=n % 2, gpu=n == 0)
-        self.submit("p", "normal", want, (), 0, True, 12, 0, sizes)
+        self.submit("p", "normal", want, (), 0, True, 12, 0, sizes, ("main", 2), False)
         for ex in list(self.model.execs.values()):
             self.begin_one(ex)
 
@@ -501,6 +539,8 @@ class Machine(RuleBasedStateMachine):
         items=st.sampled_from([12, 5, 2, 1, 12, None]),
         single=SINGLE,
         sizes=GROUPS,
+        concurrency=CONCURRENCY,
+        cancel=st.booleans(),
     )
     def submit(
         self,
@@ -513,13 +553,15 @@ class Machine(RuleBasedStateMachine):
         items: int | None,
         single: int,
         sizes: tuple[int, ...],
+        concurrency: tuple[str, int],
+        cancel: bool,
     ) -> None:
         """A run comes, often with its items."""
         self.names += 1
         run_id = f"r{self.names}"
         request = RunRequest(
             run_id=RunId(run_id), project=project, priority=priority, want=want, labels=labels, maxfail=maxfail,
-            detached=detached,
+            detached=detached, concurrency=concurrency[0], concurrency_limit=concurrency[1], cancel_in_progress=cancel,
         )  # fmt: skip
         model = self.model
         answer = self.call(lambda: self.submitted(request))
@@ -527,11 +569,12 @@ class Machine(RuleBasedStateMachine):
         expiry_ms = None if detached else model.now_ms + LEASE_MS
         model.ages += 1
         rank = PRIORITIES.index(priority)
-        run = Run(run_id, project, frozenset(labels), rank, model.ages, want, maxfail, expiry_ms)
+        run = Run(run_id, project, frozenset(labels), rank, model.ages, want, maxfail, expiry_ms, *concurrency)
         model.runs[run_id] = run
-        model.promote(self.dispatcher.promoted)
-        self.dispatcher.promoted = []
-        assert refused == model.refuses(run), f"{run_id} was {'refused' if refused else 'admitted'}"
+        supersedes = cancel and bool(run.concurrency) and model.supersede(run)
+        self.dispatcher.promoted = list(model.promote(self.dispatcher.promoted))
+        refuses = model.refuses(run) and not supersedes
+        assert refused == refuses, f"{run_id} was {'refused' if refused else 'admitted'}"
         if refused:
             del model.runs[run_id]
         self.check()
@@ -977,13 +1020,14 @@ class Machine(RuleBasedStateMachine):
     def renew(self, but: bytes = b"") -> None:
         """Renew leases without a call, so that nothing is reaped by it."""
         expiry_ms = self.model.now_ms + LEASE_MS
-        holders: dict[str, dict[str, Any]] = {"e": self.model.execs, "w": self.model.workers, "c": self.model.runs}
+        holders: dict[str, Any] = {"e": self.model.execs, "w": self.model.workers, "c": self.model.runs}
         for member in self.client.zrange("sc:leases", 0, -1):
             if member == but:
                 continue
             self.client.zadd("sc:leases", {member: expiry_ms})
             kind, _, name = member.decode().partition(":")
-            holders[kind][name].expiry_ms = expiry_ms
+            if kind in holders:
+                holders[kind][name].expiry_ms = expiry_ms
 
     def tick(self) -> None:
         """A timer."""
@@ -999,6 +1043,7 @@ class Machine(RuleBasedStateMachine):
         self.same_sets()
         self.no_item_is_lost_or_doubled()
         self.groups_stay_together()
+        self.runs_of_a_group_take_turns()
         self.ended_runs_told_everything_once()
 
     def same_queue(self) -> None:
@@ -1013,11 +1058,16 @@ class Machine(RuleBasedStateMachine):
         assert (figures.workers, figures.idle) == (len(model.live()), len(model.idle()))
         rows = [(row.run, row.state, row.held, row.want, row.done, row.total) for row in status.runs]
         running = sorted(model.in_state("running", "stopping"), key=lambda run: run.age)
-        waiting = sorted(model.in_state("waiting"), key=lambda run: (run.priority, run.age))
+        waiting, behind = (
+            sorted(model.waiting(blocked=blocked), key=lambda run: (run.priority, run.age)) for blocked in (False, True)
+        )
         assert rows == [
-            (run.id, run.state, len(model.held(run)), run.want, len(run.done), run.total) for run in running + waiting
+            (run.id, run.state, len(model.held(run)), run.want, len(run.done), run.total)
+            for run in running + waiting + behind
         ]
-        assert [row.position for row in status.runs] == [0] * len(running) + list(range(1, len(waiting) + 1))
+        places = [0] * len(running) + list(range(1, len(waiting) + 1)) + [model.place_behind(run) for run in behind]
+        assert [row.position for row in status.runs] == places
+        assert [row.waits_for for row in status.runs[-len(behind) :] if behind] == [run.concurrency for run in behind]
 
     def same_sets(self) -> None:
         """Every index holds what lives and nothing else."""
@@ -1028,8 +1078,8 @@ class Machine(RuleBasedStateMachine):
         expected["sc:hungry"] = {run.id for run in model.in_state("running") if model.eligible(run)}
         for project in PROJECTS:
             expected[f"sc:held:{project}"] = {ex.job for ex in model.execs.values() if ex.run.project == project}
-            waiting = {run.id for run in model.in_state("waiting") if run.project == project}
-            expected[f"sc:waiting:{project}"] = waiting
+            expected[f"sc:waiting:{project}"] = {run.id for run in model.waiting(project)}
+            expected[f"sc:blocked:{project}"] = {run.id for run in model.waiting(project, blocked=True)}
         with self.client.pipeline(transaction=False) as pipe:
             for key in expected:
                 pipe.smembers(key)
@@ -1038,6 +1088,8 @@ class Machine(RuleBasedStateMachine):
             *sets, leases, later = pipe.execute()
         assert {key: texts(found) for key, found in zip(expected, sets, strict=True)} == expected
         holders = {f"e:{job}" for job in model.execs} | {f"w:{name}" for name in model.workers}
+        live = self.runs("waiting", "running", "stopping")
+        holders |= {f"g:{run.project}\x1f{run.concurrency}" for run in live if run.concurrency}
         assert texts(leases) == holders | {f"c:{run.id}" for run in model.runs.values() if run.expiry_ms is not None}
         assert texts(later) == {job for run in model.runs.values() for job in run.later}
 
@@ -1070,6 +1122,17 @@ class Machine(RuleBasedStateMachine):
                 places.append(has)
             stretches = [run.groups[items[0]] for place in places for items in at_a_stretch(place, run.groups)]
             assert len(stretches) == len(set(stretches)), f"a group of {run.id} is in several places: {places}"
+
+    def runs_of_a_group_take_turns(self) -> None:
+        """No run that holds slots shares its group with more that do than it has asked for."""
+        sharing = [run for run in self.runs("running", "stopping") if run.concurrency]
+        with self.client.pipeline(transaction=False) as pipe:
+            for run in sharing:
+                pipe.exists(f"sc:run:{run.id}:held")
+            holding = [run for run, holds in zip(sharing, pipe.execute(), strict=True) if holds]
+        for run in holding:
+            others = [one for one in holding if (one.project, one.concurrency) == (run.project, run.concurrency)]
+            assert len(others) <= run.concurrency_limit, f"{others} of one group hold slots"
 
     def ended_runs_told_everything_once(self) -> None:
         """The stream of a run that is over reports each done item once, and its end once."""

@@ -99,7 +99,7 @@ class Asked(BaseModel):
 class Queue(Figures):
     """The pool's figures with its runs and executions."""
 
-    #: Running runs by age, then waiting ones in rank order.
+    #: Running runs by age, then those that wait for a slot in rank order, then those that wait for their turn.
     runs: tuple[QueuedRun, ...]
     #: Who runs what.
     executions: tuple[PoolExecution, ...]
@@ -127,6 +127,8 @@ class Run:
     held: int
     position: int
     eta_s: float | None
+    #: The concurrency group in which it waits for its turn, where it has the position; empty when it does not.
+    waits_for: str
     #: Executions that have begun so far, each a number and how often it was given out.
     attempts: tuple[str, ...]
     #: Times, ms since 1970.
@@ -312,6 +314,7 @@ def look_at_run(dispatcher: Dispatcher, history: History, run: str) -> Run | Non
         held=status.held,
         position=status.position,
         eta_s=status.eta_s,
+        waits_for=status.waits_for,
         attempts=details.attempts,
         submitted_ms=details.submitted_ms,
         started_ms=details.started_ms,
@@ -334,6 +337,7 @@ def _recorded(record: RunRow) -> Run:
         held=0,
         position=0,
         eta_s=None,
+        waits_for="",
         attempts=(),
         submitted_ms=record.submitted_ms,
         started_ms=record.started_ms,

@@ -43,6 +43,9 @@ class Submission(BaseModel):
     detached: bool = False
     labels: Annotated[list[Annotated[str, Field(pattern=r"^[A-Za-z0-9._:-]{1,100}$")]], Field(max_length=100)] = []
     grace_s: Annotated[float, Field(ge=15, le=3600)] = 60
+    concurrency: Annotated[str, Field(pattern=r"^([A-Za-z0-9._:/-]{1,200})?$")] = ""
+    concurrency_limit: Annotated[int, Field(ge=1, le=100_000)] = 1
+    cancel_in_progress: bool = False
 
     def request(self) -> RunRequest:
         """As the dispatcher wants it."""

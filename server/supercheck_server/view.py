@@ -81,8 +81,9 @@ def look_at_pool(dispatcher: Dispatcher, project: str = "") -> PoolStatus:
 def _hide_run(run: QueuedRun) -> QueuedRun:
     """That a run exists: its place and slots in the pool, nothing of whose it is and how it goes."""
     return replace(
-        run, run=RunId(HIDDEN), project=HIDDEN, done=0, total=None, eta_s=None, submitted_ms=0, started_ms=None
-    )
+        run, run=RunId(HIDDEN), project=HIDDEN, done=0, total=None, eta_s=None, submitted_ms=0, started_ms=None,
+        waits_for=HIDDEN if run.waits_for else "",
+    )  # fmt: skip
 
 
 def _hide_execution(execution: PoolExecution) -> PoolExecution:
