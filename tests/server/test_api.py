@@ -15,6 +15,7 @@ import redis
 
 from pytest_supercheck.model import RunId
 from supercheck_server.settings import Settings
+from supercheck_server.view import HIDDEN, QueueView
 from tests.server.conftest import Pool, Served, serving, wait_for
 
 
@@ -53,6 +54,18 @@ def test_senseless_limits_are_refused_in_words(client: httpx.Client, pool: Pool,
     answer = client.post("/api/v1/queue/limits", json=limits)
     assert answer.status_code == 400
     assert "body" in answer.json()["detail"]
+
+
+def test_run_that_waits_for_its_group_says_so(client: httpx.Client, pool: Pool) -> None:
+    """On its page, in the queue and to programs; of another project's run nobody sees for what it waits."""
+    for run in ("r1", "r2"):
+        pool.submit(run, project="shop", concurrency="release/1.0")
+    for page in ("/queue", "/runs/r2"):
+        assert "waits for its group <code>release/1.0</code>" in client.get(page).text
+    assert client.get("/api/v1/runs/r2").json()["waits_for"] == "release/1.0"
+    assert [run["waits_for"] for run in client.get("/api/v1/queue").json()["runs"]] == ["", "release/1.0"]
+    hidden = QueueView.look(pool.dispatcher, "bank").queue.runs
+    assert [run.waits_for for run in hidden] == ["", HIDDEN]
 
 
 def test_run_is_told_while_it_lives_and_afterwards(client: httpx.Client, pool: Pool) -> None:

@@ -192,6 +192,10 @@ def test_gateway_fulfils_the_port(gateway: HttpGateway, pool: Pool) -> None:
     request = RunRequest(run_id=RunId("r1"), project="shop", want=2, spec='{"x": "\u2028\u00e9"}')
     assert port.submit(request).held == 1
     assert port.submit(request).held == 1  # again: the answer was lost
+    behind = RunRequest(run_id=RunId("r2"), project="shop", concurrency="release/1.0")
+    newest = RunRequest(run_id=RunId("r3"), project="shop", concurrency="release/1.0", cancel_in_progress=True)
+    assert [port.submit(one).state for one in (behind, newest)] == ["queued", "queued"]
+    assert port.keep(RunId("r2")).message == "superseded by run r3"
     assert port.queue() == pool.dispatcher.queue()
     assert port.offer(RunId("r1"), ['"a"', '"b"', '["b", 1]'], single=1, joined=[1])
     job = pool.job("r1")
@@ -245,7 +249,13 @@ def test_refusal_has_its_figures(gateway: HttpGateway, pool: Pool) -> None:
     assert caught.value.retry_after_s > 0
 
 
-@pytest.mark.parametrize("body", [{"run_id": ".."}, {"run_id": "r", "want": 0}, {"run_id": "r", "labels": ["a,b"]}, {}])
+@pytest.mark.parametrize(
+    "body",
+    [
+        *({"run_id": ".."}, {"run_id": "r", "want": 0}, {"run_id": "r", "labels": ["a,b"]}, {}),
+        *({"run_id": "r", "concurrency": "a b"}, {"run_id": "r", "concurrency": "a", "concurrency_limit": 0}),
+    ],
+)
 def test_senseless_submissions_are_refused_in_words(client: httpx.Client, pool: Pool, body: dict[str, object]) -> None:
     """400, or 404 for an id that no run can have; nothing of it is kept."""
     assert client.post("/api/v1/runs", json=body).status_code in (400, 404)
