@@ -56,9 +56,12 @@ def ended(pool: Pool, run: str) -> Counter[str]:
 def test_failed_tests_run_once_more_without_a_session(pool: Pool) -> None:
     """Under an id of its own, those that failed and no others; nobody has to keep it alive."""
     pool.worker(2)
-    run = first_run(pool)
+    run = first_run(pool, "--supercheck-concurrency=main", "--supercheck-cancel-in-progress")
     again = pool.command("queue", "--url", pool.url, "retry", run, "--failed").strip()
     assert again > run
+    details = Dispatcher(pool.client).details(RunId(again))
+    assert details is not None
+    assert details.concurrency == "main"
     ran = ended(pool, again)
     assert sorted(ran) == [
         *("test_it.py::test_group[0]", "test_it.py::test_group[2]"),
