@@ -9,7 +9,8 @@ the run is over, beside the session's own end.  Knows no pytest.
 Messages from the session (JSON lines): ``connect`` (with the socket on which events are sent, as they come from the
 pool), ``source`` (ship the project's files to the server), ``queue``, ``submit``, ``attach``, ``items``, ``offer``,
 ``cancel``, ``ended``.  To it: ``connected``, ``capacity``, ``admission``, ``offered``, ``cancelled``, ``error``, and
-unasked ``status``, ``shipping`` (words for the user), ``brought`` (files of tests) and ``recorded``.
+unasked ``status``, ``shipping`` (words for the user), ``mask`` (a secret that no log may show), ``brought`` (files of
+tests) and ``recorded``.
 """
 
 from __future__ import annotations
@@ -100,7 +101,7 @@ class Connector:
         match message:
             case {"connect": where}:
                 self._events = socket.socket(fileno=fds[0])
-                self._gateway = _connect(where["url"], where["token"])
+                self._gateway = _connect(where["url"], where["token"], lambda secret: self._tell({"mask": secret}))
                 self._tell({"connected": True})
             case {"source": wish}:
                 self._shipment = _ship(self._gateway, wish, lambda words: self._tell({"shipping": words}))
@@ -248,14 +249,14 @@ class Connector:
             pass  # its lease lapses
 
 
-def _connect(url: str, token: str | None) -> Gateway:
+def _connect(url: str, token: str | None, mask: Callable[[str], None]) -> Gateway:
     if url.startswith(("http://", "https://")):
         try:
             from pytest_supercheck.http_gateway import HttpGateway
         except ImportError as exc:
             raise Unreachable(f"A server's address needs {exc.name}: pip install 'pytest-supercheck[http]'") from exc
 
-        return HttpGateway(url, token)
+        return HttpGateway(url, token, mask=mask)
     from pytest_supercheck.redis_gateway import RedisGateway
 
     return RedisGateway.connect(url, password=token)

@@ -7,8 +7,9 @@ The same verbs as over Redis, at the server's `/api/v1`.  Must not know pytest o
 from __future__ import annotations
 
 import dataclasses
+import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final
 from urllib.parse import quote
 
@@ -30,7 +31,8 @@ from pytest_supercheck.model import (
     RunRequest,
     RunStatus,
 )
-from pytest_supercheck.operators import masked
+from pytest_supercheck.oidc import job_sign_in
+from pytest_supercheck.operators import hide, masked
 
 #: What a URL may begin with.
 SCHEMES: Final = ("http", "https")
@@ -52,13 +54,15 @@ class _NoRun(Infrastructure):
 class HttpGateway:
     """`Gateway` over a server's HTTP API; safe to share between threads, of which one reads events."""
 
-    def __init__(self, url: str, token: str | None) -> None:
+    def __init__(self, url: str, token: str | None, *, mask: Callable[[str], None] = hide) -> None:
         """
         Make a gateway; nothing is sent yet.
 
         Args:
             url: The server's address; a path is where it is mounted.
-            token: As `supercheck token create` prints it; None for a server on this machine that has no tokens yet.
+            token: As `supercheck token create` prints it; None for a server on this machine that has no tokens yet, and
+                for a job of GitHub Actions that signs in with its own.
+            mask: Is told the secrets of such a job.
 
         Raises:
             Unreachable: The URL is malformed.
@@ -74,6 +78,7 @@ class HttpGateway:
             self._client = httpx.Client(
                 base_url=f"{url.rstrip('/')}/api/v1/",
                 headers=headers,
+                auth=None if token else job_sign_in(url, os.environ, mask),
                 timeout=httpx.Timeout(ANSWER_S, connect=CONNECT_S),
             )
         except (httpx.InvalidURL, ValueError) as exc:
@@ -224,8 +229,9 @@ class HttpGateway:
         status = response.status_code
         self.version = response.headers.get(VERSION_HEADER)
         if status in (401, 403):
+            whose = "This was the job's own token; another one" if self._client.auth else "The token"
             raise Unreachable(
-                f"{self.address} does not let us in: {_detail(response)} The token is taken from SUPERCHECK_TOKEN."
+                f"{self.address} does not let us in: {_detail(response)} {whose} is taken from SUPERCHECK_TOKEN."
             )
         if status == 413:
             raise SourceTrouble(

@@ -204,3 +204,9 @@ def masked(url: str) -> str:
         The URL without user, password and query.
     """
     return re.sub(r"//.*@", "//", url.split("?", 1)[0])
+
+
+def hide(secret: str) -> None:
+    """Have the runner of a job of GitHub Actions show asterisks in its log, wherever a secret should come up there."""
+    # Not the standard output, which may go into a file.
+    os.write(2, f"::add-mask::{secret}\n".encode())

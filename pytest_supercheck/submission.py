@@ -19,6 +19,7 @@ from pytest_supercheck import boot, errors
 from pytest_supercheck.errors import Infrastructure, QueueFull, SupercheckError
 from pytest_supercheck.keeper import Lines, send
 from pytest_supercheck.model import Admission, Figures, How, RunId, RunRequest, RunStatus
+from pytest_supercheck.operators import hide
 
 #: Names in one message, and bytes in one read of events.
 OFFER_BATCH: Final = 2000
@@ -216,6 +217,8 @@ class Submission:
                 row = message["status"]
                 self.status = RunStatus(**{**row, "figures": Figures.from_json(row["figures"])})
                 self.heard_at = time.monotonic()
+            elif "mask" in message:
+                hide(message["mask"])
             elif "shipping" in message:
                 self._notes.append(message["shipping"])
             else:

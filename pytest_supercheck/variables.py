@@ -26,6 +26,9 @@ SECRETS: Final = frozenset(
         "SUPERCHECK_DATABASE_URL",
         "SUPERCHECK_S3_ENDPOINT",
         "SUPERCHECK_STORE",
+        # With these a job of GitHub Actions gets a token for the server, and for whatever else trusts it.
+        "ACTIONS_ID_TOKEN_REQUEST_URL",
+        "ACTIONS_ID_TOKEN_REQUEST_TOKEN",
     }
 )
 

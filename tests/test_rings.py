@@ -30,13 +30,14 @@ RINGS: Final = (
             *("variables", "fingerprint", "pyproject", "wish", "requirements", "resolution"),
             *("bundle", "digests", "gathering"),
             *("isolation", "sandbox", "users", "warden"),
+            "addresses",
         }
     ),
     frozenset({"gateway", "store", "archive", "packs"}),
     frozenset(
         {
             *("dispatch", "redis_gateway", "event_reader", "http_gateway", "valkey", "directory_store", "s3_store"),
-            *("stores", "uv_program", "build_cache"),
+            *("stores", "uv_program", "build_cache", "oidc"),
         }
     ),
     frozenset(
@@ -100,7 +101,7 @@ IMPORTERS: Final = {
     },
     "redis": {"dispatch", "redis_gateway", "event_reader", "worker"},
     "rq": {"worker"},
-    "httpx": {"http_gateway"},
+    "httpx": {"http_gateway", "oidc"},
     "click": {"cli", "session_commands"},
     "jinja2": {"report"},
     "markupsafe": {"report", "markup"},

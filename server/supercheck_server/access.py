@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Final, Literal
 
-from sqlalchemy import delete, insert, select, update
+from sqlalchemy import ColumnElement, delete, insert, select, update
 
 from supercheck_server.database import Database
 from supercheck_server.tables import sessions, tokens
@@ -27,6 +27,11 @@ from supercheck_server.tables import sessions, tokens
 PREFIX: Final = "sct_"
 #: Seconds that a browser stays signed in.
 SESSION_S: Final = 14 * 24 * 3600
+
+#: Tokens that live for less than a day in ms are short-lived: jobs get them, and get new ones.
+DAY_MS: Final = 86_400_000
+#: Days for which a short-lived one that has lapsed still tells whose it was.
+LAPSED_DAYS: Final = 3
 
 #: What a token is good for: to see; also to submit, keep, stop, cancel and retry runs; to do everything.
 Scope = Literal["read", "submit", "admin"]
@@ -95,12 +100,25 @@ LOCAL: Final = Visitor(name="local", project="", scope="admin", signed_in=False)
 class Access:
     """The tokens and sessions of a database."""
 
-    def __init__(self, database: Database, *, now_ms: Callable[[], int] = lambda: int(time.time() * 1000)) -> None:
+    def __init__(
+        self,
+        database: Database,
+        *,
+        closed: bool = False,
+        now_ms: Callable[[], int] = lambda: int(time.time() * 1000),
+    ) -> None:
+        """
+        Make it.
+
+        Args:
+            closed: Whether nobody comes in without a token, also while there is none: an issuer's jobs get some.
+        """
         self._database = database
+        self._closed = closed
         self._now_ms = now_ms
 
     def create(
-        self, name: str, *, project: str = "", scope: Scope | None = None, days: int | None = None
+        self, name: str, *, project: str = "", scope: Scope | None = None, days: float | None = None
     ) -> tuple[Token, str]:
         """
         Make a token.
@@ -108,7 +126,7 @@ class Access:
         Args:
             project: The only one that it is good for, of 200 characters at most; empty for all.
             scope: `submit` for one project, else `admin`, when None.
-            days: Until it lapses, from 1; None for never.
+            days: Until it lapses; None for never.
 
         Returns:
             The token, and its secret of 256 random bits, which is nowhere else.
@@ -121,7 +139,7 @@ class Access:
             project=project,
             scope=scope or ("submit" if project else "admin"),
             created_ms=now_ms,
-            expires_ms=now_ms + days * 86_400_000 if days else None,
+            expires_ms=now_ms + round(days * DAY_MS) if days else None,
             revoked_ms=None,
         )
         with self._database.write() as connection:
@@ -136,9 +154,14 @@ class Access:
             return [Token(**row) for row in rows]
 
     def dump(self) -> builtins.list[dict[str, Any]]:
-        """All tokens with their hashes, the oldest first, as `restore` takes them; a hash opens nothing."""
+        """
+        All tokens but short-lived ones with their hashes, the oldest first, as `restore` takes them.
+
+        A hash opens nothing.
+        """
+        lasting = select(tokens).where(~_short_lived())
         with self._database.read() as connection:
-            rows = connection.execute(select(tokens).order_by(tokens.c.created_ms, tokens.c.id)).mappings()
+            rows = connection.execute(lasting.order_by(tokens.c.created_ms, tokens.c.id)).mappings()
             return [dict(row) for row in rows]
 
     def restore(self, row: Mapping[str, Any]) -> bool:
@@ -179,8 +202,21 @@ class Access:
             connection.execute(revoked.values(revoked_ms=self._now_ms()))
             return connection.execute(select(tokens.c.id).where(tokens.c.id == token_id)).first() is not None
 
+    def forget_lapsed(self) -> int:
+        """
+        Remove short-lived tokens that lapsed some days ago; the others stay, and with them that there has been a token.
+
+        Returns:
+            How many went.
+        """
+        lapsed = tokens.c.expires_ms < self._now_ms() - LAPSED_DAYS * DAY_MS
+        with self._database.write() as connection:
+            return connection.execute(delete(tokens).where(_short_lived(), lapsed)).rowcount
+
     def is_open(self) -> bool:
-        """Whether no token has ever been made."""
+        """Whether no token has ever been made, and nobody gets one by itself."""
+        if self._closed:
+            return False
         with self._database.read() as connection:
             return connection.execute(select(tokens.c.id).limit(1)).first() is None
 
@@ -220,6 +256,10 @@ class Access:
     def _valid(self, token: Token) -> Token | None:
         lapsed = token.expires_ms is not None and token.expires_ms <= self._now_ms()
         return None if lapsed or token.revoked_ms is not None else token
+
+
+def _short_lived() -> ColumnElement[bool]:
+    return tokens.c.expires_ms.is_not(None) & (tokens.c.expires_ms - tokens.c.created_ms < DAY_MS)
 
 
 def form_token(cookie: str) -> str:

@@ -41,6 +41,7 @@ from supercheck_server.configuration import read_configuration
 from supercheck_server.database import Database
 from supercheck_server.door import door_routes
 from supercheck_server.errors import DatabaseTrouble
+from supercheck_server.exchange import exchange_routes
 from supercheck_server.feed import Feed, Feeds
 from supercheck_server.file_routes import file_routes
 from supercheck_server.gate import Gate, sign_in_address
@@ -50,6 +51,7 @@ from supercheck_server.ledger import Ledger
 from supercheck_server.live_pages import form_routes, live_routes
 from supercheck_server.metrics import Metrics
 from supercheck_server.mirror import Mirror
+from supercheck_server.oidc import Issuers
 from supercheck_server.pages import Sources, run_routes, test_routes
 from supercheck_server.recorder import Keeper, Recorder
 from supercheck_server.render import CONTENT_SECURITY_POLICY, Renderer, static_version
@@ -99,7 +101,7 @@ class Parts:
         store = open_store(settings.store, endpoint=settings.s3_endpoint)
         mark_served(settings.store)
         self.shelf = Shelf(store, DirectoryStore(settings.data / "waiting"))
-        self.access = Access(self.database)
+        self.access = Access(self.database, closed=bool(self.configuration.oidc))
         self.mirror = Mirror(self.access, store)
         self.metrics = Metrics(self.dispatcher)
         self.feeds = Feeds()
@@ -170,6 +172,7 @@ def create_app(parts: Parts) -> FastAPI:
     app.include_router(door_routes(parts.dispatcher, reader, lambda: parts.feeds.is_closed, gate))
     app.include_router(bundle_routes(parts.bundles, gate))
     app.include_router(file_routes(owners, parts.shelf, gate))
+    app.include_router(exchange_routes(Issuers(parts.configuration.oidc), parts.access, gate))
     app.include_router(sign_in_routes(parts.access, gate, renderer))
     sources = Sources(
         dispatcher=parts.dispatcher, history=parts.history, shelf=parts.shelf, renderer=renderer, feeds=parts.feeds

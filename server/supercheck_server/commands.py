@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from supercheck_server.settings import Settings
 
 #: What the extra brings and nothing else does.
-_NEEDED: Final = ("fastapi", "uvicorn", "jinja2", "sqlalchemy", "alembic", "prometheus_client")
+_NEEDED: Final = ("fastapi", "uvicorn", "jinja2", "sqlalchemy", "alembic", "prometheus_client", "httpx", "jwt")
 
 
 class ExtraMissing(SupercheckError):

@@ -9,21 +9,27 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import Field, ValidationError, field_validator
 
 from pytest_supercheck.errors import Fatal
 from pytest_supercheck.operators import BadVariable
 from pytest_supercheck.pyproject import read_toml
-
-
-class Section(BaseModel):
-    """A table of the file: what is not known is refused."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+from supercheck_server.oidc import OidcSection
+from supercheck_server.section import Section
 
 
 class Configuration(Section):
     """The whole file; every section may be missing."""
+
+    #: Whose job tokens are taken.
+    oidc: dict[str, OidcSection] = Field(default_factory=dict)
+
+    @field_validator("oidc")
+    @classmethod
+    def _check_issuers(cls, sections: dict[str, OidcSection]) -> dict[str, OidcSection]:
+        if len({section.issuer for section in sections.values()}) < len(sections):
+            raise ValueError("each issuer has one section, with all its rules")
+        return sections
 
 
 def read_configuration(path: Path | None) -> Configuration:

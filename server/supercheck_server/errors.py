@@ -2,13 +2,16 @@
 What can go wrong in the server beside what the package knows.
 
     SupercheckError
-    └── DatabaseTrouble              70   the database cannot be used
-        └── WrongSchema              70   it is of another release
+    ├── DatabaseTrouble              70   the database cannot be used
+    │   └── WrongSchema              70   it is of another release
+    ├── WrongJobToken                70   a job's own token lets nobody in
+    └── Unreachable
+        └── IssuerTrouble            69   its issuer cannot be asked
 """
 
 from __future__ import annotations
 
-from pytest_supercheck.errors import SupercheckError
+from pytest_supercheck.errors import SupercheckError, Unreachable
 
 
 class DatabaseTrouble(SupercheckError):
@@ -17,3 +20,11 @@ class DatabaseTrouble(SupercheckError):
 
 class WrongSchema(DatabaseTrouble):
     """The database's tables are of another release of pytest-supercheck."""
+
+
+class WrongJobToken(SupercheckError):
+    """The job's own token lets nobody in."""
+
+
+class IssuerTrouble(Unreachable):
+    """The issuer of the job's token cannot be asked for its keys now."""

@@ -7,7 +7,6 @@ and 429 as JSON to programs and as pages to people.
 
 from __future__ import annotations
 
-import ipaddress
 import math
 import secrets
 from collections.abc import Callable
@@ -20,6 +19,7 @@ from fastapi.security import HTTPBearer
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
+from pytest_supercheck.addresses import is_local
 from pytest_supercheck.gateway import NO_RUN
 from supercheck_server.access import (
     LOCAL,
@@ -124,13 +124,25 @@ class Gate:
         Raises:
             HTTPException: 429 when too many wrong ones have come from the same address; this one was not looked at.
         """
-        address = request.client.host if request.client else ""
-        if wait_s := self._throttle.wait_s(address, secret):
+        self.check_tries(request, secret)
+        token = self._access.by_secret(secret)
+        self.note_try(request, secret, right=token is not None)
+        return token
+
+    def check_tries(self, request: Request, secret: str) -> None:
+        """
+        Require that not too many wrong tokens have come from where this one comes from; it is not looked at.
+
+        Raises:
+            HTTPException: 429.
+        """
+        if wait_s := self._throttle.wait_s(_address(request), secret):
             headers = {"Retry-After": str(math.ceil(wait_s))}
             raise HTTPException(429, "Too many wrong tokens have come from your address. Wait a minute.", headers)
-        token = self._access.by_secret(secret)
-        self._throttle.note(address, secret, right=token is not None)
-        return token
+
+    def note_try(self, request: Request, secret: str, *, right: bool) -> None:
+        """Note what a token has turned out to be."""
+        self._throttle.note(_address(request), secret, right=right)
 
     def _let_in(self, request: Request, scope: Scope, everywhere: bool) -> None:
         asking = request.state.visitor = self._recognise(request)
@@ -150,7 +162,7 @@ class Gate:
         if kind:
             token = self.token_of(request, secret.strip()) if kind.lower() == "bearer" else None
             if token is None:
-                raise _unauthorized("This token is unknown, revoked or has expired.")
+                raise unauthorized("This token is unknown, revoked or has expired.")
         else:
             token = self._access.by_cookie(cookie_of(request)) if cookie_of(request) else None
         if token is None:
@@ -159,7 +171,7 @@ class Gate:
 
     def _let_in_unknown(self, request: Request) -> None:
         if not self._access.is_open():
-            raise _unauthorized("Sign in, or send a token: Authorization: Bearer TOKEN.")
+            raise unauthorized("Sign in, or send a token: Authorization: Bearer TOKEN.")
         # No token yet: whoever is on this machine. A page of another site that has its name point here is not.
         if not is_local(request.url.hostname or ""):
             raise HTTPException(
@@ -183,21 +195,6 @@ async def _asking(request: Request) -> Visitor:
 
 #: A route's parameter: who asks, as the gate has found.
 Asking = Annotated[Visitor, Depends(_asking)]
-
-
-def is_local(host: str) -> bool:
-    """
-    Whether a host's name or address is this machine's own, whatever a name server says.
-
-    Args:
-        host: `localhost`, or a name below it, or an address.
-    """
-    if host == "localhost" or host.endswith(".localhost"):
-        return True
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return False
 
 
 def cookie_of(request: Request) -> str:
@@ -264,5 +261,10 @@ def sign_in_address(request: Request) -> str:
     return f"/sign-in?next={quote(here, safe='/')}" if request.method in _SAFE else "/sign-in"
 
 
-def _unauthorized(words: str) -> HTTPException:
+def unauthorized(words: str) -> HTTPException:
+    """The answer to whoever has to come with another token."""
     return HTTPException(401, words, headers={"WWW-Authenticate": "Bearer"})
+
+
+def _address(request: Request) -> str:
+    return request.client.host if request.client else ""

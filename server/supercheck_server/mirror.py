@@ -22,7 +22,11 @@ VERSION: Final = 1
 
 
 class Mirror:
-    """The tokens of a database and of a store. In the store none is ever missing that has been there."""
+    """
+    The tokens of a database and of a store. In the store none is ever missing that has been there.
+
+    Short-lived ones are not: when a database is lost they have lapsed, or their jobs get others.
+    """
 
     def __init__(self, access: Access, store: Store) -> None:
         self._access = access
@@ -67,6 +71,18 @@ class Mirror:
             except (KeyError, TypeError, ValueError) as exc:
                 logger.warning("token cannot be read", extra={"reason": repr(exc)})
         return new
+
+    def sweep(self) -> int:
+        """
+        Remove from the database short-lived tokens that have lapsed.
+
+        Returns:
+            How many went.
+
+        Raises:
+            SupercheckError: The database cannot be used.
+        """
+        return self._access.forget_lapsed()
 
     def _read(self) -> list[dict[str, Any]]:
         try:

@@ -240,6 +240,7 @@ class Keeper(threading.Thread):
         self._try("lost", LOST_S, recorder.close_lost)
         self._try("deliver", DELIVER_S, recorder.deliver)
         self._try("mirror", MIRROR_S, self._mirror.write)
+        self._try("tokens", SWEEP_S, self._mirror.sweep)
         self._try("sweep", SWEEP_S, lambda: self._retention.sweep(time.time() * 1000))
         self._try("sources", SWEEP_S, lambda: self._bundles.sweep(time.time() * 1000))
         self._try("orphans", ORPHANS_S, recorder.expire_orphans)

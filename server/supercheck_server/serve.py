@@ -11,10 +11,10 @@ from typing import Final
 import click
 import uvicorn
 
+from pytest_supercheck.addresses import is_local
 from pytest_supercheck.errors import SupercheckError
 from supercheck_server.app import Parts, create_app
 from supercheck_server.feed import Feeds
-from supercheck_server.gate import is_local
 from supercheck_server.logs import configure_logs
 from supercheck_server.settings import Settings, make_private
 

@@ -13,10 +13,10 @@ import pytest
 from click.testing import CliRunner
 from sqlalchemy import text
 
+from pytest_supercheck.addresses import is_local
 from pytest_supercheck.cli import main
 from supercheck_server.access import Access, form_token, is_form_token
 from supercheck_server.database import Database
-from supercheck_server.gate import is_local
 from supercheck_server.serve import NoToken, serve
 from supercheck_server.settings import Settings
 from tests.server.conftest import GUARD_S, Served

@@ -60,6 +60,7 @@ RULES: Final = {
     **dict.fromkeys(["GET /healthz", "GET /readyz", "GET /metrics", "GET /openapi.json"], Rule(None, 200)),
     "GET /sign-in": Rule(None, 200),
     "POST /sign-in": Rule(None, 401, {"secret": ""}),
+    "POST /api/v1/tokens/exchange": Rule(None, 400),
     "GET /api/v1/queue": Rule("read", 200, others=0),
     "GET /api/v1/queue/events": Rule("read", 200, others=0),
     "GET /api/v1/workers": Rule("read", 200, others=0),
