@@ -200,7 +200,7 @@ class _Keys:
         self._lock = threading.Lock()
         self._keys: dict[str, jwt.PyJWK] = {}
         self._fetched_at = self._tried_at = float("-inf")
-        #: Why the last attempt failed; empty when it did not.
+        #: Why the keys may not be all; empty when the last attempt went well.
         self._trouble = ""
 
     def find(self, key_id: str) -> jwt.PyJWK:
@@ -211,25 +211,36 @@ class _Keys:
             WrongJobToken: The issuer has none such, or had none a moment ago.
             IssuerTrouble: It cannot be asked.
         """
+        if self._is_due(key_id):
+            self._fetch()
         with self._lock:
-            if self._now_s() - self._fetched_at > KEEP_S:
-                self._keys = {}
-            if key_id not in self._keys and self._now_s() - self._tried_at > AGAIN_S:
-                self._fetch()
-            if key_id in self._keys:
-                return self._keys[key_id]
-            if self._trouble:
-                raise IssuerTrouble(f"The keys of {self._section.issuer} cannot be had now: {self._trouble}")
+            found, trouble = self._keys.get(key_id), self._trouble
+        if found is not None:
+            return found
+        if trouble:
+            raise IssuerTrouble(f"The keys of {self._section.issuer} cannot be had now: {trouble}")
         raise WrongJobToken(f"The job's token is signed with a key that {self._section.issuer} does not have.")
 
+    def _is_due(self, key_id: str) -> bool:
+        """Whether the caller is to fetch the keys; others do not wait for it, or a slow issuer would keep all of us."""
+        with self._lock:
+            now_s = self._now_s()
+            if now_s - self._fetched_at > KEEP_S:
+                self._keys = {}
+            if key_id in self._keys or now_s - self._tried_at <= AGAIN_S:
+                return False
+            self._tried_at, self._trouble = now_s, "they are just being fetched"
+            return True
+
     def _fetch(self) -> None:
-        self._tried_at = self._now_s()
         try:
-            self._keys = _keys_at(self._section.jwks or _discover(self._section.issuer))
+            keys, trouble = _keys_at(self._section.jwks or _discover(self._section.issuer)), ""
         except (httpx.HTTPError, httpx.InvalidURL, PyJWTError, ValueError, TypeError, RecursionError) as exc:
-            self._trouble = str(exc) or type(exc).__name__
-        else:
-            self._trouble, self._fetched_at = "", self._now_s()
+            keys, trouble = {}, str(exc) or type(exc).__name__
+        with self._lock:
+            self._trouble = trouble
+            if keys:
+                self._keys, self._fetched_at = keys, self._now_s()
 
 
 def _discover(issuer: str) -> str:

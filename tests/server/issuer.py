@@ -37,6 +37,9 @@ class Issuer(http.server.ThreadingHTTPServer):
         self.asked: list[str] = []
         #: Answers that are another's, by path: a status and a body.
         self.instead: dict[str, tuple[int, bytes]] = {}
+        #: What it waits for before it tells its keys.
+        self.ready = threading.Event()
+        self.ready.set()
         self.rotate("first")
 
     def rotate(self, key_id: str) -> None:
@@ -120,6 +123,7 @@ class _Answers(http.server.BaseHTTPRequestHandler):
             assert self.headers["Authorization"] == f"Bearer {RUNNERS_TOKEN}"
             assert query["api-version"] == ["2.0"]
             return {"value": issuer.token(aud=query["audience"][0])}
+        issuer.ready.wait(30)
         return issuer.jwks()
 
     def log_message(self, *args: object) -> None:

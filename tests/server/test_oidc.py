@@ -11,6 +11,7 @@ import json
 import re
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -203,6 +204,26 @@ def test_rotated_key_is_followed(issuer: Issuer) -> None:
             issuers.grant(issuer.token())
     assert issuer.asked == ["/keys"] * 2
     clock.now_s += AGAIN_S + 1
+    issuers.grant(issuer.token())
+
+
+def test_nobody_waits_for_a_slow_issuer(issuer: Issuer) -> None:
+    """But the one who asks it: others go on, or come again later."""
+    clock = Clock()
+    issuers = make_issuers(issuer, clock=clock)
+    known = issuer.token()
+    issuers.grant(known)
+    clock.now_s += AGAIN_S + 1
+    issuer.rotate("second")
+    issuer.ready.clear()
+    with ThreadPoolExecutor() as pool:
+        asking = pool.submit(issuers.grant, issuer.token())
+        wait_for(lambda: issuer.asked.count("/keys") == 2, "the issuer is asked")
+        issuers.grant(known)
+        with pytest.raises(IssuerTrouble, match="just being fetched"):
+            issuers.grant(issuer.token())
+        issuer.ready.set()
+        assert asking.result().project == "shop"
     issuers.grant(issuer.token())
 
 
