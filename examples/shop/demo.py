@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import subprocess
 import sys
 import time
@@ -46,10 +47,10 @@ class Tally:
 
 
 def main() -> int:
-    """Run the demo; further arguments go to pytest."""
+    """Run the demo, without the tests that need a browser; further arguments go to pytest."""
     os.chdir(Path(__file__).parent)
-    arguments = ["--supercheck", *sys.argv[1:]]
-    print("examples/shop$ pytest", *arguments, flush=True)  # noqa: T201
+    arguments = ["--supercheck", "-m", "not browser", *sys.argv[1:]]
+    print("examples/shop$ pytest", shlex.join(arguments), flush=True)  # noqa: T201
     tally = Tally()
     status = pytest.main(arguments, plugins=[tally])
     print(tally, flush=True)  # noqa: T201

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -36,6 +37,18 @@ def shop_url(database: Path) -> Iterator[str]:
         yield server.stdout.readline().strip()
         server.stdin.close()
         assert server.wait(10) == 0
+
+
+@pytest.fixture(scope="session")
+def base_url(shop_url: str) -> str:
+    """Where addresses of browser tests begin."""
+    return shop_url
+
+
+@pytest.fixture(scope="session")
+def browser_type_launch_args(browser_type_launch_args: dict[str, Any]) -> dict[str, Any]:
+    """The system's Chromium, where there is one; else the one that `playwright install chromium` has fetched."""
+    return {**browser_type_launch_args, "executable_path": shutil.which("chromium")}
 
 
 @pytest.fixture
