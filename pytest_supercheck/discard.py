@@ -77,9 +77,17 @@ def lock_of(workspace: str | Path) -> Path:
     return Path(f"{workspace}.lock")
 
 
-def discard(workspace: str) -> bool:
+def link_to(workspace: str | Path, links: Path) -> Path:
+    """A short name among links for a workspace's directory of temporary files; it ends with the run's id."""
+    return links / os.fspath(workspace)[-12:]
+
+
+def discard(workspace: str, links: Path) -> bool:
     """
     Remove a workspace unless somebody uses it; the files go in a thread of their own.
+
+    Args:
+        links: Where it has a short name.
 
     Returns:
         Whether there was nobody.
@@ -91,6 +99,7 @@ def discard(workspace: str) -> bool:
         aside = f"{workspace}.{uuid.uuid4().hex[:12]}"
         os.rename(workspace, aside)
         lock.unlink()
+        link_to(workspace, links).unlink(missing_ok=True)
     except BlockingIOError:
         return False
     except FileNotFoundError:

@@ -230,7 +230,7 @@ class Host:
         used = self._runners.keys() | self._cells.keys()
         for entry in entries:
             if entry.is_dir() and "." not in entry.name and entry.name not in used:
-                discard(entry.path)
+                discard(entry.path, Path(self.socket_path).parent)
 
     def _forget(self, run: str, runner: RunnerProcess) -> None:
         if self._runners.get(run) is runner:

@@ -244,7 +244,8 @@ class _Walled:
             assert places is not None
             command = [*self._walls.sandbox.prefix(places, privileged=self._user is not None), *command]
         shipped = places is not None and places.workspace  # it has a home there, and nothing of ours in its environment
-        return command, dict(environ) if shipped else self._environ(environ)
+        # What a browser has there are sockets, too, whose names are short; a workspace's is not.
+        return command, {**environ, "TMPDIR": self.temporary} if shipped else self._environ(environ)
 
     def _environ(self, environ: Mapping[str, str]) -> dict[str, str]:
         kept = {name: value for name, value in environ.items() if name not in _PERSONAL and not name.startswith("XDG_")}

@@ -299,7 +299,8 @@ class Supervisor:
         from pytest_supercheck.workspace import Workspaces
 
         place, begun = self._place, self._begun
-        workspaces = Workspaces(Path(place.workspaces), Path(place.cache), place.store, place.confine)
+        links = Path(place.host_socket).parent
+        workspaces = Workspaces(Path(place.workspaces), Path(place.cache), links, place.store, place.confine)
         preparation = self._awaited = Preparation(
             lambda tell, pulse: workspaces.prepare(begun.run, begun.project, self._spec, tell, pulse)
         )

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from pytest_supercheck import variables
-from pytest_supercheck.discard import lock_of
+from pytest_supercheck.discard import link_to, lock_of
 from pytest_supercheck.environment import Environment, Environments
 from pytest_supercheck.errors import Fatal, Infrastructure
 from pytest_supercheck.operators import StoreSettings
@@ -62,12 +62,16 @@ class Workspaces:
     Args:
         directory: Where they are; each goes when its run has no more test processes here.
         cache: Where what runs share is kept.
+        links: A directory with a short name, for links to directories of temporary files.
         store: Where sources come from.
         confine: How environments are built, which runs the code of projects.
     """
 
-    def __init__(self, directory: Path, cache: Path, store: StoreSettings, confine: Confine = unconfined) -> None:
+    def __init__(
+        self, directory: Path, cache: Path, links: Path, store: StoreSettings, confine: Confine = unconfined
+    ) -> None:
         self._directory = directory
+        self._links = links
         self._cache = cache
         self._store = store
         self._confine = confine
@@ -102,6 +106,7 @@ class Workspaces:
             if session and (line := environment.compare(session, wish, strict=strict)):
                 tell(line, False)
             surroundings = variables.of_tests(place, environment.programs, spec.get("environ", {}), os.environ)
+            surroundings["TMPDIR"] = str(_linked(place / "tmp", link_to(place, self._links)))
         here = _relocated(spec, tree)
         here |= {
             "workspace": str(place),
@@ -111,6 +116,13 @@ class Workspaces:
             "basetemp": str(place / "tmp"),
         }
         return Ready(spec=here, home=_home(spec, tree, place / "tmp"), environment=environment)
+
+
+def _linked(directory: Path, link: Path) -> Path:
+    """A link to a directory: a browser has sockets among its temporary files, whose whole names may have 107 bytes."""
+    with contextlib.suppress(FileExistsError):
+        link.symlink_to(directory)
+    return link
 
 
 def _relocated(spec: dict[str, Any], tree: Path) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from tests.pool.walls import entered
 from tests.server.conftest import GUARD_S, Pool, Served, wait_for
 
 TEST = """
-    import os, pathlib, sys, warnings
+    import os, pathlib, socket, sys, tempfile, warnings
     import pytest
     import helper
 
@@ -39,6 +39,8 @@ TEST = """
         print("this is", __file__)
         assert "worker-cache" in str(pathlib.Path.cwd().resolve()), "not where the session is"
         assert "worker-cache" in str(tmp_path) and "worker-cache" in str(pathlib.Path.home())
+        with socket.socket(socket.AF_UNIX) as browser:
+            browser.bind(tempfile.mkdtemp(prefix="org.chromium.Chromium.") + "/SingletonSocket")
 
     def test_variables():
         assert os.environ["PASSED"] == "1"
