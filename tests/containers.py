@@ -67,7 +67,9 @@ class Container:
         """Start a command, which says what it has to say in the log."""
         with self.log.open("ab") as log:
             self.processes.append(
-                subprocess.Popen(self._words(command), env=self.environ, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+                subprocess.Popen(
+                    self._words(command), env=self.environ, stdin=subprocess.DEVNULL, stdout=log, stderr=log
+                )
             )
 
     def run(self, command: Sequence[str], **more: str) -> tuple[int, str]:
@@ -259,7 +261,7 @@ def _pass_on(client: socket.socket) -> None:
 
 
 def _system(programs: Path) -> Iterator[str]:
-    """bubblewrap's words for what all containers see: the system, our Python, this package, and some programs."""
+    """Bubblewrap's words for what all containers see: the system, our Python, this package, and some programs."""
     for name in ("SETUID", "SETGID", "SETPCAP"):
         yield from ("--cap-add", f"CAP_{name}")
     # Its own /proc would have covered places, as an engine's has that is not told `systempaths=unconfined`.
