@@ -48,7 +48,7 @@ def base_url(shop_url: str) -> str:
 @pytest.fixture(scope="session")
 def browser_type_launch_args(browser_type_launch_args: dict[str, Any]) -> dict[str, Any]:
     """The system's Chromium, where there is one; else the one that `playwright install chromium` has fetched."""
-    return {**browser_type_launch_args, "executable_path": shutil.which("chromium")}
+    return {**browser_type_launch_args, "executable_path": shutil.which("chromium") or shutil.which("google-chrome")}
 
 
 @pytest.fixture
