@@ -65,6 +65,7 @@ def test_what_the_image_is_built_from_is_given_to_the_build() -> None:
     copied = [words.split()[:-1] for words in re.findall(r"^COPY (?!--from)(?:--\S+ )*(.+)$", DOCKERFILE, re.MULTILINE)]
     sources = {source.partition("/")[0] for words in copied for source in words}
     assert sources == {line[1:] for line in given if line.startswith("!")}
+    assert {"server/secrets", "server/.env"} <= set(given)
 
 
 def test_secrets_come_from_files(tmp_path: Path) -> None:
