@@ -101,6 +101,10 @@ class Far:
         """The directories of runs on the worker."""
         return [one for one in self.cache.glob("worker/workspaces/*/*") if one.is_dir()]
 
+    def links(self) -> list[Path]:
+        """The links to directories of temporary files of runs on the worker."""
+        return [one for one in self.cache.parent.glob("tmp/*/*") if one.is_symlink()]
+
 
 @pytest.fixture
 def far(
@@ -120,10 +124,13 @@ def far(
 
 def _far(isolation: str, project: Path, place: Path, valkey_server: Valkey, served: Served) -> Iterator[Far]:
     home, cache = place / "worker-home", place / "worker-cache"
-    for directory in (project, home, project / "data"):
+    temporary = place / "tmp"
+    for directory in (project, home, temporary, project / "data"):
         directory.mkdir()
+    temporary.chmod(0o1777)
     environ = {name: value for name, value in os.environ.items() if not name.startswith("SUPERCHECK_")}
-    environ |= {"HOME": str(home), "SUPERCHECK_CACHE": str(cache), "SUPERCHECK_STORE": served.parts.settings.store}
+    environ |= {"HOME": str(home), "SUPERCHECK_CACHE": str(cache), "TMPDIR": str(temporary)}
+    environ |= {"SUPERCHECK_STORE": served.parts.settings.store}
     words = ["-m", "pytest_supercheck.cli", "worker", "--url", valkey_server.url, "-c", "2"]
     prefix = entered(somebody=False) if isolation != "none" else []
     worker = subprocess.Popen([*prefix, sys.executable, *words, "--isolate", isolation], cwd=home, env=environ)
@@ -158,7 +165,7 @@ def test_project_goes_to_the_workers(far: Far, pool: Pool) -> None:
     assert ".env" in output, "what is left out is named"
     assert (far.path / "data" / "value.txt").read_text() == "12\n"
     assert not (far.path / "made").exists()
-    wait_for(lambda: not far.workspaces(), "the workspace goes")
+    wait_for(lambda: not far.workspaces() and not far.links(), "the workspace goes")
 
 
 def test_each_run_has_the_files_as_they_are(far: Far, pool: Pool) -> None:
