@@ -10,11 +10,13 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -35,15 +37,15 @@ def test_coffee_is_free(page: Page) -> None:
     assert page.locator("#price").text_content() == "€0.00"
 """
 
-#: Fetches what the page of the last run links to, and tells digests by the last parts of addresses, and its hosts.
+#: Fetches what the page of a run links to, and tells digests by the last parts of addresses, and its hosts.
 LOOK = """
-import hashlib, json, os, re, time
+import hashlib, json, os, re, sys, time
 import httpx
 headers = {"Authorization": f"Bearer {os.environ['SUPERCHECK_TOKEN']}"}
 with httpx.Client(base_url=os.environ["SUPERCHECK_URL"], headers=headers, timeout=60) as client:
-    while not (runs := client.get("/api/v1/runs").json()["runs"]):
+    while client.get(f"/api/v1/runs/{sys.argv[1]}").raise_for_status().json()["record"] is None:
         time.sleep(0.1)
-    page = client.get(f"/runs/{runs[0]['id']}").raise_for_status().text
+    page = client.get(f"/runs/{sys.argv[1]}").raise_for_status().text
     links = re.findall(r'href="(/runs/[^"]+/files/[^"]+)"', page)
     contents = {link.rpartition("/")[2]: client.get(link).raise_for_status().content for link in links}
 digests = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
@@ -104,21 +106,33 @@ def test_each_reaches_what_it_has_to(deployment: Deployment) -> None:
     assert reached(deployment.client) == {"server"}
 
 
+def seen(deployment: Deployment, output: str) -> dict[str, Any]:
+    """What a session's run looks like from outside."""
+    [run] = set(re.findall(r"supercheck: run ([0-9a-f-]{36})", output))
+    found: dict[str, Any] = json.loads(deployment.client.python(LOOK, run))
+    return found
+
+
 def test_browser_tests_run_on_workers_and_their_files_come_back(deployment: Deployment) -> None:
     """What a failing test leaves is where it would have been, and behind the page of the run."""
     (deployment.shop / "tests" / "test_wrong.py").write_text(WRONG)
     options = ["-p", "no:cacheprovider", "--tracing=retain-on-failure", "--screenshot=only-on-failure"]
-    command = "cd shop && git init -q && git add . && pytest --supercheck --supercheck-executions=4"
-    status, output = deployment.client.run(["sh", "-c", f'{command} "$@"', "sh", *options])
-    logs = "".join(worker.log.read_text() for worker in deployment.workers)
-    assert status == 1, output + logs
-    assert "1 failed, 211 passed" in output, output
+    command = 'cd shop && git init -q && git add . && pytest --supercheck --supercheck-executions=4 "$@"'
+    status, output = deployment.client.run(["sh", "-c", command, "sh", *options])
+    assert status == 1, output + "".join(worker.log.read_text() for worker in deployment.workers)
+    assert re.search(r"\b1 failed, \d+ passed in", output), output
     assert "FAILED tests/test_wrong.py::test_coffee_is_free[chromium]" in output
     folder = deployment.shop / "test-results" / "tests-test-wrong-py-test-coffee-is-free-chromium"
     here = {path.name: path.read_bytes() for path in folder.iterdir()}
     assert here["trace.zip"].startswith(b"PK")
     assert here["test-failed-1.png"].startswith(b"\x89PNG")
     digests = {name: hashlib.sha256(content).hexdigest() for name, content in here.items()}
-    seen = json.loads(deployment.client.python(LOOK))
-    assert seen["hosts"] == ["worker-1", "worker-2"]
-    assert digests.items() <= seen["digests"].items()
+    assert digests.items() <= seen(deployment, output)["digests"].items()
+
+
+def test_workers_share_a_run_whose_client_loads_nothing_of_the_project(deployment: Deployment) -> None:
+    """They have the environment already, so that both are there from the beginning."""
+    command = "cd shop && supercheck run -- -p no:cacheprovider -m 'not browser' --supercheck-executions=4"
+    status, output = deployment.client.run(["sh", "-c", command])
+    assert status == 0, output
+    assert seen(deployment, output)["hosts"] == ["worker-1", "worker-2"]
