@@ -14,6 +14,7 @@ Knows nothing of who raises and who shows it. A class's docstring is its default
     ├── Fatal                        70   the run cannot work on any worker; not retried
     │   └── SourceTrouble            70   the project's files cannot be shipped, or not be unpacked
     ├── CannotIsolate                69   runs cannot be shut in here as was asked for
+    ├── BadJob                        2   a job's definition makes no sense
     ├── CannotRetry                   2   a run cannot be run once more
     ├── QueueFull                    75   refused: no room, come back later
     └── RunTimeout                  124   the run's own time is up
@@ -85,6 +86,12 @@ class CannotIsolate(SupercheckError):
     """Runs cannot be isolated on this host as was asked for."""
 
     exit_code: ClassVar[int] = 69
+
+
+class BadJob(SupercheckError):
+    """The job's definition makes no sense."""
+
+    exit_code: ClassVar[int] = 2
 
 
 class CannotRetry(SupercheckError):

@@ -28,7 +28,7 @@ RINGS: Final = (
             *("__init__", "model", "errors", "events", "boot", "keeper", "operators", "settings", "valkey_wheel"),
             *("record", "longrepr", "postmortem", "verdicts", "transcript", "origin", "words", "timeline"),
             *("variables", "fingerprint", "pyproject", "wish", "requirements", "resolution"),
-            *("bundle", "digests", "gathering"),
+            *("bundle", "digests", "gathering", "jobs"),
             *("isolation", "sandbox", "users", "warden"),
             "addresses",
         }
@@ -108,8 +108,8 @@ IMPORTERS: Final = {
     "pygments": {"markup"},
     "boto3": {"s3_store"},
     "botocore": {"s3_store"},
-    "tomllib": {"pyproject"},
-    "tomli": {"pyproject"},
+    "tomllib": {"pyproject", "jobs"},
+    "tomli": {"pyproject", "jobs"},
     "packaging": {"resolution", "environment"},
 }
 

@@ -232,6 +232,59 @@ bundle_packs: Final = Table(
     sqlite_with_rowid=False,
 )
 
+#: Jobs as they were last synced, and what has been changed here since.
+jobs: Final = Table(
+    "jobs",
+    metadata,
+    Column("no", _Number, primary_key=True, autoincrement=True),
+    Column("project", Text, nullable=False),
+    Column("name", Text, nullable=False),
+    # JSON, as `Job.encode` makes it, and its checksum.
+    Column("definition", Text, nullable=False),
+    Column("checksum", Text, nullable=False),
+    # JSON of what a run of its bundle needs beside it; empty for a job whose sources are elsewhere.
+    Column("source", Text, nullable=False, default=""),
+    # The bundle, which stays as long as the job has it; empty for none.
+    Column("bundle", Text, nullable=False, default=""),
+    # JSON, as `Job.changed` takes it.
+    Column("overrides", Text, nullable=False, default="{}"),
+    Column("enabled", SmallInteger, nullable=False, default=1),
+    Column("synced_ms", BigInteger, nullable=False),
+    # Since when its schedule holds: no moment before is due.
+    Column("since_ms", BigInteger, nullable=False),
+    # The next moment that is due; NULL for none, or while nobody has looked.
+    Column("next_ms", BigInteger),
+    UniqueConstraint("project", "name"),
+    Index(None, "enabled", "next_ms"),
+)
+
+#: Moments at which a job was started, or was to be started.
+starts: Final = Table(
+    "starts",
+    metadata,
+    Column("no", _Number, primary_key=True, autoincrement=True),
+    Column("job_no", _Number, ForeignKey("jobs.no", ondelete="CASCADE"), nullable=False),
+    # Whoever inserts this pair has the start.
+    Column("due_ms", BigInteger, nullable=False),
+    # The id of its run, made before anything is submitted; also where none has come of it.
+    Column("run", Text, nullable=False),
+    # As in `Origin.trigger`, and who it was: a token's name, or empty.
+    Column("trigger", Text, nullable=False),
+    Column("user", Text, nullable=False, default=""),
+    # From 1; more when machinery failed the one before.
+    Column("attempt", SmallInteger, nullable=False, default=1),
+    # See `starts.State`, and why, in words.
+    Column("state", Text, nullable=False),
+    Column("reason", Text, nullable=False, default=""),
+    # When somebody last took it on: one that is not settled long after is taken on by another.
+    Column("claimed_ms", BigInteger, nullable=False),
+    # Where it can be followed that is not here; empty for a run of ours.
+    Column("url", Text, nullable=False, default=""),
+    UniqueConstraint("job_no", "due_ms"),
+    UniqueConstraint("run"),
+    Index(None, "state", "claimed_ms"),
+)
+
 #: Who may come in. Of a token only its hash is kept.
 tokens: Final = Table(
     "tokens",

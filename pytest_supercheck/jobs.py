@@ -1,0 +1,465 @@
+"""
+Jobs: saved definitions of runs, as a project keeps them in ``supercheck.toml``.
+
+Text that a person has written, or JSON that a client has sent → `Job`, checked; what is wrong is told with file and
+line.  Knows nothing of when jobs start and of how runs are made of them.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+import re
+import sys
+from bisect import bisect_left
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Final
+
+from pytest_supercheck.errors import BadJob
+from pytest_supercheck.model import PRIORITIES, Priority, is_label
+from pytest_supercheck.pyproject import LIMIT_BYTES
+from pytest_supercheck.wish import KINDS, PYTHON
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+#: The files that define jobs, and the tables of them that do; the first one that is there and has one counts.
+FILES: Final = (("supercheck.toml", ("jobs",)), ("pyproject.toml", ("tool", "supercheck", "jobs")))
+
+#: What a job can have another value of on a server until its definition changes.
+OVERRIDES: Final = ("schedule", "executions", "priority", "timeout", "retries")
+
+#: When somebody is told of a job's runs.
+OCCASIONS: Final = ("failure", "first-failure", "recovery", "always")
+
+_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+#: A branch, a tag or a commit: nothing that git could take for an option, a range or a mapping.
+_REF: Final = re.compile(r"(?!.*\.\.)[A-Za-z0-9][A-Za-z0-9._/+@-]{0,199}")
+_URL: Final = re.compile(r"(https|ssh|file)://[^\s\0]{1,1000}")
+_REPOSITORY: Final = re.compile(r"[A-Za-z0-9-]{1,100}/[A-Za-z0-9._-]{1,100}")
+
+#: Path of keys and places that leads to a value.
+Where = tuple[str | int, ...]
+
+
+class _Wrong(ValueError):
+    """A value is not what it has to be: why, and the keys that lead to it from where it was read."""
+
+    def __init__(self, words: str, *where: str | int) -> None:
+        super().__init__(words)
+        self.words = words
+        self.where: Where = where
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Git:
+    """Sources that are in a repository."""
+
+    #: ``https://``, ``ssh://`` or ``file://``.
+    git: str
+    #: The branch, tag or commit.
+    ref: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Notice:
+    """Who is told of a job's runs."""
+
+    #: The name that the server's configuration has for them.
+    to: str
+    #: One of `OCCASIONS`.
+    on: str = "failure"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dispatch:
+    """A workflow of GitHub that is started in place of a run."""
+
+    #: ``OWNER/NAME``.
+    repository: str
+    #: Its file's name, or its number.
+    workflow: str
+    #: The branch or tag.
+    ref: str = "main"
+    #: What the workflow asks for.
+    inputs: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """A saved definition of a run."""
+
+    #: Names it within its project.
+    name: str
+    #: Whose it is; empty for that of the directory that it is defined in.
+    project: str = ""
+    #: Where its sources are; None for the directory that it is defined in.
+    source: Git | None = None
+    #: pytest's command line.
+    args: tuple[str, ...] = ()
+    #: Most executions at a time; None for the pool's capacity.
+    executions: int | None = None
+    #: Labels that workers must have.
+    labels: tuple[str, ...] = ()
+    priority: Priority = "normal"
+    #: Time limit of a run in seconds; 0 for the pool's.
+    timeout: float = 0
+    #: How often a run is started once more when machinery failed, not tests.
+    retries: int = 0
+    #: The group of which so many runs go on at a time; empty for none.
+    group: str = ""
+    group_limit: int = 1
+    #: Whether a new run of the group cancels the older ones.
+    cancel_in_progress: bool = False
+    #: When it starts by itself: a string of cron, or a table as `Schedule` wants it; None for never.
+    schedule: str | dict[str, Any] | None = None
+    #: Who is told of its runs.
+    notify: tuple[Notice, ...] = ()
+    #: Where the environment of its tests comes from, and with which Python; empty for the project's.
+    env: str = "uv"
+    python: str = ""
+    #: The workflow that is started in place of a run; None for a run.
+    dispatch: Dispatch | None = None
+
+    def encode(self) -> dict[str, Any]:
+        """As a file has it, without what is as if it was not given."""
+        found: dict[str, Any] = {}
+        for field in type(self).__dataclass_fields__.values():
+            value = getattr(self, field.name)
+            if field.name != "name" and value != field.default:
+                found[field.name.replace("_", "-")] = _encoded(value)
+        return found
+
+    @property
+    def checksum(self) -> str:
+        """The same for definitions that mean the same."""
+        return hashlib.sha256(json.dumps(self.encode(), sort_keys=True).encode()).hexdigest()
+
+    def changed(self, overrides: Mapping[str, Any]) -> Job:
+        """
+        The job with other values.
+
+        Args:
+            overrides: By keys of `OVERRIDES`; None takes a value away.
+
+        Raises:
+            BadJob: One of them makes no sense.
+        """
+        if odd := [key for key in overrides if key not in OVERRIDES]:
+            raise BadJob(f"{odd[0]} cannot be changed here, but {', '.join(OVERRIDES)}")
+        merged = {**self.encode(), **overrides}
+        return decode_job(self.name, {key: value for key, value in merged.items() if value is not None})
+
+
+def decode_job(name: str, table: object) -> Job:
+    """
+    Read a job as JSON has it.
+
+    Raises:
+        BadJob: It makes no sense.
+    """
+    try:
+        return _job(name, table)
+    except _Wrong as exc:
+        raise BadJob(f"job {name}: {_at(exc.where)}{exc.words}"[:1000]) from exc
+
+
+def find_jobs(directory: Path) -> Path:
+    """
+    The file that defines the jobs of a directory.
+
+    Raises:
+        BadJob: There is none.
+    """
+    for name, where in FILES:
+        file = directory / name
+        if file.is_file() and (name == FILES[0][0] or _get(_parse(file, _read(file)), where) is not None):
+            return file
+    raise BadJob(f"{directory} has no jobs: no supercheck.toml, and no [tool.supercheck.jobs] in its pyproject.toml")
+
+
+def read_jobs(file: Path) -> list[Job]:
+    """
+    Read the jobs that a file defines.
+
+    Args:
+        file: A `supercheck.toml`, or a `pyproject.toml`.
+
+    Raises:
+        BadJob: It cannot be read, or something in it makes no sense; a line for each such thing, ``FILE:LINE: words``.
+    """
+    text = _read(file)
+    table = _parse(file, text)
+    above = dict(FILES).get(file.name, FILES[0][1])
+    lines = _Lines(text)
+    troubles: list[str] = []
+    found: list[Job] = []
+
+    def note(wrong: _Wrong, where: Where) -> None:
+        troubles.append(f"{file.name}:{lines.find(where)}: {_at(wrong.where)}{wrong.words}")
+
+    top = _get(table, above[:-1]) or {}
+    for key in [key for key in top if key != above[-1]] if isinstance(top, dict) else ():
+        note(_Wrong(_unknown(key, above[-1:]), key), (*above[:-1], key))
+    jobs = _get(table, above)
+    if jobs is not None and not isinstance(jobs, dict):
+        note(_Wrong("it must be a table of jobs: [jobs.NAME]", "jobs"), above)
+        jobs = None
+    for name, one in (jobs or {}).items():
+        try:
+            found.append(_job(name, one))
+        except _Wrong as exc:
+            note(_Wrong(exc.words, "jobs", name, *exc.where), (*above, name, *exc.where))
+    if troubles:
+        raise BadJob("\n".join(troubles))
+    return found
+
+
+# -- files
+
+
+def _read(file: Path) -> str:
+    try:
+        if file.stat().st_size > LIMIT_BYTES:
+            raise BadJob(f"{file.name} is larger than {LIMIT_BYTES // 1_000_000} MB")
+        return file.read_text("utf-8")
+    except (OSError, ValueError) as exc:
+        raise BadJob(f"{file.name} cannot be read: {exc}"[:500]) from exc
+
+
+def _parse(file: Path, text: str) -> dict[str, Any]:
+    try:
+        table: dict[str, Any] = tomllib.loads(text)
+    except (ValueError, RecursionError) as exc:
+        line = re.search(r"at line (\d+)", str(exc))
+        number = line[1] if line else len(text.splitlines())
+        raise BadJob(f"{file.name}:{number}: this is no TOML: {exc}"[:500]) from exc
+    return table
+
+
+class _Lines:
+    """
+    In which line of a TOML file something is.
+
+    TOML's parser does not tell. But it reads the beginning of a file, too, if that ends with a statement: where a value
+    is for the first time, its statement ends.
+    """
+
+    def __init__(self, text: str) -> None:
+        self._lines = text.splitlines(keepends=True)
+        self._known: dict[int, tuple[int, dict[str, Any]]] = {}
+
+    def find(self, where: Where) -> int:
+        """The line, from 1; of something that is not there, that of what it would be in."""
+        while where and _get(self._before(len(self._lines))[1], where) is None:
+            where = where[:-1]
+        if not where:
+            return 1
+        there = bisect_left(
+            range(len(self._lines) + 1), True, key=lambda count: _get(self._before(count)[1], where) is not None
+        )
+        start = self._before(there - 1)[0]
+        while start < there and self._lines[start].strip()[:1] in ("", "#"):
+            start += 1
+        return start + 1
+
+    def _before(self, count: int) -> tuple[int, dict[str, Any]]:
+        """Of the first so many lines, those that are whole statements: how many they are, and what they say."""
+        for size in range(count, 0, -1):
+            if size not in self._known:
+                try:
+                    self._known[size] = size, tomllib.loads("".join(self._lines[:size]))
+                except ValueError:
+                    continue
+            return self._known[size]
+        return 0, {}
+
+
+def _get(value: Any, where: Where) -> Any:
+    for key in where:
+        try:
+            value = value[key]
+        except (KeyError, IndexError, TypeError):
+            return None
+    return value
+
+
+def _at(where: Sequence[str | int]) -> str:
+    return f"{'.'.join(map(str, where))}: " if where else ""
+
+
+# -- values
+
+
+def _job(name: str, table: object) -> Job:
+    if not _NAME.fullmatch(name):
+        raise _Wrong("a job's name has 1 to 100 letters, digits and ._- of ASCII, the first no sign")
+    job = Job(name=name, **_table(table, _KEYS))
+    if job.dispatch is not None and (job.source is not None or job.args):
+        raise _Wrong("a job that dispatches a workflow has neither source nor args", "dispatch")
+    if not job.group and (job.group_limit > 1 or job.cancel_in_progress):
+        raise _Wrong("group is missing: of which runs is the limit?")
+    if odd := [arg for arg in job.args if arg.startswith("--supercheck")]:
+        raise _Wrong(f"{odd[0]}: a job has keys for this, and reads the rest from the project's ini file", "args")
+    return job
+
+
+def _table(value: object, keys: Mapping[str, Callable[[Any], Any]], needed: Sequence[str] = ()) -> dict[str, Any]:
+    """A table's values by the names that Python has for its keys."""
+    if not isinstance(value, dict):
+        raise _Wrong("it must be a table")
+    found: dict[str, Any] = {}
+    for key, one in value.items():
+        if key not in keys:
+            raise _Wrong(_unknown(key, keys), key)
+        try:
+            found[key.replace("-", "_")] = keys[key](one)
+        except _Wrong as exc:
+            raise _Wrong(exc.words, key, *exc.where) from exc
+    if missing := [key for key in needed if key not in value]:
+        raise _Wrong(f"{missing[0]} is missing")
+    return found
+
+
+def _unknown(key: str, known: Sequence[str] | Mapping[str, Any]) -> str:
+    close = difflib.get_close_matches(key, known, 1)
+    return f"there is no such key; {f'is it {close[0]}?' if close else 'there are ' + ', '.join(known)}"
+
+
+def _text(limit: int, form: re.Pattern[str] | None = None, words: str = "") -> Callable[[Any], str]:
+    def read(value: Any) -> str:
+        if not isinstance(value, str) or not 1 <= len(value) <= limit or "\0" in value:
+            raise _Wrong(f"it must be text of 1 to {limit} characters")
+        if form is not None and not form.fullmatch(value):
+            raise _Wrong(f"{value!r} is no {words}")
+        return value
+
+    return read
+
+
+def _choice(choices: Sequence[str]) -> Callable[[Any], str]:
+    def read(value: Any) -> str:
+        if value not in choices:
+            raise _Wrong(f"it must be one of {', '.join(choices)}")
+        return str(value)
+
+    return read
+
+
+def _number(least: int, most: int, kinds: tuple[type, ...] = (int,)) -> Callable[[Any], Any]:
+    def read(value: Any) -> Any:
+        if type(value) not in kinds or not least <= value <= most:
+            raise _Wrong(f"it must be a {'whole ' * (kinds == (int,))}number from {least} to {most}")
+        return value
+
+    return read
+
+
+def _flag(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise _Wrong("it must be true or false")
+    return value
+
+
+def _list(limit: int, one: Callable[[Any], Any]) -> Callable[[Any], tuple[Any, ...]]:
+    def read(value: Any) -> tuple[Any, ...]:
+        if not isinstance(value, (list, tuple)) or len(value) > limit:
+            raise _Wrong(f"it must be a list of at most {limit}")
+        found = []
+        for place, element in enumerate(value):
+            try:
+                found.append(one(element))
+            except _Wrong as exc:
+                raise _Wrong(exc.words, place, *exc.where) from exc
+        return tuple(found)
+
+    return read
+
+
+def _label(value: Any) -> str:
+    if not isinstance(value, str) or not is_label(value):
+        raise _Wrong(f"{value!r} is not 1 to 100 letters, digits or any of ._-:")
+    return value
+
+
+def _git(value: Any) -> Git:
+    return Git(**{"ref": "HEAD", **_table(value, _GIT, ("git",))})
+
+
+def _notice(value: Any) -> Notice:
+    return Notice(**_table(value, _NOTICE, ("to",)))
+
+
+def _dispatch(value: Any) -> Dispatch:
+    return Dispatch(**{"inputs": {}, **_table(value, _DISPATCH, ("repository", "workflow"))})
+
+
+def _inputs(value: Any) -> dict[str, str]:
+    if not isinstance(value, dict) or len(value) > 25:  # GitHub takes no more
+        raise _Wrong("it must be a table of at most 25 texts")
+    _table(value, dict.fromkeys(value, _text(10_000)))
+    return dict(value)
+
+
+def _schedule(value: Any) -> str | dict[str, Any]:
+    if isinstance(value, str):
+        return _text(200)(value)
+    read = _table(value, _SCHEDULE)
+    if sum(key in read for key in ("cron", "every", "at")) != 1:
+        raise _Wrong("it must have one of cron, every and at")
+    return {key: read[key.replace("-", "_")] for key in value}
+
+
+def _moment(value: Any) -> str:
+    return _text(100)(value.isoformat() if isinstance(value, datetime) else value)
+
+
+_SCHEDULE: Final[dict[str, Callable[[Any], Any]]] = {
+    "cron": _text(200),
+    "timezone": _text(100),
+    "every": lambda value: _text(100)(value) if isinstance(value, str) else _number(1, 10**9, (int, float))(value),
+    "at": _moment,
+    "overlap": _choice(("skip", "queue", "cancel")),
+    "catch-up": _number(0, 10**7, (int, float)),
+}
+_GIT: Final[dict[str, Callable[[Any], Any]]] = {
+    "git": _text(1000, _URL, "address of https, ssh or file"),
+    "ref": _text(200, _REF, "branch, tag or commit"),
+}
+_NOTICE: Final[dict[str, Callable[[Any], Any]]] = {"to": _text(100), "on": _choice(OCCASIONS)}
+_DISPATCH: Final[dict[str, Callable[[Any], Any]]] = {
+    "repository": _text(201, _REPOSITORY, "OWNER/NAME of GitHub"),
+    "workflow": _text(200, re.compile(r"[A-Za-z0-9._-]+"), "name of a workflow's file"),
+    "ref": _text(200, _REF, "branch or tag"),
+    "inputs": _inputs,
+}
+_KEYS: Final[dict[str, Callable[[Any], Any]]] = {
+    "project": _text(200),
+    "source": _git,
+    "args": _list(1000, _text(10_000)),
+    "executions": _number(1, 100_000),
+    "labels": _list(100, _label),
+    "priority": _choice(PRIORITIES),
+    "timeout": _number(1, 10_000_000, (int, float)),
+    "retries": _number(0, 10),
+    "group": _text(200),
+    "group-limit": _number(1, 100_000),
+    "cancel-in-progress": _flag,
+    "schedule": _schedule,
+    "notify": _list(20, _notice),
+    "env": _choice(KINDS),
+    "python": _text(100, PYTHON, "version, such as 3.12 or >=3.11"),
+    "dispatch": _dispatch,
+}
+
+
+def _encoded(value: Any) -> Any:
+    if isinstance(value, (Git, Notice, Dispatch)):
+        return {name: _encoded(getattr(value, name)) for name in type(value).__dataclass_fields__}
+    return [_encoded(one) for one in value] if isinstance(value, tuple) else value

@@ -1,0 +1,225 @@
+"""
+The starts of jobs: the moments at which one was started, or was to be, and what became of it.
+
+Between the database and whoever starts jobs or shows them.  A start belongs to whoever inserts its row: two servers
+that find the same moment due insert the same row, and one of them fails.  The row has the run's id before anything is
+submitted, so that whoever finds it unfinished can finish it, and nothing is started twice.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection
+from dataclasses import asdict, dataclass
+from typing import Any, Final, Literal
+
+from sqlalchemy import case, delete, func, select, update
+from sqlalchemy.dialects import postgresql, sqlite
+
+from pytest_supercheck.model import RunId, new_run_id
+from supercheck_server.database import Database
+from supercheck_server.jobs import locked
+from supercheck_server.tables import jobs, runs, starts
+
+#: `claimed`: somebody is about to submit it. `queued`: it waits until the job's run before it has ended. Settled:
+#: `started`; `skipped`: it was not to be; `missed`: nobody was there at its time; `failed`: it could not be started.
+State = Literal["claimed", "queued", "started", "skipped", "missed", "failed"]
+
+#: Starts of a job that are kept, and that one page shows.
+KEPT: Final = 1000
+SHOWN: Final = 50
+#: Ms after which a start that is not settled is taken on by whoever finds it: longer than a clone may take.
+ABANDONED_MS: Final = 15_000
+#: Values in one `IN (...)`.
+BATCH: Final = 500
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Occasion:
+    """Why a job is started."""
+
+    #: As in `Origin.trigger`.
+    trigger: str
+    #: Who wants it: a token's name; empty for nobody in particular.
+    user: str = ""
+    #: The run's id; empty for a new one.
+    run: str = ""
+    #: From 1; more when machinery failed the one before.
+    attempt: int = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StartRow:
+    """A moment at which a job was started, or was to be."""
+
+    no: int
+    job_no: int
+    due_ms: int
+    run: RunId
+    trigger: str
+    user: str
+    attempt: int
+    state: State
+    #: Why, in words; empty where nothing is to be said.
+    reason: str
+    claimed_ms: int
+    #: The page of what was started that is not a run of ours; else empty.
+    url: str
+    #: How the run ended, `live` before; empty while it is not known, or not any more.
+    verdict: str
+    #: How long it took, in seconds; None before its end.
+    duration_s: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Figures:
+    """What is known of a job's recorded runs."""
+
+    runs: int = 0
+    #: Those of them that did not pass.
+    failures: int = 0
+    #: Of those that have ended, in seconds; None without any.
+    mean_s: float | None = None
+    #: The newest start; None without any.
+    last: StartRow | None = None
+
+
+class Starts:
+    """The starts of all jobs."""
+
+    def __init__(self, database: Database, *, now_ms: Callable[[], int] = lambda: round(time.time() * 1000)) -> None:
+        self._database = database
+        self._now_ms = now_ms
+
+    def claim(
+        self, job: int, due_ms: int, occasion: Occasion, *, state: State = "claimed", reason: str = ""
+    ) -> StartRow | None:
+        """
+        Have a start.
+
+        Args:
+            job: The number of the job.
+            due_ms: The moment, ms since 1970.
+            state: `claimed` to submit it next; else what there is to tell of it.
+
+        Returns:
+            The start; None when somebody else has it.
+
+        Raises:
+            UnknownJob: There is no such job any more.
+        """
+        values = {**asdict(occasion), "job_no": job, "due_ms": due_ms, "state": state, "reason": reason[:2000]}
+        values |= {"run": occasion.run or new_run_id(), "url": "", "claimed_ms": self._now_ms()}
+        with self._database.write() as connection:
+            locked(connection, job)
+            made = connection.execute(self._insert().values(**values).on_conflict_do_nothing())
+            if not made.rowcount:
+                return None
+            oldest = select(starts.c.due_ms).where(starts.c.job_no == job).order_by(starts.c.due_ms.desc())
+            limit = connection.execute(oldest.offset(KEPT).limit(1)).scalar()
+            if limit is not None:
+                connection.execute(delete(starts).where(starts.c.job_no == job, starts.c.due_ms <= limit))
+        return self.by_run(str(values["run"]))
+
+    def abandoned(self, *, limit: int = 50) -> list[StartRow]:
+        """Starts that somebody took on and has not settled."""
+        before_ms = self._now_ms() - ABANDONED_MS
+        return self._starts(
+            _START.where(starts.c.state == "claimed", starts.c.claimed_ms < before_ms)
+            .order_by(starts.c.no)
+            .limit(limit)
+        )
+
+    def waiting(self) -> list[StartRow]:
+        """Starts that wait for the end of a run, the oldest first."""
+        return self._starts(_START.where(starts.c.state == "queued").order_by(starts.c.due_ms))
+
+    def take(self, start: StartRow) -> bool:
+        """Take on a start that is not settled; False when somebody else has done so."""
+        with self._database.write() as connection:
+            same = (starts.c.no == start.no, starts.c.state == start.state, starts.c.claimed_ms == start.claimed_ms)
+            # Never the same moment twice: it tells who has it.
+            claimed_ms = max(self._now_ms(), start.claimed_ms + 1)
+            statement = update(starts).where(*same).values(state="claimed", claimed_ms=claimed_ms)
+            return connection.execute(statement).rowcount > 0
+
+    def settle(self, no: int, state: State, *, reason: str = "", url: str = "") -> None:
+        """Note what became of a start."""
+        with self._database.write() as connection:
+            values = {"state": state, "reason": reason[:2000], "url": url[:2000]}
+            connection.execute(update(starts).where(starts.c.no == no).values(**values))
+
+    def of(self, job: int, *, before_ms: int | None = None, limit: int = SHOWN) -> list[StartRow]:
+        """The starts of a job, the newest first; those before a moment."""
+        query = _START.where(starts.c.job_no == job).order_by(starts.c.due_ms.desc()).limit(limit)
+        return self._starts(query if before_ms is None else query.where(starts.c.due_ms < before_ms))
+
+    def by_run(self, run: str) -> StartRow | None:
+        """The start of which a run has come, or is to."""
+        return next(iter(self._starts(_START.where(starts.c.run == run))), None)
+
+    def figures(self, numbers: Collection[int]) -> dict[int, Figures]:
+        """What is known of the runs of some jobs, by their numbers."""
+        found = {no: Figures() for no in numbers}
+        wanted = sorted(found)
+        for place in range(0, len(wanted), BATCH):
+            some = starts.c.job_no.in_(wanted[place : place + BATCH])
+            took = case((runs.c.ended_ms.is_not(None), runs.c.ended_ms - runs.c.submitted_ms))
+            sums = (
+                select(
+                    starts.c.job_no,
+                    func.count(runs.c.no),
+                    func.sum(case((runs.c.verdict == "passed", 0), else_=1)),
+                    func.avg(took),
+                )
+                .join(runs, runs.c.id == starts.c.run)
+                .where(some, runs.c.verdict != "live")
+                .group_by(starts.c.job_no)
+            )
+            newest = select(func.max(starts.c.due_ms)).where(starts.c.job_no == jobs.c.no).scalar_subquery()
+            last = _START.join(jobs, jobs.c.no == starts.c.job_no).where(some, starts.c.due_ms == newest)
+            with self._database.read() as connection:
+                known = {row[0]: row for row in connection.execute(sums)}
+            lasts = {start.job_no: start for start in self._starts(last)}
+            for no in wanted[place : place + BATCH]:
+                _, count, failures, mean_ms = known.get(no, (no, 0, 0, None))
+                found[no] = Figures(
+                    runs=count,
+                    failures=int(failures),
+                    mean_s=None if mean_ms is None else float(mean_ms) / 1000,
+                    last=lasts.get(no),
+                )
+        return found
+
+    def _starts(self, query: Any) -> list[StartRow]:
+        with self._database.read() as connection:
+            return [_start_row(row) for row in connection.execute(query)]
+
+    def _insert(self) -> Any:
+        dialect: Any = postgresql if self._database.kind == "postgresql" else sqlite
+        return dialect.insert(starts)
+
+
+#: Starts with what is known of their runs.
+_START: Final = select(
+    starts, runs.c.verdict, runs.c.submitted_ms.label("began_ms"), runs.c.ended_ms
+).select_from(starts.outerjoin(runs, runs.c.id == starts.c.run))  # fmt: skip
+
+
+def _start_row(row: Any) -> StartRow:
+    ended = row.ended_ms is not None and row.began_ms is not None
+    return StartRow(
+        no=row.no,
+        job_no=row.job_no,
+        due_ms=row.due_ms,
+        run=RunId(row.run),
+        trigger=row.trigger,
+        user=row.user,
+        attempt=row.attempt,
+        state=row.state,
+        reason=row.reason,
+        claimed_ms=row.claimed_ms,
+        url=row.url,
+        verdict=row.verdict or "",
+        duration_s=(row.ended_ms - row.began_ms) / 1000 if ended else None,
+    )
