@@ -28,7 +28,7 @@ RINGS: Final = (
             *("__init__", "model", "errors", "events", "boot", "keeper", "operators", "settings", "valkey_wheel"),
             *("record", "longrepr", "postmortem", "verdicts", "transcript", "origin", "words", "timeline"),
             *("variables", "fingerprint", "pyproject", "wish", "requirements", "resolution"),
-            *("bundle", "digests", "gathering", "jobs"),
+            *("bundle", "digests", "gathering", "jobs", "schedule"),
             *("isolation", "sandbox", "users", "warden"),
             "addresses",
         }
@@ -111,6 +111,7 @@ IMPORTERS: Final = {
     "tomllib": {"pyproject", "jobs"},
     "tomli": {"pyproject", "jobs"},
     "packaging": {"resolution", "environment"},
+    "cronsim": {"schedule"},
 }
 
 #: Who may import a distribution inside of a function.
