@@ -14,6 +14,8 @@ from pytest_supercheck.model import Admission, How, QueueStatus, RunId, RunReque
 #: Over HTTP: the header in which a server says its release, and its words for a run that is not there, or not for us.
 VERSION_HEADER: Final = "X-Supercheck-Version"
 NO_RUN: Final = "There is no such run."
+#: The same of a job.
+NO_JOB: Final = "There is no such job."
 
 
 class Gateway(Protocol):

@@ -22,7 +22,7 @@ from typing import Any, Final
 from pytest_supercheck.errors import BadJob
 from pytest_supercheck.model import PRIORITIES, Priority, is_label
 from pytest_supercheck.pyproject import LIMIT_BYTES
-from pytest_supercheck.wish import KINDS, PYTHON
+from pytest_supercheck.wish import KINDS, PYTHON, Kind
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -117,12 +117,12 @@ class Job:
     group_limit: int = 1
     #: Whether a new run of the group cancels the older ones.
     cancel_in_progress: bool = False
-    #: When it starts by itself: a string of cron, or a table as `Schedule` wants it; None for never.
+    #: When it starts by itself: a string of cron, or a table as `parse_schedule` takes it; None for never.
     schedule: str | dict[str, Any] | None = None
     #: Who is told of its runs.
     notify: tuple[Notice, ...] = ()
     #: Where the environment of its tests comes from, and with which Python; empty for the project's.
-    env: str = "uv"
+    env: Kind = "uv"
     python: str = ""
     #: The workflow that is started in place of a run; None for a run.
     dispatch: Dispatch | None = None
@@ -408,26 +408,19 @@ def _inputs(value: Any) -> dict[str, str]:
 
 
 def _schedule(value: Any) -> str | dict[str, Any]:
+    try:
+        from pytest_supercheck.schedule import BadSchedule, parse_schedule
+    except ImportError as exc:
+        raise BadJob(f"Schedules need {exc.name}: pip install 'pytest-supercheck[http]'") from exc
+    try:
+        parse_schedule(value)
+    except BadSchedule as exc:
+        raise _Wrong(str(exc).removeprefix(f"{exc.key}: "), *([exc.key] if exc.key else [])) from exc
     if isinstance(value, str):
-        return _text(200)(value)
-    read = _table(value, _SCHEDULE)
-    if sum(key in read for key in ("cron", "every", "at")) != 1:
-        raise _Wrong("it must have one of cron, every and at")
-    return {key: read[key.replace("-", "_")] for key in value}
+        return value
+    return {key: one.isoformat() if isinstance(one, datetime) else one for key, one in value.items()}
 
 
-def _moment(value: Any) -> str:
-    return _text(100)(value.isoformat() if isinstance(value, datetime) else value)
-
-
-_SCHEDULE: Final[dict[str, Callable[[Any], Any]]] = {
-    "cron": _text(200),
-    "timezone": _text(100),
-    "every": lambda value: _text(100)(value) if isinstance(value, str) else _number(1, 10**9, (int, float))(value),
-    "at": _moment,
-    "overlap": _choice(("skip", "queue", "cancel")),
-    "catch-up": _number(0, 10**7, (int, float)),
-}
 _GIT: Final[dict[str, Callable[[Any], Any]]] = {
     "git": _text(1000, _URL, "address of https, ssh or file"),
     "ref": _text(200, _REF, "branch, tag or commit"),
@@ -448,7 +441,7 @@ _KEYS: Final[dict[str, Callable[[Any], Any]]] = {
     "priority": _choice(PRIORITIES),
     "timeout": _number(1, 10_000_000, (int, float)),
     "retries": _number(0, 10),
-    "group": _text(200),
+    "group": _text(200, re.compile(r"[A-Za-z0-9._:/-]+"), "name of letters, digits and ._:/- of ASCII"),
     "group-limit": _number(1, 100_000),
     "cancel-in-progress": _flag,
     "schedule": _schedule,

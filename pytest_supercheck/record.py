@@ -53,8 +53,11 @@ class Origin:
     user: str = ""
     #: The machine of the session that started it.
     host: str = ""
-    #: ``local``, ``ci``, or GitHub's event: ``push``, ``pull_request``, ``schedule``, ``workflow_dispatch``, ...
+    #: ``local``, ``ci``, of a server's job ``job`` or ``schedule``, or GitHub's event: ``push``, ``pull_request``,
+    #: ``schedule``, ``workflow_dispatch``, ...
     trigger: str = "local"
+    #: The job that it is a run of; empty for none.
+    job: str = ""
     #: The repository's address, without credentials.
     repository: str = ""
     #: The branch; of a pull request its own.

@@ -16,7 +16,7 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final, Protocol
 
 from pytest_supercheck import packs
 from pytest_supercheck.bundle import MANIFEST_BYTES, PIECE_BYTES, Manifest, decode, inflate
@@ -25,9 +25,6 @@ from pytest_supercheck.errors import Infrastructure, SourceTrouble
 from pytest_supercheck.gathering import SECRET, Gathered, Gathering, megabytes
 from pytest_supercheck.operators import DIRECTORY, keep_out_of_git
 from pytest_supercheck.packs import PACK_BYTES, PACK_PIECES
-
-if TYPE_CHECKING:
-    from pytest_supercheck.http_gateway import HttpGateway
 
 #: Packs on their way at a time.
 CONNECTIONS: Final = 4
@@ -47,6 +44,20 @@ _NAMED: Final = 5
 _Piece = tuple[str, int, int]
 
 
+class Receiver(Protocol):
+    """Who takes a project's files: a server, over HTTP."""
+
+    @property
+    def address(self) -> str:
+        """Its name, for messages."""
+
+    def bundle(self, project: str, bundle: str, wish: bytes = b"") -> tuple[str, list[str]]:
+        """As `HttpGateway.bundle`."""
+
+    def pack(self, project: str, pack: bytes) -> None:
+        """As `HttpGateway.pack`."""
+
+
 class _Changed(Exception):
     """A file is not any more what it was when it was gathered."""
 
@@ -61,7 +72,7 @@ class Shipment(threading.Thread):
         tell: Is told what the user should read, from another thread.
     """
 
-    def __init__(self, gateway: HttpGateway, wish: dict[str, Any], tell: Callable[[str], None]) -> None:
+    def __init__(self, gateway: Receiver, wish: dict[str, Any], tell: Callable[[str], None]) -> None:
         super().__init__(name="supercheck-shipment", daemon=True)
         self._gateway = gateway
         self._wish = wish
@@ -142,7 +153,7 @@ class Shipment(threading.Thread):
 class _Upload:
     """Pieces of a project's files on their way, with words about how far they have come."""
 
-    def __init__(self, gateway: HttpGateway, project: str, gathered: Gathered, tell: Callable[[str], None]) -> None:
+    def __init__(self, gateway: Receiver, project: str, gathered: Gathered, tell: Callable[[str], None]) -> None:
         self._gateway = gateway
         self._project = project
         self._root = gathered.root

@@ -113,6 +113,7 @@ def test_a_directory_without_jobs_is_told_so(tmp_path: Path) -> None:
         ("[jobs]\na = 3", "supercheck.toml:2: jobs.a: it must be a table"),
         ("[jobs.a]\nb =", "supercheck.toml:2: this is no TOML"),
         ("[jobs.a]\nschedule = {timezone = 'UTC'}", "supercheck.toml:2: jobs.a.schedule: it must have one of cron"),
+        ("[jobs.a.schedule]\ncron = '0 99 * * *'", "supercheck.toml:2: jobs.a.schedule.cron: "),
     ],
 )
 def test_what_is_wrong_is_told_with_its_line(tmp_path: Path, text: str, words: str) -> None:

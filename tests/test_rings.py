@@ -28,7 +28,7 @@ RINGS: Final = (
             *("__init__", "model", "errors", "events", "boot", "keeper", "operators", "settings", "valkey_wheel"),
             *("record", "longrepr", "postmortem", "verdicts", "transcript", "origin", "words", "timeline"),
             *("variables", "fingerprint", "pyproject", "wish", "requirements", "resolution"),
-            *("bundle", "digests", "gathering", "jobs", "schedule"),
+            *("bundle", "digests", "gathering", "jobs", "schedule", "ini", "job_spec"),
             *("isolation", "sandbox", "users", "warden"),
             "addresses",
         }
@@ -97,7 +97,7 @@ IMPORTERS: Final = {
         "runner",
         "execution",
         "recorder",
-        *("leftovers", "listing", "restore", "thin", "spec", "follower"),
+        *("leftovers", "listing", "restore", "thin", "spec", "follower", "ini"),
     },
     "redis": {"dispatch", "redis_gateway", "event_reader", "worker"},
     "rq": {"worker"},
@@ -110,6 +110,7 @@ IMPORTERS: Final = {
     "botocore": {"s3_store"},
     "tomllib": {"pyproject", "jobs"},
     "tomli": {"pyproject", "jobs"},
+    "iniconfig": {"ini"},
     "packaging": {"resolution", "environment"},
     "cronsim": {"schedule"},
 }

@@ -27,9 +27,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from pytest_supercheck import __version__
 from pytest_supercheck.directory_store import DirectoryStore
-from pytest_supercheck.errors import CannotRetry, QueueFull, SourceTrouble, SupercheckError, Unreachable
+from pytest_supercheck.errors import BadJob, CannotRetry, QueueFull, SourceTrouble, SupercheckError, Unreachable
 from pytest_supercheck.event_reader import EventReader
-from pytest_supercheck.gateway import NO_RUN, VERSION_HEADER
+from pytest_supercheck.gateway import NO_JOB, NO_RUN, VERSION_HEADER
 from pytest_supercheck.local_archive import mark_served
 from pytest_supercheck.redis_gateway import RedisGateway
 from pytest_supercheck.stores import open_store
@@ -47,6 +47,8 @@ from supercheck_server.file_routes import file_routes
 from supercheck_server.gate import Gate, sign_in_address
 from supercheck_server.health import health_routes
 from supercheck_server.history import History
+from supercheck_server.job_routes import Desk, job_routes
+from supercheck_server.jobs import Jobs, UnknownJob
 from supercheck_server.ledger import Ledger
 from supercheck_server.live_pages import form_routes, live_routes
 from supercheck_server.metrics import Metrics
@@ -55,10 +57,13 @@ from supercheck_server.oidc import Issuers
 from supercheck_server.pages import Sources, run_routes, test_routes
 from supercheck_server.recorder import Keeper, Recorder
 from supercheck_server.render import CONTENT_SECURITY_POLICY, Renderer, static_version
+from supercheck_server.repositories import Repositories
 from supercheck_server.retention import Retention
 from supercheck_server.settings import Settings
 from supercheck_server.shelf import Shelf
 from supercheck_server.sign_in import sign_in_routes
+from supercheck_server.starter import Starter
+from supercheck_server.starts import Starts
 from supercheck_server.throttle import Throttle
 from supercheck_server.view import QueueView
 from supercheck_server.viewer import ViewerFiles, find_viewer
@@ -120,9 +125,20 @@ class Parts:
             days=settings.retention_days,
             runs_per_project=settings.retention_runs,
         )
-
+        self.jobs = Jobs(self.database)
+        self.starts = Starts(self.database)
         self.bundles = Bundles(
-            self.database, store, days=settings.bundle_days, needed=lambda: live_bundles(self.dispatcher)
+            self.database,
+            store,
+            days=settings.bundle_days,
+            needed=lambda: live_bundles(self.dispatcher) | self.jobs.bundles(),
+        )
+        self.starter = Starter(
+            jobs=self.jobs,
+            starts=self.starts,
+            dispatcher=self.dispatcher,
+            bundles=self.bundles,
+            repositories=Repositories(self.configuration.jobs),
         )
 
     def close(self) -> None:
@@ -171,6 +187,8 @@ def create_app(parts: Parts) -> FastAPI:
     reader = EventReader(parts.settings.redis_url or "", password=parts.settings.redis_password)
     app.include_router(door_routes(parts.dispatcher, reader, lambda: parts.feeds.is_closed, gate))
     app.include_router(bundle_routes(parts.bundles, gate))
+    desk = Desk(jobs=parts.jobs, starts=parts.starts, starter=parts.starter, bundles=parts.bundles)
+    app.include_router(job_routes(desk, gate))
     app.include_router(file_routes(owners, parts.shelf, gate))
     app.include_router(exchange_routes(Issuers(parts.configuration.oidc), parts.access, gate))
     app.include_router(sign_in_routes(parts.access, gate, renderer))
@@ -243,8 +261,13 @@ def _answer_errors(app: FastAPI, renderer: Renderer) -> None:
     async def on_conflict(request: Request, exc: CannotRetry) -> Response:
         return answer(request, 409, str(exc))
 
+    @app.exception_handler(UnknownJob)
+    async def on_no_job(request: Request, _exc: UnknownJob) -> Response:
+        return answer(request, 404, NO_JOB)
+
     @app.exception_handler(SourceTrouble)
-    async def on_source(request: Request, exc: SourceTrouble) -> Response:
+    @app.exception_handler(BadJob)
+    async def on_source(request: Request, exc: SupercheckError) -> Response:
         return answer(request, 400, str(exc))
 
     @app.exception_handler(QueueFull)

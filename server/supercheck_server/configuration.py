@@ -15,6 +15,7 @@ from pytest_supercheck.errors import Fatal
 from pytest_supercheck.operators import BadVariable
 from pytest_supercheck.pyproject import read_toml
 from supercheck_server.oidc import OidcSection
+from supercheck_server.repositories import JobsSection
 from supercheck_server.section import Section
 
 
@@ -23,6 +24,8 @@ class Configuration(Section):
 
     #: Whose job tokens are taken.
     oidc: dict[str, OidcSection] = Field(default_factory=dict)
+    #: What the server may do for jobs.
+    jobs: JobsSection = JobsSection()
 
     @field_validator("oidc")
     @classmethod

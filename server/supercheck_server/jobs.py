@@ -41,7 +41,7 @@ class JobRow:
     checksum: str
     #: What has been changed here.
     overrides: Mapping[str, Any]
-    #: What a run of its bundle needs; None when its sources are elsewhere.
+    #: The spec of its runs, as `job_spec` makes it; None when its sources are elsewhere.
     source: Mapping[str, Any] | None
     enabled: bool
     #: When it was last synced, ms since 1970.
@@ -81,7 +81,7 @@ class Jobs:
         Whether a job is enabled stays; what was changed here stays while the definition does.
 
         Args:
-            brought: Each with what a run of its bundle needs, or None.
+            brought: Each with the spec of its runs, as `job_spec` makes it, or None when its sources are elsewhere.
             prune: Remove those of the project's jobs that are not among them, with their starts.
         """
         now_ms = self._now_ms()
@@ -97,7 +97,7 @@ class Jobs:
                     "definition": json.dumps(job.encode()),
                     "checksum": job.checksum,
                     "source": json.dumps(source) if source else "",
-                    "bundle": str(source["bundle"]) if source else "",
+                    "bundle": str(source["source"]["bundle"]) if source else "",
                     "synced_ms": now_ms,
                 }
                 what = "added" if job.name not in known else "same" if known[job.name] == job.checksum else "changed"
@@ -141,13 +141,14 @@ class Jobs:
 
     # -- changes here
 
-    def override(self, no: int, changes: Mapping[str, Any]) -> JobRow:
+    def override(self, no: int, changes: Mapping[str, Any], *, reset: bool = False) -> JobRow:
         """
         Change values of a job until its definition changes.
 
         Args:
             changes: By keys of `jobs.OVERRIDES`; what is not among them stays as it is, and a value that is the
                 definition's own is none that was changed.
+            reset: Forget what was changed before.
 
         Raises:
             UnknownJob: There is no such job any more.
@@ -156,9 +157,8 @@ class Jobs:
         with self._database.write() as connection:
             before = locked(connection, no)
             defined = before.defined.encode()
-            overrides = {
-                key: value for key, value in {**before.overrides, **changes}.items() if value != defined.get(key)
-            }
+            wanted = {**({} if reset else before.overrides), **changes}
+            overrides = {key: value for key, value in wanted.items() if value != defined.get(key)}
             changed = before.defined.changed(overrides)
             values: dict[str, Any] = {"overrides": json.dumps(overrides)}
             if changed.schedule != before.job.schedule:

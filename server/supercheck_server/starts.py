@@ -9,11 +9,11 @@ submitted, so that whoever finds it unfinished can finish it, and nothing is sta
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Final, Literal
 
-from sqlalchemy import case, delete, func, select, update
+from sqlalchemy import case, delete, exists, func, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from pytest_supercheck.model import RunId, new_run_id
@@ -143,6 +143,19 @@ class Starts:
             statement = update(starts).where(*same).values(state="claimed", claimed_ms=claimed_ms)
             return connection.execute(statement).rowcount > 0
 
+    def renew(self, no: int) -> None:
+        """Say that it is still being submitted."""
+        with self._database.write() as connection:
+            mine = (starts.c.no == no, starts.c.state == "claimed")
+            connection.execute(update(starts).where(*mine).values(claimed_ms=self._now_ms()))
+
+    def broken(self, verdicts: Sequence[str]) -> list[StartRow]:
+        """Starts of the last day whose runs ended so, and that have not been started once more."""
+        again = starts.alias()
+        next_one = exists().where(again.c.job_no == starts.c.job_no, again.c.due_ms == starts.c.due_ms + 1)
+        recent = starts.c.claimed_ms > self._now_ms() - 86_400_000
+        return self._starts(_START.where(starts.c.state == "started", recent, runs.c.verdict.in_(verdicts), ~next_one))
+
     def settle(self, no: int, state: State, *, reason: str = "", url: str = "") -> None:
         """Note what became of a start."""
         with self._database.write() as connection:
@@ -164,7 +177,7 @@ class Starts:
         wanted = sorted(found)
         for place in range(0, len(wanted), BATCH):
             some = starts.c.job_no.in_(wanted[place : place + BATCH])
-            took = case((runs.c.ended_ms.is_not(None), runs.c.ended_ms - runs.c.submitted_ms))
+            took = case((runs.c.started_ms.is_not(None), runs.c.ended_ms - runs.c.started_ms))
             sums = (
                 select(
                     starts.c.job_no,
@@ -202,12 +215,12 @@ class Starts:
 
 #: Starts with what is known of their runs.
 _START: Final = select(
-    starts, runs.c.verdict, runs.c.submitted_ms.label("began_ms"), runs.c.ended_ms
+    starts, runs.c.verdict, runs.c.started_ms, runs.c.ended_ms
 ).select_from(starts.outerjoin(runs, runs.c.id == starts.c.run))  # fmt: skip
 
 
 def _start_row(row: Any) -> StartRow:
-    ended = row.ended_ms is not None and row.began_ms is not None
+    ended = row.ended_ms is not None and row.started_ms is not None
     return StartRow(
         no=row.no,
         job_no=row.job_no,
@@ -221,5 +234,5 @@ def _start_row(row: Any) -> StartRow:
         claimed_ms=row.claimed_ms,
         url=row.url,
         verdict=row.verdict or "",
-        duration_s=(row.ended_ms - row.began_ms) / 1000 if ended else None,
+        duration_s=(row.ended_ms - row.started_ms) / 1000 if ended else None,
     )

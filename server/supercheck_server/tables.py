@@ -242,7 +242,7 @@ jobs: Final = Table(
     # JSON, as `Job.encode` makes it, and its checksum.
     Column("definition", Text, nullable=False),
     Column("checksum", Text, nullable=False),
-    # JSON of what a run of its bundle needs beside it; empty for a job whose sources are elsewhere.
+    # JSON of the spec of its runs, as `job_spec` makes it; empty for a job whose sources are elsewhere.
     Column("source", Text, nullable=False, default=""),
     # The bundle, which stays as long as the job has it; empty for none.
     Column("bundle", Text, nullable=False, default=""),

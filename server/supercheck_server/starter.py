@@ -1,0 +1,196 @@
+"""
+Makes runs of jobs: a start becomes a run of the pool, exactly once, however often it is tried and by how many servers.
+
+Between the starts and the dispatcher, which takes a run's id once.  Of a job's sources it reads what says how they are
+to be tested, and starts no pytest.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from pytest_supercheck.dispatch import Dispatcher
+from pytest_supercheck.errors import BadJob, QueueFull, SupercheckError, Unreachable
+from pytest_supercheck.ini import read_settings
+from pytest_supercheck.job_spec import complete, job_spec
+from pytest_supercheck.jobs import Git
+from pytest_supercheck.model import RunRequest
+from pytest_supercheck.shipping import Shipment
+from supercheck_server.bundles import Bundles
+from supercheck_server.errors import DatabaseTrouble
+from supercheck_server.jobs import JobRow, Jobs, UnknownJob
+from supercheck_server.repositories import LIMIT_BYTES, Repositories
+from supercheck_server.starts import Occasion, StartRow, Starts
+
+logger = logging.getLogger(__name__)
+
+#: Ms for which a start that nobody waits for is tried again while the queue is full or something is away.
+PATIENCE_MS: Final = 3_600_000
+#: How a run ends of which machinery is to blame.
+BROKEN: Final = ("lost", "fatal")
+
+
+@dataclass(frozen=True, slots=True)
+class _Receiver:
+    """Takes a project's files in place of HTTP, see `shipping.Receiver`."""
+
+    bundles: Bundles
+    address: str = "the store"
+
+    def bundle(self, project: str, bundle: str, wish: bytes = b"") -> tuple[str, list[str]]:
+        return self.bundles.ask(project, bundle, wish)
+
+    def pack(self, project: str, pack: bytes) -> None:
+        self.bundles.keep(project, pack)
+
+
+class Starter:
+    """Starts jobs."""
+
+    def __init__(
+        self, *, jobs: Jobs, starts: Starts, dispatcher: Dispatcher, bundles: Bundles, repositories: Repositories,
+        now_ms: Callable[[], int] = lambda: round(time.time() * 1000),
+    ) -> None:  # fmt: skip
+        self._jobs = jobs
+        self._starts = starts
+        self._dispatcher = dispatcher
+        self._receiver = _Receiver(bundles)
+        self._repositories = repositories
+        self._now_ms = now_ms
+
+    def now(self, job: JobRow, occasion: Occasion) -> StartRow:
+        """
+        Have a start of a job at this moment, for `submit`; with the id of a run that has a start already, that one.
+
+        Raises:
+            UnknownJob: There is no such job any more.
+        """
+        due_ms = self._now_ms()
+        while (start := self._starts.claim(job.no, due_ms, occasion)) is None:
+            known = self._starts.by_run(occasion.run) if occasion.run else None
+            if known is not None:
+                return known
+            due_ms += 1
+        return start
+
+    def submit(self, start: StartRow) -> StartRow:
+        """
+        Make the run of a start that this server has; harmless to repeat.
+
+        Returns:
+            The start as it is then: still `claimed` if it is to be tried again.
+
+        Raises:
+            SupercheckError: It could not be submitted just now, and whoever wants it is to try again.
+        """
+        job = self._jobs.by_number(start.job_no)
+        if job is None:
+            raise UnknownJob
+        try:
+            self._submit(job, start)
+        except (QueueFull, Unreachable, DatabaseTrouble) as exc:
+            if start.trigger == "schedule" and self._now_ms() < start.due_ms + PATIENCE_MS:
+                logger.info("start waits", extra={"job": job.name, "run_id": start.run, "reason": str(exc)})
+                return start
+            self._starts.settle(start.no, "failed", reason=str(exc))
+            if start.trigger != "schedule":
+                raise
+        except SupercheckError as exc:
+            logger.warning("start failed", extra={"job": job.name, "run_id": start.run, "reason": str(exc)})
+            self._starts.settle(start.no, "failed", reason=str(exc))
+        else:
+            self._starts.settle(start.no, "started", reason=start.reason)
+        return self._starts.by_run(start.run) or start
+
+    def look_after(self) -> int:
+        """
+        Finish what other servers have begun and not ended, and start once more what machinery has failed.
+
+        Returns:
+            How many starts were taken on.
+        """
+        taken = 0
+        for start in self._starts.abandoned():
+            if self._starts.take(start):
+                taken += 1
+                self.submit(start)
+        for start in self._starts.broken(BROKEN):
+            job = self._jobs.by_number(start.job_no)
+            if job is None or not job.enabled or start.attempt > job.job.retries:
+                continue
+            occasion = Occasion(trigger=start.trigger, user=start.user, attempt=start.attempt + 1)
+            # Everybody who sees that it failed finds the same moment for the next attempt.
+            again = self._starts.claim(
+                job.no, start.due_ms + 1, occasion, reason=f"run {start.run} was {start.verdict}"
+            )
+            if again is not None:
+                taken += 1
+                self.submit(again)
+        return taken
+
+    def is_live(self, start: StartRow) -> bool:
+        """Whether the run of a start has not ended yet."""
+        return self._dispatcher.look(start.run).state not in ("ended", "gone")
+
+    def cancel(self, start: StartRow, why: str) -> None:
+        """Have the run of a start end after its current tests."""
+        self._dispatcher.cancel(start.run, outcome="cancelled", how="leave", message=why)
+
+    def _submit(self, row: JobRow, start: StartRow) -> None:
+        job = row.job
+        if job.dispatch is not None:
+            raise BadJob("This server starts no workflows.")
+        spec = self._spec(row, start)
+        count = job.executions or max(1, self._dispatcher.queue().figures.running_capacity)
+        origin = {"trigger": start.trigger, "user": start.user, "job": row.name}
+        request = RunRequest(
+            run_id=start.run,
+            project=row.project,
+            priority=job.priority,
+            want=count,
+            spec=json.dumps(complete(spec, run=start.run, count=count, origin=origin)),
+            timeout_s=job.timeout,
+            detached=True,
+            labels=job.labels,
+        )
+        self._dispatcher.submit(request)
+
+    def _spec(self, row: JobRow, start: StartRow) -> dict[str, Any]:
+        source = row.job.source
+        if source is None:
+            if row.source is None:
+                raise BadJob("Its files were not brought: sync it once more.")
+            # It is kept from now on as that of any run; somebody may have emptied the store.
+            if self._receiver.bundle(row.project, row.source["source"]["bundle"])[0] != "ready":
+                raise BadJob("Its files are not in the store any more: sync it once more.")
+            return dict(row.source)
+        with tempfile.TemporaryDirectory(prefix="supercheck-job-") as directory:
+            return self._fetched(row, source, Path(directory), lambda: self._starts.renew(start.no))
+
+    def _fetched(self, row: JobRow, source: Git, directory: Path, pulse: Callable[[], None]) -> dict[str, Any]:
+        name = re.sub(r"[^A-Za-z0-9._-]", "-", source.git.rstrip("/").rpartition("/")[2].removesuffix(".git")) or "src"
+        tree = directory / "tree"
+        tree.mkdir()
+        commit = self._repositories.fetch(source, tree, pulse)
+        settings = read_settings(tree)
+        limit = min(settings.bundle_limit, LIMIT_BYTES)
+        wish = {"project": row.project, "rootdir": str(tree), "limit_bytes": limit}
+        shipment = Shipment(
+            self._receiver, {**wish, "include": settings.include, "exclude": settings.exclude}, logger.info
+        )
+        while shipment.is_alive():
+            shipment.join(1)
+            pulse()
+        # Its own name in place of a directory that is gone when anybody reads it.
+        where = {"root": f"/{name}", "rootdir": f"/{name}", "cwd": f"/{name}"}
+        spec = job_spec(row.job, tree, settings, {**shipment.source(), "root": where.pop("root")})
+        origin = {"repository": source.git, "branch": source.ref, "commit": commit, "rootdir": where["rootdir"]}
+        return {**spec, **where, "origin": {**spec["origin"], **origin}}
