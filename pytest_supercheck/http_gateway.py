@@ -16,8 +16,8 @@ from urllib.parse import quote
 import httpx
 
 from pytest_supercheck import __version__
-from pytest_supercheck.errors import Infrastructure, QueueFull, SourceTrouble, Unreachable
-from pytest_supercheck.gateway import NO_RUN, VERSION_HEADER
+from pytest_supercheck.errors import BadJob, Infrastructure, QueueFull, SourceTrouble, Unreachable
+from pytest_supercheck.gateway import NO_JOB, NO_RUN, VERSION_HEADER
 from pytest_supercheck.model import (
     Admission,
     Figures,
@@ -49,6 +49,14 @@ PASSING: Final = frozenset({502, 503, 504})
 
 class _NoRun(Infrastructure):
     """The server has no such run."""
+
+
+class _Refused(Infrastructure):
+    """The server does not do it, and says why in words."""
+
+    def __init__(self, message: str, detail: str) -> None:
+        super().__init__(message)
+        self.detail = detail
 
 
 class HttpGateway:
@@ -194,6 +202,24 @@ class HttpGateway:
         except httpx.HTTPError as exc:
             raise Unreachable(f"{self.address} has not sent all of it ({_words(exc)})") from exc
 
+    def jobs(self, method: str, path: str = "", body: object = None, **params: str) -> dict[str, Any]:
+        """
+        See or change jobs.
+
+        Args:
+            path: Below `/jobs`, quoted.
+            params: What is empty is left out.
+
+        Raises:
+            BadJob: The server refuses, or has no such job.
+        """
+        given = {name: value for name, value in params.items() if value}
+        try:
+            row: dict[str, Any] = self._call(method, f"jobs{path}", body, params=given)
+        except _Refused as exc:
+            raise BadJob(exc.detail) from exc
+        return row
+
     def _stand(self, method: str, verb: str, run: RunId, body: object = None) -> RunStatus:
         """Where a run stands after a verb; `gone` also when the server says that the token's project has none such."""
         try:
@@ -250,10 +276,12 @@ class HttpGateway:
             raise Unreachable(f"{self.address} does not let us in just now: {_detail(response)}")
         if status == 404 and row.get("detail") == NO_RUN:
             raise _NoRun
+        if status == 404 and row.get("detail") == NO_JOB:
+            raise _Refused(NO_JOB, NO_JOB)
         if status == 404:
             raise Unreachable(f"{self.address} has no such address: is it a pytest-supercheck server of this release?")
         if response.is_error:
-            raise Infrastructure(f"{self.address} answers {status}: {_detail(response)}")
+            raise _Refused(f"{self.address} answers {status}: {_detail(response)}", _detail(response))
         return row
 
     def _open(self, run: RunId, after: str) -> None:

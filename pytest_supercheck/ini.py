@@ -29,7 +29,7 @@ _FILES: Final = (
 )
 
 #: What counts for a run that nobody waits for, by its form; the rest is the job's, or of sessions.
-_TEXTS: Final = frozenset({"start", "group", "artifacts", "bundle_limit"})
+_TEXTS: Final = frozenset({"project", "start", "group", "artifacts", "bundle_limit"})
 _LISTS: Final = frozenset({"artifact", "env_sources", "env_extras", "env_groups", "include", "exclude"})
 
 

@@ -17,7 +17,18 @@ _URL_HELP: Final = "The pool, as of pytest's --supercheck-url. Default: $SUPERCH
 _PYTEST: Final[dict[str, Any]] = {"ignore_unknown_options": True, "allow_interspersed_args": False}
 
 
-def _start(url: str | None, args: tuple[str, ...], *, run: str) -> int:
+def start_session(url: str | None, args: tuple[str, ...], *, run: str = "") -> int:
+    """
+    Be a session that needs nothing of a project.
+
+    Args:
+        url: The pool; None for that of the configuration.
+        args: pytest's.
+        run: The run to follow; empty for a new one.
+
+    Returns:
+        pytest's exit code.
+    """
     import pytest
 
     from pytest_supercheck.thin import Thin, command_line
@@ -40,7 +51,7 @@ def run(url: str | None, args: tuple[str, ...]) -> None:
 
     Ends with pytest's exit code. The project's plugins and conftest files are loaded by the workers only.
     """
-    sys.exit(_start(url, args, run=""))
+    sys.exit(start_session(url, args))
 
 
 @click.command(context_settings=_PYTEST)
@@ -57,4 +68,4 @@ def attach(url: str | None, run_id: str, args: tuple[str, ...]) -> None:
 
     Ctrl-C leaves the run alone. Runs are there for 7 days after their end.
     """
-    sys.exit(_start(url, args, run=run_id))
+    sys.exit(start_session(url, args, run=run_id))

@@ -99,6 +99,20 @@ class JobState:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class JobList:
+    """Jobs by project and name."""
+
+    jobs: list[JobState]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StartList:
+    """Starts, the newest first."""
+
+    starts: list[StartRow]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Desk:
     """What routes and pages of jobs are made from."""
 
@@ -139,8 +153,8 @@ def job_routes(desk: Desk, gate: Gate) -> APIRouter:
     read, submit = [gate.programs("read")], [gate.programs("submit")]
 
     @routes.get("/jobs", summary="The jobs, by project and name", dependencies=read)
-    def jobs(visitor: Asking, project: ProjectText = "") -> list[JobState]:
-        return desk.all(visitor.narrow(project))
+    def jobs(visitor: Asking, project: ProjectText = "") -> JobList:
+        return JobList(jobs=desk.all(visitor.narrow(project)))
 
     @routes.put("/jobs", summary="Take over the jobs of a project as its file defines them", dependencies=submit)
     def sync(file: File, visitor: Asking, project: Annotated[str, Query(min_length=1, max_length=200)]) -> Synced:
@@ -171,8 +185,9 @@ def job_routes(desk: Desk, gate: Gate) -> APIRouter:
         name: JobName, visitor: Asking, project: ProjectText = "",
         before_ms: Annotated[int | None, Query(ge=0, le=1 << 53, description="Those before that moment.")] = None,
         limit: Annotated[int, Query(ge=1, le=200)] = 50,
-    ) -> list[StartRow]:  # fmt: skip
-        return desk.starts.of(desk.find(visitor, name, project).no, before_ms=before_ms, limit=limit)
+    ) -> StartList:  # fmt: skip
+        row = desk.find(visitor, name, project)
+        return StartList(starts=desk.starts.of(row.no, before_ms=before_ms, limit=limit))
 
     @routes.post(
         "/jobs/{name}/starts", summary="Start a job now", status_code=201, responses={**_UNKNOWN, 429: REFUSED[429]},
