@@ -11,6 +11,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote
@@ -76,24 +77,23 @@ def sync(url: str | None, directory: Path, prune: bool) -> None:
     rootdir = directory.resolve()
     found, settings = _read(rootdir)
     default = settings.project or rootdir.name or "default"
-    gateway = _gateway(url)
-    for project in sorted({job.project or default for job in found} | {default}):
-        ours = [job for job in found if (job.project or default) == project]
-        source: Mapping[str, str] = {}
-        brought = []
-        for job in ours:
-            elsewhere = job.source is not None or job.dispatch is not None
-            if not elsewhere and not source:
-                source = _ship(gateway, project, rootdir, settings)
-            spec = None if elsewhere else job_spec(job, rootdir, settings, source)
-            brought.append({"name": job.name, "definition": job.encode(), "spec": spec})
-        told = gateway.jobs("PUT", body={"jobs": brought, "prune": prune}, project=project)
-        for what in ("added", "changed", "same"):
-            for name in told[what]:
-                click.echo(f"{what:<8}{_shown(project)}/{name}")
-        for name in told["gone"]:
-            words = "removed" if prune else "not in the file; --prune removes it"
-            click.echo(f"{'gone':<8}{_shown(project)}/{_shown(name)}: {words}")
+    with _server(url) as server:
+        for project in sorted({job.project or default for job in found} | {default}):
+            source: Mapping[str, str] = {}
+            brought = []
+            for job in [job for job in found if (job.project or default) == project]:
+                elsewhere = job.source is not None or job.dispatch is not None
+                if not elsewhere and not source:
+                    source = _ship(server, project, rootdir, settings)
+                spec = None if elsewhere else job_spec(job, rootdir, settings, source)
+                brought.append({"name": job.name, "definition": job.encode(), "spec": spec})
+            told = server.jobs("PUT", body={"jobs": brought, "prune": prune}, project=project)
+            for what in ("added", "changed", "same"):
+                for name in told[what]:
+                    click.echo(_shown(f"{what:<8}{project}/{name}"))
+            for name in told["gone"]:
+                words = "removed" if prune else "not in the file; --prune removes it"
+                click.echo(_shown(f"{'gone':<8}{project}/{name}: {words}"))
 
 
 @jobs.command("list")
@@ -103,7 +103,8 @@ def sync(url: str | None, directory: Path, prune: bool) -> None:
 @reports_errors
 def list_jobs(url: str | None, project: str, as_json: bool) -> None:
     """List a server's jobs."""
-    found = _gateway(url).jobs("GET", project=project)["jobs"]
+    with _server(url) as server:
+        found = server.jobs("GET", project=project)["jobs"]
     if as_json:
         click.echo(json.dumps(found, indent=2))
         return
@@ -120,7 +121,8 @@ def list_jobs(url: str | None, project: str, as_json: bool) -> None:
 @reports_errors
 def show(url: str | None, project: str, name: str, as_json: bool) -> None:
     """Show a job: what is in force, what has been changed on the server, and how its runs went."""
-    one = _gateway(url).jobs("GET", f"/{quote(name, safe='')}", project=project)
+    with _server(url) as server:
+        one = server.jobs("GET", _path(name), project=project)
     if as_json:
         click.echo(json.dumps(one, indent=2))
         return
@@ -147,13 +149,12 @@ def run(url: str | None, project: str, wait: bool, name: str, args: tuple[str, .
 
     if args and not wait:
         raise click.UsageError("arguments say how results are shown: give --wait, too")
-    gateway = _gateway(url)
-    path = f"/{quote(name, safe='')}/starts"
-    start = gateway.jobs("POST", path, {"run_id": new_run_id()}, project=project)
-    while start["state"] in ("claimed", "queued"):
-        time.sleep(LOOK_S)
-        known = gateway.jobs("GET", path, project=project)["starts"]
-        start = next((one for one in known if one["run"] == start["run"]), start)
+    with _server(url) as server:
+        start = server.jobs("POST", _path(name, "/starts"), {"run_id": new_run_id()}, project=project)
+        while start["state"] in ("claimed", "queued"):
+            time.sleep(LOOK_S)
+            known = server.jobs("GET", _path(name, "/starts"), project=project)["starts"]
+            start = next((one for one in known if one["run"] == start["run"]), start)
     if start["state"] != "started":
         raise Infrastructure(f"{name} was not started ({start['state']}): {_shown(start['reason'])}")
     if not wait:
@@ -193,8 +194,9 @@ def disable(url: str | None, project: str, name: str) -> None:
 @reports_errors
 def history(url: str | None, project: str, name: str, limit: int, as_json: bool) -> None:
     """List the last starts of a job, the newest first, and what became of them."""
-    path = f"/{quote(name, safe='')}/starts"
-    for one in _gateway(url).jobs("GET", path, project=project, limit=str(limit))["starts"]:
+    with _server(url) as server:
+        found = server.jobs("GET", _path(name, "/starts"), project=project, limit=str(limit))["starts"]
+    for one in found:
         if as_json:
             click.echo(json.dumps(one))
             continue
@@ -220,26 +222,36 @@ def _address(url: str | None) -> str:
     return address
 
 
-def _gateway(url: str | None) -> HttpGateway:
+@contextmanager
+def _server(url: str | None) -> Iterator[HttpGateway]:
     try:
         from pytest_supercheck.http_gateway import HttpGateway
     except ImportError as exc:
         raise Unreachable(f"A server's address needs {exc.name}: pip install 'pytest-supercheck[http]'") from exc
-    return HttpGateway(_address(url), os.environ.get("SUPERCHECK_TOKEN") or None)
+    gateway = HttpGateway(_address(url), os.environ.get("SUPERCHECK_TOKEN") or None)
+    try:
+        yield gateway
+    finally:
+        gateway.close()
 
 
-def _ship(gateway: HttpGateway, project: str, rootdir: Path, settings: Settings) -> Mapping[str, str]:
+def _path(name: str, more: str = "") -> str:
+    return f"/{quote(name, safe='')}{more}"
+
+
+def _ship(server: HttpGateway, project: str, rootdir: Path, settings: Settings) -> Mapping[str, str]:
     from pytest_supercheck.shipping import Shipment
 
     patterns = {"include": settings.include, "exclude": settings.exclude}
     wish = {"project": project, "rootdir": str(rootdir), "limit_bytes": settings.bundle_limit, **patterns}
-    shipment = Shipment(gateway, wish, lambda words: click.echo(words, err=True))
+    shipment = Shipment(server, wish, lambda words: click.echo(words, err=True))
     shipment.join()
     return shipment.source()
 
 
 def _switch(url: str | None, project: str, name: str, *, on: bool) -> None:
-    one = _gateway(url).jobs("PATCH", f"/{quote(name, safe='')}", {"enabled": on}, project=project)
+    with _server(url) as server:
+        one = server.jobs("PATCH", _path(name), {"enabled": on}, project=project)
     click.echo(_shown(f"{one['project']}/{one['name']}  {'on' if on else 'off'}  {_when(one)}"))
 
 

@@ -109,7 +109,7 @@ class Job:
     labels: tuple[str, ...] = ()
     priority: Priority = "normal"
     #: Time limit of a run in seconds; 0 for the pool's.
-    timeout: float = 0
+    timeout: int = 0
     #: How often a run is started once more when machinery failed, not tests.
     retries: int = 0
     #: The group of which so many runs go on at a time; empty for none.
@@ -352,10 +352,10 @@ def _choice(choices: Sequence[str]) -> Callable[[Any], str]:
     return read
 
 
-def _number(least: int, most: int, kinds: tuple[type, ...] = (int,)) -> Callable[[Any], Any]:
-    def read(value: Any) -> Any:
-        if type(value) not in kinds or not least <= value <= most:
-            raise _Wrong(f"it must be a {'whole ' * (kinds == (int,))}number from {least} to {most}")
+def _number(least: int, most: int) -> Callable[[Any], int]:
+    def read(value: Any) -> int:
+        if type(value) is not int or not least <= value <= most:
+            raise _Wrong(f"it must be a whole number from {least} to {most}")
         return value
 
     return read
@@ -439,7 +439,7 @@ _KEYS: Final[dict[str, Callable[[Any], Any]]] = {
     "executions": _number(1, 100_000),
     "labels": _list(100, _label),
     "priority": _choice(PRIORITIES),
-    "timeout": _number(1, 10_000_000, (int, float)),
+    "timeout": _number(1, 10_000_000),
     "retries": _number(0, 10),
     "group": _text(200, re.compile(r"[A-Za-z0-9._:/-]+"), "name of letters, digits and ._:/- of ASCII"),
     "group-limit": _number(1, 100_000),

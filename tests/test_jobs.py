@@ -100,7 +100,7 @@ def test_a_directory_without_jobs_is_told_so(tmp_path: Path) -> None:
         ("[jobs.a]\nargs = [\n  'x',\n  3,\n]", "supercheck.toml:2: jobs.a.args.1: it must be text of 1 to 10000"),
         ("[jobs.a]\n# why\n\nexecutions = 0\n", "supercheck.toml:4: jobs.a.executions: it must be a whole number"),
         ("[jobs.a]\nexecutions = true", "supercheck.toml:2: jobs.a.executions: it must be a whole number"),
-        ("[jobs.a]\ntimeout = nan", "supercheck.toml:2: jobs.a.timeout: it must be a number"),
+        ("[jobs.a]\ntimeout = nan", "supercheck.toml:2: jobs.a.timeout: it must be a whole number"),
         ("[jobs.a]\n[jobs.b.source]\nref = 'x'", "supercheck.toml:2: jobs.b.source: git is missing"),
         ("[jobs.a]\nsource.git='ext::sh -c x'", "supercheck.toml:2: jobs.a.source.git: 'ext::sh -c x' is no address"),
         ("[jobs.a]\nsource={git='https://x/y',ref='-o'}", "supercheck.toml:2: jobs.a.source.ref: '-o' is no branch"),

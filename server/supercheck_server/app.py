@@ -47,6 +47,7 @@ from supercheck_server.file_routes import file_routes
 from supercheck_server.gate import Gate, sign_in_address
 from supercheck_server.health import health_routes
 from supercheck_server.history import History
+from supercheck_server.job_pages import job_pages
 from supercheck_server.job_routes import Desk, job_routes
 from supercheck_server.jobs import Jobs, UnknownJob
 from supercheck_server.ledger import Ledger
@@ -197,6 +198,7 @@ def create_app(parts: Parts) -> FastAPI:
     )
     app.include_router(run_routes(sources, gate))
     app.include_router(test_routes(sources, gate))
+    app.include_router(job_pages(desk, parts.history, renderer, gate))
     app.include_router(live_routes(parts.dispatcher, parts.history, renderer, parts.feeds, gate))
     app.include_router(form_routes(parts.dispatcher, gate))
     files = StaticFiles(directory=str(resources.files("supercheck_server") / "static"))

@@ -33,8 +33,10 @@ JOBS_LIMIT: Final = 500
 #: Characters of what is said of one job.
 SPEC_LIMIT: Final = 200_000
 
-JobName = Annotated[str, Path(max_length=100, description="A job's name.")]
-ProjectText = Annotated[str, Query(max_length=200, description="Its project; needed where several have such a job.")]
+JobName = Annotated[str, Path(pattern=r"^[A-Za-z0-9._-]{1,100}$", description="A job's name.")]
+ProjectText = Annotated[
+    str, Query(pattern=r"^[^\x00]{0,200}$", description="Its project; needed where several have such a job.")
+]
 
 _UNKNOWN: Final[dict[int | str, dict[str, Any]]] = {
     404: {"model": Trouble, "description": "There is no such job, or it is of another project than the token"},
@@ -157,7 +159,7 @@ def job_routes(desk: Desk, gate: Gate) -> APIRouter:
         return JobList(jobs=desk.all(visitor.narrow(project)))
 
     @routes.put("/jobs", summary="Take over the jobs of a project as its file defines them", dependencies=submit)
-    def sync(file: File, visitor: Asking, project: Annotated[str, Query(min_length=1, max_length=200)]) -> Synced:
+    def sync(file: File, visitor: Asking, project: Annotated[str, Query(pattern=r"^[^\x00]{1,200}$")]) -> Synced:
         gate.check_project(visitor, project, "the file")
         if len({one.name for one in file.jobs}) < len(file.jobs):
             raise BadJob("Two jobs have the same name.")

@@ -156,10 +156,11 @@ class Jobs:
         """
         with self._database.write() as connection:
             before = locked(connection, no)
-            defined = before.defined.encode()
             wanted = {**({} if reset else before.overrides), **changes}
-            overrides = {key: value for key, value in wanted.items() if value != defined.get(key)}
-            changed = before.defined.changed(overrides)
+            changed = before.defined.changed(wanted)
+            overrides = {
+                key: value for key, value in wanted.items() if getattr(changed, key) != getattr(before.defined, key)
+            }
             values: dict[str, Any] = {"overrides": json.dumps(overrides)}
             if changed.schedule != before.job.schedule:
                 values |= {"since_ms": self._now_ms(), "next_ms": None}

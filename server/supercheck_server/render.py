@@ -34,10 +34,12 @@ CONTENT_SECURITY_POLICY: Final = (
 STALE_S: Final = 8
 
 _TONES: Final = {
-    **dict.fromkeys(("passed", "idle"), "good"),
-    **dict.fromkeys(("failed", "error", "errors", "lost", "fatal", "crash", "stale"), "bad"),
-    **dict.fromkeys(("timeout", "abandoned", "stopped", "xpassed", "waiting", "suspect", "maxfail"), "odd"),
-    **dict.fromkeys(("live", "running", "begun", "busy", "promoted", "stopping"), "now"),
+    **dict.fromkeys(("passed", "idle", "on"), "good"),
+    **dict.fromkeys(("failed", "missed", "error", "errors", "lost", "fatal", "crash", "stale"), "bad"),
+    **dict.fromkeys(
+        ("timeout", "abandoned", "stopped", "xpassed", "waiting", "suspect", "maxfail", "skipped", "queued"), "odd"
+    ),
+    **dict.fromkeys(("live", "running", "begun", "busy", "promoted", "stopping", "claimed"), "now"),
 }
 
 
@@ -120,13 +122,11 @@ def seconds_text(seconds: float | None) -> str:
 
 def _ago(ms: float) -> str:
     seconds = time.time() - ms / 1000
-    if seconds < 60:
-        return "just now" if seconds > -60 else "in the future"
     for size, name in ((86400, "day"), (3600, "hour"), (60, "minute")):
-        count = int(seconds // size)
-        if count:
-            return f"{count} {name}{'' if count == 1 else 's'} ago"
-    return "just now"
+        if count := int(abs(seconds) // size):
+            span = f"{count} {name}{'' if count == 1 else 's'}"
+            return f"{span} ago" if seconds > 0 else f"in {span}"
+    return "just now" if seconds >= 0 else "in a moment"
 
 
 def _iso(ms: float) -> str:

@@ -19,7 +19,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from pytest_supercheck.model import RunId, new_run_id
 from supercheck_server.database import Database
 from supercheck_server.jobs import locked
-from supercheck_server.tables import jobs, runs, starts
+from supercheck_server.tables import runs, starts
 
 #: `claimed`: somebody is about to submit it. `queued`: it waits until the job's run before it has ended. Settled:
 #: `started`; `skipped`: it was not to be; `missed`: nobody was there at its time; `failed`: it could not be started.
@@ -140,7 +140,8 @@ class Starts:
             same = (starts.c.no == start.no, starts.c.state == start.state, starts.c.claimed_ms == start.claimed_ms)
             # Never the same moment twice: it tells who has it.
             claimed_ms = max(self._now_ms(), start.claimed_ms + 1)
-            statement = update(starts).where(*same).values(state="claimed", claimed_ms=claimed_ms)
+            open_still = starts.c.state.in_(("claimed", "queued"))
+            statement = update(starts).where(*same, open_still).values(state="claimed", claimed_ms=claimed_ms)
             return connection.execute(statement).rowcount > 0
 
     def renew(self, no: int) -> None:
@@ -189,8 +190,9 @@ class Starts:
                 .where(some, runs.c.verdict != "live")
                 .group_by(starts.c.job_no)
             )
-            newest = select(func.max(starts.c.due_ms)).where(starts.c.job_no == jobs.c.no).scalar_subquery()
-            last = _START.join(jobs, jobs.c.no == starts.c.job_no).where(some, starts.c.due_ms == newest)
+            other = starts.alias()
+            newest = select(func.max(other.c.due_ms)).where(other.c.job_no == starts.c.job_no).scalar_subquery()
+            last = _START.where(some, starts.c.due_ms == newest)
             with self._database.read() as connection:
                 known = {row[0]: row for row in connection.execute(sums)}
             lasts = {start.job_no: start for start in self._starts(last)}

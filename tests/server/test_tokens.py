@@ -24,6 +24,7 @@ from pytest_supercheck.archive import run_folder
 from pytest_supercheck.cli import main
 from pytest_supercheck.errors import Unreachable
 from pytest_supercheck.http_gateway import HttpGateway
+from pytest_supercheck.jobs import Git, Job
 from pytest_supercheck.model import RunId, RunRequest
 from supercheck_server.access import SCOPES, Access, Scope, form_token
 from supercheck_server.app import create_app
@@ -54,6 +55,7 @@ class Rule:
 
 
 SUBMISSION: Final = {"run_id": "new", "project": "shop"}
+START: Final = {"run_id": "new"}
 
 #: Every route. `{run_id}` and `{key}` are filled in from `SHOP`.
 RULES: Final = {
@@ -81,6 +83,17 @@ RULES: Final = {
     "POST /api/v1/bundles/{bundle_id}": Rule("submit", 200, others=403),
     "POST /api/v1/packs": Rule("submit", 400, others=403),
     "POST /api/v1/runs/{run_id}/priority": Rule("admin", 200, {"priority": "high"}),
+    "GET /api/v1/jobs": Rule("read", 200, others=0),
+    "PUT /api/v1/jobs": Rule("submit", 200, {"jobs": []}, others=403),
+    "GET /api/v1/jobs/{name}": Rule("read", 200),
+    "PATCH /api/v1/jobs/{name}": Rule("submit", 200, {}),
+    "GET /api/v1/jobs/{name}/starts": Rule("read", 200),
+    "POST /api/v1/jobs/{name}/starts": Rule("submit", 201, START),
+    "GET /jobs": Rule("read", 200, others=0),
+    "GET /jobs/{name}": Rule("read", 200),
+    "POST /jobs/{name}/starts": Rule("submit", 303, START),
+    "POST /jobs/{name}/enabled": Rule("submit", 303, {"on": "false"}),
+    "POST /jobs/{name}/overrides": Rule("submit", 303, {}),
     **dict.fromkeys(["GET /", "GET /flaky", "GET /slow", "GET /failures"], Rule("read", 200, others=0)),
     **dict.fromkeys(
         ["GET /queue", "GET /queue/live", "GET /workers", "GET /workers/live"], Rule("read", 200, others=0)
@@ -162,6 +175,8 @@ class World:
         path = path.replace("{run_id}", found).replace("{key}", key)
         if path.startswith(("/api/v1/bundles", "/api/v1/packs")):
             return path.replace("{bundle_id}", "0" * 64) + "?project=shop"
+        if "/jobs" in path:
+            return path.replace("{name}", "nightly") + "?project=shop"
         return path.replace("{path:path}", "index.html").replace("{key:path}", "artifacts/0/log")
 
 
@@ -185,6 +200,7 @@ def world(served: Served, pool: Pool) -> World:
         pool.dispatcher.join(f"w-{project}", host="h", pid=2)
         pool.submit(f"{project}-live", nodeids=[f"{project}.py::live"], project=project)
         pool.dispatcher.next(pool.job(f"{project}-live"), fresh=True)
+        served.parts.jobs.sync(project, [(Job(name="nightly", source=Git(git="https://x/y", ref="main")), None)])
     history = served.parts.history
     return World(
         served=served,
@@ -263,7 +279,9 @@ def test_every_route_keeps_its_rule(world: World) -> None:
             with client_from(world.served, next(ADDRESSES)) as client:
                 for name in list(RULES)[start : start + LIMIT]:
                     rule, (method, path) = RULES[name], name.split()
-                    body = {**rule.body, "run_id": f"new-{number}"} if rule.body is SUBMISSION else rule.body
+                    body = rule.body
+                    if body is SUBMISSION or body is START:
+                        body = {**body, "run_id": f"new-{number}-{list(RULES).index(name)}"}
                     status, text = ask(client, key, method, world.fill(path), body)
                     if status != expected(rule, key):
                         wrong.append((key.name, name, status, expected(rule, key)))
@@ -293,7 +311,7 @@ def test_lists_are_of_the_tokens_project(world: World) -> None:
     """Whatever the query says; and so are the choices of their forms."""
     mine, everything = world.key("read of bank"), world.key("read of all")
     with client_from(world.served, next(ADDRESSES)) as client:
-        for path in ("/", "/flaky", "/slow", "/failures"):
+        for path in ("/", "/flaky", "/slow", "/failures", "/jobs"):
             for query in ("", "?project=shop", "?project=bank"):
                 assert "shop" not in ask(client, mine, "GET", path + query, None)[1].replace("?project=shop", ""), path
             assert path == "/flaky" or "test_a.py" in ask(client, mine, "GET", "/slow", None)[1]

@@ -1,0 +1,667 @@
+"""
+Jobs on a server: synced, changed there, started once however many try, with sources that may be a stranger's.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from click.testing import CliRunner, Result
+
+from pytest_supercheck.cli import main
+from pytest_supercheck.errors import BadJob, SourceTrouble
+from pytest_supercheck.jobs import Job, decode_job
+from pytest_supercheck.model import RunId, new_run_id
+from supercheck_server.configuration import read_configuration
+from supercheck_server.database import Database
+from supercheck_server.jobs import Jobs, UnknownJob
+from supercheck_server.ledger import Ledger
+from supercheck_server.repositories import JobsSection, Repositories
+from supercheck_server.settings import Settings
+from supercheck_server.starter import Starter
+from supercheck_server.starts import ABANDONED_MS, KEPT, Occasion, Starts
+from tests.server.conftest import NOON, Pool, Served, make_record, serving, wait_for
+
+DAY_MS = 86_400_000
+
+MANUAL = Occasion(trigger="job", user="ada")
+
+
+class Clock:
+    """A clock that a test moves."""
+
+    def __init__(self, now_ms: int = 1_800_000_000_000) -> None:
+        self.now_ms = now_ms
+
+    def __call__(self) -> int:
+        """Ms since 1970."""
+        return self.now_ms
+
+
+@pytest.fixture
+def clock() -> Clock:
+    """The time of a test."""
+    return Clock()
+
+
+@pytest.fixture
+def jobs(database: Database, clock: Clock) -> Jobs:
+    """The jobs of an empty database."""
+    return Jobs(database, now_ms=clock)
+
+
+@pytest.fixture
+def starts(database: Database, clock: Clock) -> Starts:
+    """Its starts."""
+    return Starts(database, now_ms=clock)
+
+
+def make_job(jobs: Jobs, **definition: Any) -> int:
+    """The number of a job `nightly` of the project `shop`, whose sources are elsewhere."""
+    jobs.sync("shop", [(decode_job("nightly", {"source": {"git": "https://x/y"}, **definition}), None)])
+    return jobs.find("nightly", "shop")[0].no
+
+
+# -- definitions and what is changed here
+
+
+def test_sync_tells_what_became_of_each_job(jobs: Jobs) -> None:
+    """And leaves what is not in the file, unless told not to; other projects' jobs are none of its business."""
+    a, b, c = (Job(name=name) for name in "abc")
+    assert jobs.sync("shop", [(a, None), (b, None)]).added == ("a", "b")
+    jobs.sync("bank", [(c, None)])
+    told = jobs.sync("shop", [(replace(a, retries=1), None)])
+    assert (told.changed, told.gone, told.pruned) == (("a",), ("b",), False)
+    assert [row.name for row in jobs.known("shop")] == ["a", "b"]
+    assert jobs.sync("shop", [(replace(a, retries=1), None)], prune=True).same == ("a",)
+    assert [(row.project, row.name) for row in jobs.known()] == [("bank", "c"), ("shop", "a")]
+
+
+def test_changes_are_kept_until_the_definition_changes(jobs: Jobs, database: Database) -> None:
+    """Over a server's restarts; whether the job is enabled is kept for ever."""
+    no = make_job(jobs, retries=1)
+    jobs.override(no, {"executions": 3, "schedule": "0 2 * * *"})
+    jobs.override(no, {"priority": "high"})
+    jobs.enable(no, False)
+    make_job(jobs, retries=1)
+    [row] = Jobs(database).find("nightly")
+    assert (row.job.executions, row.job.priority, row.job.schedule, row.enabled) == (3, "high", "0 2 * * *", False)
+    assert (row.defined.executions, row.defined.priority) == (None, "normal")
+    make_job(jobs, retries=2)
+    [row] = jobs.find("nightly")
+    assert (row.overrides, row.job, row.enabled) == ({}, row.defined, False)
+
+
+def test_changes_can_be_taken_back(jobs: Jobs) -> None:
+    """One by saying what the definition says, all at once by a word."""
+    no = make_job(jobs, executions=2, schedule="0 2 * * *")
+    jobs.override(no, {"executions": 3, "schedule": None, "retries": 1})
+    assert jobs.override(no, {"executions": 2}).overrides == {"schedule": None, "retries": 1}
+    assert jobs.override(no, {"retries": 3}, reset=True).overrides == {"retries": 3}
+
+
+def test_senseless_changes_change_nothing(jobs: Jobs) -> None:
+    """Also those beside them that make sense."""
+    no = make_job(jobs)
+    senseless: list[dict[str, Any]] = [{"executions": 3, "retries": 99}, {"args": []}, {"schedule": "0 99 * * *"}]
+    for changes in senseless:
+        with pytest.raises(BadJob):
+            jobs.override(no, changes)
+    assert jobs.find("nightly")[0].overrides == {}
+    with pytest.raises(UnknownJob):
+        jobs.override(no + 1, {})
+
+
+def test_a_schedule_holds_from_when_it_was_changed(jobs: Jobs, clock: Clock) -> None:
+    """Nothing is due that lies before: a new one, another one, one that was off."""
+    no = make_job(jobs, schedule="0 2 * * *")
+    assert jobs.plan(no, 5, since_ms=clock.now_ms)
+    for change in (
+        lambda: make_job(jobs, schedule="0 3 * * *"),
+        lambda: jobs.override(no, {"schedule": "0 4 * * *"}),
+        lambda: (jobs.enable(no, False), jobs.enable(no, True)),
+    ):
+        before = clock.now_ms
+        clock.now_ms += 1000
+        change()
+        [row] = jobs.find("nightly")
+        assert (row.since_ms, row.next_ms) == (clock.now_ms, None)
+        assert not jobs.plan(no, 5, since_ms=before), "what was found out of another schedule does not count"
+    jobs.override(no, {"retries": 1})
+    clock.now_ms += 1000
+    assert jobs.find("nightly")[0].since_ms == clock.now_ms - 1000
+
+
+# -- starts
+
+
+def test_a_moment_has_one_start(jobs: Jobs, starts: Starts, database: Database) -> None:
+    """However many servers try at the same time."""
+    no = make_job(jobs)
+    found: list[object] = []
+    barrier = threading.Barrier(4)
+
+    def claim() -> None:
+        barrier.wait()
+        found.append(starts.claim(no, 1000, Occasion(trigger="schedule")))
+
+    threads = [threading.Thread(target=claim) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert len(found) == 4
+    assert len([one for one in found if one is not None]) == 1
+    assert len(starts.of(no)) == 1
+
+
+def test_an_abandoned_start_has_one_finder(jobs: Jobs, starts: Starts, clock: Clock) -> None:
+    """Of those who see it; not before its time, and not while somebody is at it."""
+    made = starts.claim(make_job(jobs), 1000, MANUAL)
+    assert made is not None
+    clock.now_ms += ABANDONED_MS
+    assert starts.abandoned() == []
+    starts.renew(made.no)
+    clock.now_ms += 1
+    assert starts.abandoned() == []
+    clock.now_ms += ABANDONED_MS
+    [seen] = starts.abandoned()
+    assert [starts.take(seen), starts.take(seen)] == [True, False]
+    assert starts.abandoned() == []
+    starts.settle(made.no, "started")
+    assert not starts.take(starts.of(made.job_no)[0]), "there is nothing left to do"
+
+
+def test_old_starts_go(jobs: Jobs, starts: Starts) -> None:
+    """So that a job of every minute does not fill the disk."""
+    no = make_job(jobs)
+    for due_ms in range(KEPT + 3):
+        starts.claim(no, due_ms, Occasion(trigger="schedule"), state="skipped")
+    kept = starts.of(no, limit=2 * KEPT)
+    assert (len(kept), kept[-1].due_ms) == (KEPT, 3)
+
+
+def test_figures_are_of_recorded_runs(jobs: Jobs, starts: Starts, database: Database) -> None:
+    """How many, how many not passed, how long they take; and the last start, whatever became of it."""
+    no = make_job(jobs)
+    ledger = Ledger(database)
+    for number, outcomes in enumerate(["PP", "PF", "PP"]):
+        record = make_record(number, outcomes)
+        took = timedelta(seconds=10 * (number + 1))
+        summary = replace(record.summary, started_at=NOON, ended_at=NOON + took)
+        record = replace(record, summary=summary)
+        starts.claim(no, number, replace(MANUAL, run=summary.id), state="started")
+        ledger.write(record, folder="f/", delivered=True)
+    starts.claim(no, 99, Occasion(trigger="schedule"), state="skipped", reason="the run before it still runs")
+    figures = starts.figures([no, no + 1])
+    assert figures[no + 1].runs == 0
+    found = figures[no]
+    assert (found.runs, found.failures, found.mean_s) == (3, 1, 20.0)
+    assert found.last is not None
+    assert (found.last.state, found.last.reason) == ("skipped", "the run before it still runs")
+    assert [one.verdict for one in starts.of(no)] == ["", "passed", "failed", "passed"]
+
+
+# -- runs of repositories
+
+
+def git(directory: Path, *words: str) -> str:
+    """What git says there."""
+    who = ["-c", "user.name=ada", "-c", "user.email=ada@example.org", "-c", "protocol.file.allow=always"]
+    done = subprocess.run(["git", *who, *words], cwd=directory, capture_output=True, text=True, check=True)
+    return done.stdout.strip()
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Path:
+    """A repository with a project of one test."""
+    path = tmp_path / "repositories" / "shop"
+    path.mkdir(parents=True)
+    git(path, "init", "-q", "-b", "main")
+    (path / "test_it.py").write_text("def test_it(): pass\n")
+    (path / "conftest.py").write_text("import pathlib\npathlib.Path('/tmp/imported').touch()\nassert 0\n")
+    (path / "pytest.ini").write_text("[pytest]\nsupercheck_group = file\nsupercheck_exclude = left.txt\n")
+    (path / "left.txt").write_text("x")
+    git(path, "add", "-A")
+    git(path, "commit", "-qm", "one")
+    return path
+
+
+@pytest.fixture
+def allowing(settings: Settings, repository: Path, tmp_path: Path) -> Iterator[Served]:
+    """A server that may fetch what is beside the repository."""
+    config = tmp_path / "server.toml"
+    config.write_text(f'[jobs]\ngit = ["{repository.parent.as_uri()}/"]\n')
+    with serving(replace(settings, config=config)) as made:
+        yield made
+
+
+def add_job(served: Served, name: str = "nightly", project: str = "shop", **definition: Any) -> None:
+    """Bring a job to a server."""
+    file = {"jobs": [{"name": name, "definition": definition}]}
+    answer = httpx.put(f"{served.url}/api/v1/jobs", params={"project": project}, json=file)
+    assert answer.status_code == 200, answer.text
+
+
+def start(served: Served, name: str = "nightly", run: str = "") -> dict[str, Any]:
+    """Start a job and wait until it is known what became of it."""
+    address = f"{served.url}/api/v1/jobs/{name}/starts"
+    answer = httpx.post(address, json={"run_id": run or new_run_id()})
+    assert answer.status_code == 201, answer.text
+
+    def look() -> dict[str, Any] | None:
+        found = httpx.get(address).json()["starts"]
+        one: dict[str, Any] = next(one for one in found if one["run"] == answer.json()["run"])
+        return None if one["state"] == "claimed" else one
+
+    wait_for(look, "the start is settled")
+    settled = look()
+    assert settled is not None
+    return settled
+
+
+def test_a_repository_becomes_a_run(allowing: Served, repository: Path, pool: Pool) -> None:
+    """Of the commit that the branch has then; with what the project's ini file says of runs."""
+    (repository / "new.txt").write_text("x")
+    git(repository, "checkout", "-qb", "other")
+    git(repository, "add", "-A")
+    git(repository, "commit", "-qm", "two")
+    source = {"git": repository.as_uri(), "ref": "other"}
+    add_job(allowing, source=source, args=["-k", "it"], executions=2, labels=["gpu"], priority="low", timeout=60)
+    made = start(allowing)
+    assert (made["state"], made["trigger"], made["user"]) == ("started", "job", "local")
+    details = pool.dispatcher.details(RunId(made["run"]))
+    assert details is not None
+    assert (details.project, details.priority, details.want, details.labels, details.timeout_s) == (
+        *("shop", "low", 2, ("gpu",), 60),
+    )
+    spec = json.loads(details.spec)
+    assert (spec["args"], spec["collect"], spec["group"], spec["rootdir"]) == (["-k", "it"], "remote", "file", "/shop")
+    origin = spec["origin"]
+    assert origin["commit"] == git(repository, "rev-parse", "HEAD")
+    assert (origin["trigger"], origin["job"], origin["branch"]) == ("job", "nightly", "other")
+    assert files_of(allowing, spec["source"]["bundle"]) == ["conftest.py", "new.txt", "pytest.ini", "test_it.py"]
+    assert not Path("/tmp/imported").exists(), "nothing of it runs on the server"
+
+
+def files_of(served: Served, bundle: str) -> list[str]:
+    """The files of a bundle of the project `shop`."""
+    from pytest_supercheck.archive import project_folder
+    from pytest_supercheck.packs import bundle_key, decode_located
+
+    file = Path(served.parts.settings.store, bundle_key(project_folder("shop"), bundle))
+    return [entry.path for entry in decode_located(file.read_bytes(), bundle).manifest.entries]
+
+
+def test_a_strangers_repository_leads_nowhere(
+    allowing: Served, repository: Path, pool: Pool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No link, filter, submodule or ini file of it has the server write, run or tell anything."""
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "secret.ini").write_text("[pytest]\nsecret words\n")
+    other = tmp_path / "repositories" / "other"
+    other.mkdir()
+    git(other, "init", "-q")
+    (other / "x").touch()
+    git(other, "add", "-A")
+    git(other, "commit", "-qm", "x")
+    (tmp_path / "gitconfig").write_text(f'[filter "evil"]\nsmudge = touch {outside}/ran\n')
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", str(tmp_path / "gitconfig"))
+    (repository / "pytest.ini").unlink()
+    (repository / "pytest.ini").symlink_to(outside / "secret.ini")
+    (repository / ".supercheck").symlink_to(outside)
+    (repository / ".gitattributes").write_text("*.py filter=evil\n")
+    git(repository, "submodule", "--quiet", "add", str(other), "sub")
+    git(repository, "add", "-Af")
+    git(repository, "commit", "-qm", "evil")
+    before = sorted(one.name for one in outside.iterdir())
+    add_job(allowing, source={"git": repository.as_uri()})
+    made = start(allowing)
+    assert made["state"] == "started", made
+    assert sorted(one.name for one in outside.iterdir()) == before
+    details = pool.dispatcher.details(RunId(made["run"]))
+    assert details is not None
+    files = files_of(allowing, json.loads(details.spec)["source"]["bundle"])
+    assert not [path for path in files if path.startswith(("sub", ".supercheck", "pytest.ini"))]
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://example.org/shop",
+        "file:///etc/",
+        "ssh://-oProxyCommand=touch/x",
+        "file://{parent}/../other",
+        "file://{parent}/%2e%2e/other",
+        "file://{parent}x/shop",
+    ],
+)
+def test_only_what_the_operator_allows_is_fetched(tmp_path: Path, url: str) -> None:
+    """By the beginning of the address, to which nothing leads back."""
+    repositories = Repositories(JobsSection(git=(f"{tmp_path.as_uri()}/",)))
+    with pytest.raises(SourceTrouble, match=r"does not fetch from .* in \[jobs\] of the configuration"):
+        repositories.check(url.replace("{parent}", str(tmp_path)))
+    repositories.check(f"{tmp_path.as_uri()}/shop.git")
+
+
+def test_a_repository_that_cannot_be_fetched_is_told(allowing: Served, repository: Path, pool: Pool) -> None:
+    """In the history of the job, with git's words."""
+    add_job(allowing, source={"git": f"{repository.as_uri()}-not"})
+    failed = start(allowing)
+    assert failed["state"] == "failed"
+    assert failed["reason"].startswith("git fetch failed: ")
+    add_job(allowing, source={"git": repository.as_uri(), "ref": "no-such"})
+    assert "no-such" in start(allowing)["reason"]
+    assert pool.dispatcher.queue().runs == ()
+
+
+def test_large_repositories_are_refused(
+    allowing: Served, repository: Path, pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before they are checked out."""
+    monkeypatch.setattr("supercheck_server.repositories.LIMIT_BYTES", 40_000)
+    (repository / "large").write_bytes(b"x" * 50_000)
+    git(repository, "add", "-A")
+    git(repository, "commit", "-qm", "large")
+    add_job(allowing, source={"git": repository.as_uri()})
+    assert "is too large: 0.1 MB in 5 files" in start(allowing)["reason"]
+
+
+# -- starts become runs
+
+
+def test_the_same_run_is_one_start(allowing: Served, repository: Path, pool: Pool) -> None:
+    """A client whose answer got lost asks again."""
+    add_job(allowing, source={"git": repository.as_uri()})
+    run = new_run_id()
+    assert start(allowing, run=run)["no"] == start(allowing, run=run)["no"]
+    assert [one.run for one in pool.dispatcher.queue().runs] == [run]
+    add_job(allowing, "other", source={"git": repository.as_uri()})
+    # Both are of the same project, so that the gate lets it in.
+    answer = httpx.post(f"{allowing.url}/api/v1/jobs/other/starts", json={"run_id": run})
+    assert (answer.status_code, "taken" in answer.text) == (409, True)
+
+
+def later(served: Served, clock: Clock) -> Starter:
+    """The starter of another server, some time later."""
+    parts = served.parts
+    return Starter(
+        jobs=Jobs(parts.database, now_ms=clock),
+        starts=Starts(parts.database, now_ms=clock),
+        dispatcher=parts.dispatcher,
+        bundles=parts.bundles,
+        repositories=Repositories(parts.configuration.jobs),
+        now_ms=clock,
+    )
+
+
+def test_what_a_dead_server_has_left_is_finished_once(allowing: Served, repository: Path, pool: Pool) -> None:
+    """Whether it had been submitted or not, and whoever else sees it."""
+    add_job(allowing, source={"git": repository.as_uri()})
+    parts = allowing.parts
+    row = parts.jobs.find("nightly")[0]
+    claimed = parts.starter.now(row, MANUAL)
+    submitted = parts.starter.now(row, MANUAL)
+    parts.starter.submit(submitted)
+    with parts.database.write() as connection:
+        connection.exec_driver_sql("UPDATE starts SET state = 'claimed'")
+    clock = Clock(claimed.claimed_ms + ABANDONED_MS + 60_000)
+    servers = [later(allowing, clock) for _ in range(3)]
+    taken: list[int] = []
+    threads = [threading.Thread(target=lambda one=one: taken.append(one.look_after())) for one in servers]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert sum(taken) == 2
+    assert sorted(one.run for one in pool.dispatcher.queue().runs) == sorted([claimed.run, submitted.run])
+    assert {one.state for one in parts.starts.of(row.no)} == {"started"}
+
+
+def test_a_run_that_machinery_failed_is_started_once_more(allowing: Served, repository: Path, pool: Pool) -> None:
+    """As often as the job says, by one of the servers; one whose tests failed is not."""
+    add_job(allowing, source={"git": repository.as_uri()}, retries=1)
+    parts = allowing.parts
+    row = parts.jobs.find("nightly")[0]
+    verdicts = ["failed", "lost", "lost"]
+    clock = Clock()
+    for number, verdict in enumerate(verdicts):
+        if number < 2:
+            made = parts.starter.submit(parts.starter.now(row, MANUAL))
+        else:
+            [made] = [one for one in parts.starts.of(row.no) if one.attempt == 2]
+        pool.dispatcher.cancel(made.run, outcome="cancelled", how="kill")
+        wait_for(lambda: (parts.starts.by_run(made.run) or made).verdict == "cancelled", "the run is recorded")  # noqa: B023
+        with parts.database.write() as connection:
+            connection.exec_driver_sql(f"UPDATE runs SET verdict = '{verdict}' WHERE id = '{made.run}'")
+        clock.now_ms = made.claimed_ms
+        assert [later(allowing, clock).look_after() for _ in range(2)] == [int(number == 1), 0]
+    [again] = [one for one in parts.starts.of(row.no) if one.attempt == 2]
+    assert again.reason.endswith("was lost")
+    assert again.trigger == "job"
+
+
+def test_a_full_queue_is_told_to_who_waits(allowing: Served, repository: Path, pool: Pool) -> None:
+    """And a start of the schedule is tried again, for a while."""
+    add_job(allowing, source={"git": repository.as_uri()})
+    pool.dispatcher.limits(running=1, queued=0)
+    pool.submit("r1")
+    parts = allowing.parts
+    row = parts.jobs.find("nightly")[0]
+    failed = start(allowing)
+    assert (failed["state"], "queue is full" in failed["reason"] or "full" in failed["reason"]) == ("failed", True)
+    scheduled = parts.starts.claim(row.no, 1 << 50, Occasion(trigger="schedule"))
+    assert scheduled is not None
+    assert parts.starter.submit(scheduled).state == "claimed"
+    pool.dispatcher.limits(running=1, queued=5)
+    assert parts.starter.submit(scheduled).state == "started"
+    assert parts.starter.is_live(scheduled)
+    parts.starter.cancel(scheduled, "another one begins")
+    wait_for(lambda: not parts.starter.is_live(scheduled), "it ends")
+
+
+# -- bundles, over the command line
+
+
+@dataclass
+class Checkout:
+    """A project here, and the command line there."""
+
+    path: Path
+    url: str
+
+    def run(self, *words: str, code: int = 0, **environ: str) -> Result:
+        """A command of `supercheck jobs`."""
+        before = os.getcwd()
+        os.chdir(self.path)
+        try:
+            done = CliRunner(env={"SUPERCHECK_URL": self.url, **environ}).invoke(main, ["jobs", *words])
+        finally:
+            os.chdir(before)
+        assert done.exit_code == code, done.output
+        return done
+
+    def write(self, text: str) -> None:
+        """The file of jobs."""
+        (self.path / "supercheck.toml").write_text(text)
+
+
+@pytest.fixture
+def checkout(tmp_path: Path, served: Served) -> Checkout:
+    """A project with two jobs."""
+    path = tmp_path / "shop"
+    path.mkdir()
+    (path / "test_it.py").write_text("def test_it(): pass\n")
+    made = Checkout(path, served.url)
+    made.write("[jobs.nightly]\nschedule = '0 2 * * *'\n[jobs.smoke]\nargs = ['-k', 'smoke']\n")
+    return made
+
+
+def test_commands_bring_show_and_change_jobs(checkout: Checkout, pool: Pool, served: Served) -> None:
+    """The whole way, as a person goes it."""
+    assert checkout.run("check").output == "2 jobs: nightly, smoke\n"
+    assert checkout.run("sync").output == "added   shop/nightly\nadded   shop/smoke\n"
+    assert "shop/nightly  on  0 2 * * * (UTC), next 20" in checkout.run("list").output
+    assert "shop/smoke  on  by hand; never started" in checkout.run("list").output
+    run = checkout.run("run", "smoke").output.strip()
+    details = pool.dispatcher.details(RunId(run))
+    assert details is not None
+    assert json.loads(details.spec)["args"] == ["-k", "smoke"]
+    assert run in checkout.run("history", "smoke").output
+    assert checkout.run("disable", "nightly").output == "shop/nightly  off  0 2 * * * (UTC)\n"
+    httpx.patch(f"{served.url}/api/v1/jobs/nightly", json={"overrides": {"executions": 3}})
+    shown = checkout.run("show", "nightly").output
+    assert "shop/nightly, disabled\n" in shown
+    assert "executions: 3 (changed here)" in shown
+    checkout.write("[jobs.nightly]\nschedule = '0 3 * * *'\n")
+    assert checkout.run("sync").output == (
+        "changed shop/nightly\ngone    shop/smoke: not in the file; --prune removes it\n"
+    )
+    assert "shop/nightly, disabled\n" in checkout.run("show", "nightly").output
+    assert "executions" not in checkout.run("show", "nightly").output
+    assert checkout.run("enable", "nightly").output.startswith("shop/nightly  on  0 3 * * * (UTC), next 20")
+    assert "gone    shop/smoke: removed" in checkout.run("sync", "--prune").output
+    assert "There is no such job." in checkout.run("show", "smoke", code=2).output
+
+
+def test_what_is_wrong_in_the_file_is_told_before_anything_is_sent(checkout: Checkout) -> None:
+    """With its line; the same by both commands."""
+    checkout.write("[jobs.nightly]\nargz = []\n")
+    for command in ("check", "sync"):
+        assert "supercheck.toml:2: jobs.nightly.argz: there is no such key; is it args?" in (
+            checkout.run(command, code=2).output
+        )
+    assert checkout.run("list").output == ""
+
+
+def test_a_bundle_stays_as_long_as_a_job_has_it(checkout: Checkout, pool: Pool, served: Served) -> None:
+    """However long ago it was brought; it goes with the job."""
+    checkout.run("sync")
+    parts = served.parts
+    [bundle] = parts.jobs.bundles()
+    now_ms = 2_000_000_000_000 + 100 * DAY_MS
+    parts.bundles.sweep(now_ms)
+    assert parts.bundles.ask("shop", bundle, b"")[0] == "ready"
+    checkout.write("")
+    checkout.run("sync", "--prune")
+    parts.bundles.sweep(now_ms)
+    assert parts.bundles.ask("shop", bundle, b"")[0] == "unknown"
+
+
+def test_a_job_without_its_bundle_says_so(checkout: Checkout, pool: Pool, served: Served) -> None:
+    """As when somebody has emptied the store."""
+    checkout.run("sync")
+    with served.parts.database.write() as connection:
+        connection.exec_driver_sql("DELETE FROM bundles")
+    assert "sync it once more" in checkout.run("run", "smoke", code=70).output
+
+
+def test_definitions_from_the_net_are_checked(served: Served, pool: Pool) -> None:
+    """As those from a file: nothing of it is kept when one makes no sense."""
+    good = {"name": "a", "definition": {"source": {"git": "https://x/y"}}}
+    senseless: Sequence[tuple[Any, str]] = [
+        ({"name": "b", "definition": {"argz": []}}, "is it args"),
+        ({"name": "../b", "definition": {}}, "a job's name has"),
+        ({"name": "b", "definition": {}}, "needs the spec"),
+        ({"name": "b", "definition": {}, "spec": {"source": "x"}}, "needs the spec"),
+        ({"name": "b", "definition": {"project": "bank"}}, "of the project 'bank'"),
+        (
+            {
+                "name": "b",
+                "definition": {},
+                "spec": {"argv": [], "origin": {}, "source": {"bundle": "0" * 64, "root": "/"}},
+            },
+            "bring its bundle first",
+        ),
+        (good, "same name"),
+    ]
+    for one, words in senseless:
+        answer = httpx.put(f"{served.url}/api/v1/jobs", params={"project": "shop"}, json={"jobs": [good, one]})
+        assert (answer.status_code, words in answer.text) == (400, True), answer.text
+    assert served.parts.jobs.known() == []
+
+
+def test_a_name_of_several_projects_needs_one(served: Served, pool: Pool) -> None:
+    """Which one is meant; a token that is for one project has no such trouble."""
+    for project in ("shop", "bank"):
+        add_job(served, project=project, source={"git": "https://x/y"})
+    answer = httpx.get(f"{served.url}/api/v1/jobs/nightly")
+    assert (answer.status_code, "bank, shop" in answer.text) == (409, True)
+    assert httpx.get(f"{served.url}/api/v1/jobs/nightly?project=bank").json()["project"] == "bank"
+    _, secret = served.parts.access.create("shop", project="shop")
+    headers = {"Authorization": f"Bearer {secret}"}
+    assert httpx.get(f"{served.url}/api/v1/jobs/nightly", headers=headers).json()["project"] == "shop"
+    assert httpx.get(f"{served.url}/api/v1/jobs/nightly?project=bank", headers=headers).status_code == 404
+
+
+def test_forms_of_a_page_start_and_change_a_job(served: Served, checkout: Checkout, pool: Pool) -> None:
+    """What is not changed in them stays; who presses twice starts once."""
+    checkout.write("[jobs.nightly]\nschedule = {cron = '0 2 * * *', overlap = 'queue'}\nexecutions = 2\n")
+    checkout.run("sync")
+    with httpx.Client(base_url=served.url, follow_redirects=True) as browser:
+
+        def press(form: str, **changes: str) -> httpx.Response:
+            page = browser.get("/jobs/nightly?project=shop").text
+            token = re.search(r'name="form-token" content="([^"]+)"', page)
+            assert token
+            shown = dict(
+                re.findall(r'name="(schedule|timezone|executions|timeout|retries)"[^>]* value="([^"]*)"', page)
+            )
+            fields = {"form_token": token[1], "priority": "normal", **shown, **changes}
+            return browser.post(f"/jobs/nightly/{form}?project=shop", data=fields)
+
+        def job() -> Job:
+            return served.parts.jobs.find("nightly")[0].job
+
+        before = job()
+        assert press("overrides").status_code == 200
+        assert (job(), served.parts.jobs.find("nightly")[0].overrides) == (before, {})
+        press("overrides", schedule="15 min", executions="", retries="2")
+        assert (job().schedule, job().executions, job().retries) == ({"every": "15 min", "overlap": "queue"}, None, 2)
+        press("overrides", schedule="30 4 * * 1", timezone="Asia/Tokyo")
+        changed = {"cron": "30 4 * * 1", "overlap": "queue", "timezone": "Asia/Tokyo"}
+        assert job().schedule == changed
+        for wrong in (
+            {"schedule": "0 99 * * *"},
+            {"executions": "many"},
+            {"priority": "x"},
+            {"timezone": "Mars/Crater"},
+        ):
+            assert press("overrides", **wrong).status_code == 400, wrong
+        assert job().schedule == changed
+        assert "30 4 * * 1 (Asia/Tokyo)" in browser.get("/jobs").text
+        press("overrides", reset="true")
+        assert job() == before
+        press("enabled", on="false")
+        assert not served.parts.jobs.find("nightly")[0].enabled
+        run = new_run_id()
+        for _ in range(2):
+            assert run in press("starts", run_id=run).text
+        assert [one.run for one in pool.dispatcher.queue().runs] == [run]
+        pool.dispatcher.limits(running=1, queued=0)
+        assert press("starts", run_id=new_run_id()).status_code == 429
+        assert browser.post("/jobs/nightly/starts?project=shop", data={"run_id": "x"}).status_code == 403
+
+
+def test_configuration_says_what_may_be_fetched(tmp_path: Path) -> None:
+    """Addresses that end where a name ends."""
+    file = tmp_path / "server.toml"
+    file.write_text('[jobs]\ngit = ["https://github.com/acme/"]\ngit-config = "/etc/supercheck/git"\n')
+    section = read_configuration(file).jobs
+    assert (section.git, section.git_config) == (("https://github.com/acme/",), Path("/etc/supercheck/git"))
+    for wrong in ("https://github.com/acme", "http://github.com/acme/", "ext::x/"):
+        file.write_text(f'[jobs]\ngit = ["{wrong}"]\n')
+        with pytest.raises(ValueError, match=r"jobs\.git\.0"):
+            read_configuration(file)
