@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from pytest_supercheck.errors import BadJob
-from pytest_supercheck.model import PRIORITIES, Priority, is_label
+from pytest_supercheck.model import PRIORITIES, Priority, is_group_name, is_label
 from pytest_supercheck.pyproject import LIMIT_BYTES
 from pytest_supercheck.wish import KINDS, PYTHON, Kind
 
@@ -388,6 +388,12 @@ def _label(value: Any) -> str:
     return value
 
 
+def _group(value: Any) -> str:
+    if not isinstance(value, str) or not is_group_name(value):
+        raise _Wrong(f"{value!r} is not 1 to 200 letters, digits or any of ._-:/")
+    return value
+
+
 def _git(value: Any) -> Git:
     return Git(**{"ref": "HEAD", **_table(value, _GIT, ("git",))})
 
@@ -441,7 +447,7 @@ _KEYS: Final[dict[str, Callable[[Any], Any]]] = {
     "priority": _choice(PRIORITIES),
     "timeout": _number(1, 10_000_000),
     "retries": _number(0, 10),
-    "group": _text(200, re.compile(r"[A-Za-z0-9._:/-]+"), "name of letters, digits and ._:/- of ASCII"),
+    "group": _group,
     "group-limit": _number(1, 100_000),
     "cancel-in-progress": _flag,
     "schedule": _schedule,

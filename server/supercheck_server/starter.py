@@ -160,6 +160,9 @@ class Starter:
             timeout_s=job.timeout,
             detached=True,
             labels=job.labels,
+            concurrency=job.group,
+            concurrency_limit=job.group_limit,
+            cancel_in_progress=job.cancel_in_progress,
         )
         self._dispatcher.submit(request)
 

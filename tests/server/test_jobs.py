@@ -278,14 +278,15 @@ def test_a_repository_becomes_a_run(allowing: Served, repository: Path, pool: Po
     git(repository, "add", "-A")
     git(repository, "commit", "-qm", "two")
     source = {"git": repository.as_uri(), "ref": "other"}
-    add_job(allowing, source=source, args=["-k", "it"], executions=2, labels=["gpu"], priority="low", timeout=60)
+    add_job(
+        allowing, source=source, args=["-k", "it"], executions=2, labels=["gpu"], priority="low", timeout=60, group="g"
+    )
     made = start(allowing)
     assert (made["state"], made["trigger"], made["user"]) == ("started", "job", "local")
     details = pool.dispatcher.details(RunId(made["run"]))
     assert details is not None
-    assert (details.project, details.priority, details.want, details.labels, details.timeout_s) == (
-        *("shop", "low", 2, ("gpu",), 60),
-    )
+    assert (details.project, details.priority, details.want) == ("shop", "low", 2)
+    assert (details.labels, details.timeout_s, details.concurrency) == (("gpu",), 60, "g")
     spec = json.loads(details.spec)
     assert (spec["args"], spec["collect"], spec["group"], spec["rootdir"]) == (["-k", "it"], "remote", "file", "/shop")
     origin = spec["origin"]
