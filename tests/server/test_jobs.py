@@ -7,7 +7,9 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
+import sys
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -25,13 +27,15 @@ from pytest_supercheck.jobs import Job, decode_job
 from pytest_supercheck.model import RunId, new_run_id
 from supercheck_server.configuration import read_configuration
 from supercheck_server.database import Database
+from supercheck_server.history import RunFilter
 from supercheck_server.jobs import Jobs, UnknownJob
 from supercheck_server.ledger import Ledger
 from supercheck_server.repositories import JobsSection, Repositories
 from supercheck_server.settings import Settings
 from supercheck_server.starter import Starter
 from supercheck_server.starts import ABANDONED_MS, KEPT, Occasion, Starts
-from tests.server.conftest import NOON, Pool, Served, make_record, serving, wait_for
+from tests.conftest import Valkey
+from tests.server.conftest import GUARD_S, NOON, Pool, Served, make_record, serving, wait_for
 
 DAY_MS = 86_400_000
 
@@ -666,3 +670,40 @@ def test_configuration_says_what_may_be_fetched(tmp_path: Path) -> None:
         file.write_text(f'[jobs]\ngit = ["{wrong}"]\n')
         with pytest.raises(ValueError, match=r"jobs\.git\.0"):
             read_configuration(file)
+
+
+# -- the shop, by hand
+
+
+@pytest.fixture
+def worker(served: Served, valkey_server: Valkey, tmp_path: Path, pool: Pool) -> Iterator[None]:
+    """A worker that knows nothing of any project."""
+    environ = {name: value for name, value in os.environ.items() if not name.startswith("SUPERCHECK_")}
+    environ |= {"SUPERCHECK_CACHE": str(tmp_path / "cache"), "SUPERCHECK_STORE": served.parts.settings.store}
+    words = ["-m", "pytest_supercheck.cli", "worker", "--url", valkey_server.url, "-c", "2"]
+    process = subprocess.Popen([sys.executable, *words], cwd=tmp_path, env=environ)
+    yield
+    process.terminate()
+    process.wait(GUARD_S)
+
+
+@pytest.mark.slow
+def test_a_job_of_the_shop_runs_from_its_sync_to_its_record(served: Served, worker: None, tmp_path: Path) -> None:
+    """`run --wait` ends as pytest does; the history tells of it."""
+    shop = Checkout(tmp_path / "shop", served.url)
+    shutil.copytree(Path("examples/shop"), shop.path, ignore=shutil.ignore_patterns(".supercheck", "__pycache__"))
+    assert shop.run("sync").output == "added   shop/nightly\nadded   shop/catalogue\n"
+    words = ["jobs", "run", "catalogue", "--wait", "--", "-p", "no:cacheprovider"]
+    environ = {**os.environ, "SUPERCHECK_URL": served.url, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+    command = [sys.executable, "-m", "pytest_supercheck.cli", *words, "-p", "supercheck"]
+    done = subprocess.run(command, cwd=shop.path, env=environ, capture_output=True, text=True, timeout=2 * GUARD_S)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert re.search(r"\d+ passed, \d+ deselected", done.stdout), done.stdout
+
+    def recorded() -> bool:
+        return served.parts.starts.of(served.parts.jobs.find("catalogue")[0].no)[0].verdict == "passed"
+
+    wait_for(recorded, "the run is recorded")
+    assert re.search(r"last .* passed; 1 run, 0 failed, ", shop.run("list").output)
+    [row] = served.parts.history.runs(RunFilter())
+    assert (row.trigger, row.user, row.project) == ("job", "local", "shop")
