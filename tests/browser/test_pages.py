@@ -7,23 +7,39 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import get_args
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe  # type: ignore[import-untyped]
 from playwright.sync_api import Browser, BrowserContext, Page, expect
 
+from pytest_supercheck.jobs import Git, Job
 from pytest_supercheck.model import RunId
 from pytest_supercheck.record import Artifact, Failure, Text
 from supercheck_server.app import Parts
 from supercheck_server.ledger import Ledger
 from supercheck_server.settings import Settings
+from supercheck_server.starts import Occasion, State
 from tests.server.conftest import Pool, Served, make_item, make_record, serving, wait_for
 
 #: Everything that has an address of its own; `{...}` is filled in.
 ADDRESSES = [
     *("/", "/flaky", "/slow", "/failures", "/queue", "/workers", "/sign-in", "/nowhere"),
-    *("/runs/{run}", "/runs/r1", "/tests/{test}", "/failures/{cause}"),
+    *("/runs/{run}", "/runs/r1", "/tests/{test}", "/failures/{cause}", "/jobs", "/jobs/nightly"),
 ]
+
+
+def add_jobs(parts: Parts) -> None:
+    """A job with a schedule that has been changed, and one that is off; with starts of all kinds."""
+    source = Git(git="https://example.org/shop", ref="main")
+    nightly = Job(name="nightly", source=source, schedule="0 2 * * *", args=("-k", "x" * 200))
+    parts.jobs.sync("shop", [(nightly, None), (Job(name="smoke", source=source), None)])
+    rows = {row.name: row.no for row in parts.jobs.known()}
+    parts.jobs.override(rows["nightly"], {"executions": 3})
+    parts.jobs.enable(rows["smoke"], False)
+    for number, state in enumerate(get_args(State)):
+        occasion = Occasion(trigger="schedule", user="ada", run="0190-000004" if state == "started" else "")
+        parts.starts.claim(rows["nightly"], number + 1, occasion, state=state, reason=f"why it is {state}")
 
 
 def fill(parts: Parts) -> dict[str, str]:
@@ -32,6 +48,7 @@ def fill(parts: Parts) -> dict[str, str]:
     for number, outcomes in enumerate(["PPF", "FPP", "PPF", "FPFS"], 1):
         record = make_record(number, outcomes)
         ledger.write(record, f"projects/shop/runs/{record.summary.id}/", delivered=number != 3)
+    add_jobs(parts)
     history = parts.history
     return {"run": "0190-000004", "test": history.slow()[0].key, "cause": history.causes(since_ms=0)[0].key}
 
@@ -263,3 +280,25 @@ def test_live_pages_stop_when_nobody_looks(page: Page, served: Served, pool: Poo
     wait_for(lambda: any(feed.is_watched for feed in feeds._feeds.values()), "the page watches")
     page.goto("/flaky")
     wait_for(lambda: not any(feed.is_watched for feed in feeds._feeds.values()), "nobody watches")
+
+
+def test_job_is_started_changed_and_disabled_by_hand(page: Page, served: Served, pool: Pool) -> None:
+    """With the keyboard's and the screen reader's names; what became of it is in the history."""
+    add_jobs(served.parts)
+    page.goto("/")
+    page.get_by_role("link", name="Jobs").click()
+    page.get_by_role("button", name="Run nightly of shop now").click()
+    expect(page.get_by_role("heading", name="nightly")).to_be_visible()
+    # Its repository may not be fetched: that is found out after the answer.
+    row = served.parts.jobs.find("nightly")[0]
+    wait_for(lambda: served.parts.starts.of(row.no)[0].state == "failed", "the start is settled")
+    page.reload()
+    expect(page.get_by_text("This server does not fetch from 'https://example.org/shop'")).to_be_visible()
+    page.get_by_label("Schedule").fill("30 4 * * 1")
+    page.get_by_label("Time zone").fill("Asia/Tokyo")
+    page.get_by_role("button", name="Change").click()
+    expect(page.get_by_text("30 4 * * 1 (Asia/Tokyo)")).to_be_visible()
+    page.get_by_role("button", name="As defined").click()
+    expect(page.get_by_role("definition").filter(has_text="0 2 * * * (UTC)")).to_be_visible()
+    page.get_by_role("button", name="Disable").click()
+    expect(page.get_by_role("button", name="Enable")).to_be_visible()
