@@ -202,7 +202,7 @@ def test_every_route_is_documented(tmp_path: Path) -> None:
     parts.close()
     routes = {f"{method.upper()} {path}" for path, methods in described.items() for method in methods}
     assert "GET /api/v1/queue" in routes
-    assert set(re.findall(r"^\| `((?:GET|POST) [^`]+)` \|", REFERENCE, re.MULTILINE)) == routes
+    assert set(re.findall(r"^\| `((?:GET|POST|PUT|PATCH) [^`]+)` \|", REFERENCE, re.MULTILINE)) == routes
 
 
 def test_every_hook_is_documented() -> None:
