@@ -7,6 +7,7 @@ have one of that name.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from fastapi import APIRouter, BackgroundTasks, HTTPException, Path, Query
 from pydantic import BaseModel, Field
 
 from pytest_supercheck.bundle import is_id
-from pytest_supercheck.errors import BadJob
+from pytest_supercheck.errors import BadJob, SupercheckError
 from pytest_supercheck.gateway import NO_JOB
 from pytest_supercheck.jobs import Job, decode_job
 from pytest_supercheck.schedule import parse_schedule
@@ -219,11 +220,19 @@ def start_now(desk: Desk, row: JobRow, occasion: Occasion, background: Backgroun
         return made
     if row.job.source is None:
         return desk.starter.submit(made)
-    background.add_task(desk.starter.submit, made)
+    background.add_task(_submit, desk.starter, made)
     return made
 
 
+def _submit(starter: Starter, start: StartRow) -> None:
+    """Nobody waits for it: what became of it is in its row."""
+    with contextlib.suppress(SupercheckError):
+        starter.submit(start)
+
+
 def _brought(desk: Desk, project: str, one: Brought) -> tuple[Job, dict[str, Any] | None]:
+    if len(json.dumps([one.definition, one.spec])) > SPEC_LIMIT:
+        raise BadJob(f"job {one.name}: there is too much of it")
     job = decode_job(one.name, one.definition)
     if job.project not in ("", project):
         raise BadJob(f"job {job.name}: it is of the project {job.project!r}")
@@ -234,8 +243,6 @@ def _brought(desk: Desk, project: str, one: Brought) -> tuple[Job, dict[str, Any
             pass
         case _:
             raise BadJob(f"job {job.name}: it needs the spec of a run with a bundle, or a source of its own")
-    if len(json.dumps(one.spec)) > SPEC_LIMIT:
-        raise BadJob(f"job {job.name}: its spec is too long")
     if desk.bundles.ask(project, bundle, b"")[0] != "ready":
         raise BadJob(f"job {job.name}: bring its bundle first")
     return job, one.spec

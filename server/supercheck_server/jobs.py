@@ -7,18 +7,21 @@ Between the database and whoever starts jobs or shows them; when each was starte
 from __future__ import annotations
 
 import json
+import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import Connection, delete, or_, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
-from pytest_supercheck.errors import SupercheckError
+from pytest_supercheck.errors import BadJob, SupercheckError
 from pytest_supercheck.jobs import Job, decode_job
 from supercheck_server.database import Database
 from supercheck_server.tables import jobs
+
+logger = logging.getLogger(__name__)
 
 
 class UnknownJob(SupercheckError):
@@ -119,7 +122,7 @@ class Jobs:
         query = select(jobs).order_by(jobs.c.project, jobs.c.name)
         with self._database.read() as connection:
             rows = connection.execute(query.where(jobs.c.project == project) if project else query)
-            return [_job_row(row) for row in rows]
+            return list(_readable(rows))
 
     def find(self, name: str, project: str = "") -> list[JobRow]:
         """The jobs of that name: one of a project, or of every project one."""
@@ -197,7 +200,7 @@ class Jobs:
         """The jobs that are due, or of which nobody knows yet when they are."""
         query = select(jobs).where(jobs.c.enabled == 1, or_(jobs.c.next_ms <= now_ms, jobs.c.next_ms.is_(None)))
         with self._database.read() as connection:
-            return [_job_row(row) for row in connection.execute(query.order_by(jobs.c.next_ms))]
+            return list(_readable(connection.execute(query.order_by(jobs.c.next_ms))))
 
     def _change(self, connection: Connection, no: int, values: Mapping[str, Any]) -> JobRow:
         connection.execute(update(jobs).where(jobs.c.no == no).values(**values))
@@ -214,6 +217,15 @@ def locked(connection: Connection, no: int) -> JobRow:
     if row is None:
         raise UnknownJob
     return _job_row(row)
+
+
+def _readable(rows: Iterable[Any]) -> Iterator[JobRow]:
+    """One that makes no sense any more, as for a time zone that this machine does not know, keeps no other away."""
+    for row in rows:
+        try:
+            yield _job_row(row)
+        except BadJob as exc:
+            logger.warning("job cannot be read", extra={"job": row.name, "project": row.project, "reason": str(exc)})
 
 
 def _job_row(row: Any) -> JobRow:

@@ -20,6 +20,7 @@ from typing import Any
 import httpx
 import pytest
 from click.testing import CliRunner, Result
+from sqlalchemy import text
 
 from pytest_supercheck.cli import main
 from pytest_supercheck.errors import BadJob, SourceTrouble
@@ -145,6 +146,17 @@ def test_a_schedule_holds_from_when_it_was_changed(jobs: Jobs, clock: Clock) -> 
     jobs.override(no, {"retries": 1})
     clock.now_ms += 1000
     assert jobs.find("nightly")[0].since_ms == clock.now_ms - 1000
+
+
+def test_a_job_that_cannot_be_read_keeps_no_other_away(jobs: Jobs, database: Database) -> None:
+    """As for a time zone that this machine does not know."""
+    make_job(jobs)
+    jobs.sync("bank", [(Job(name="broken"), None)])
+    with database.write() as connection:
+        connection.execute(text("UPDATE jobs SET definition = :wrong WHERE project = 'bank'"), {"wrong": '{"x": 1}'})
+    assert [row.name for row in jobs.known()] == [row.name for row in jobs.due(1 << 50)] == ["nightly"]
+    with pytest.raises(BadJob, match="no such key"):
+        jobs.find("broken")
 
 
 # -- starts
@@ -590,6 +602,7 @@ def test_definitions_from_the_net_are_checked(served: Served, pool: Pool) -> Non
             },
             "bring its bundle first",
         ),
+        ({"name": "b", "definition": {"args": ["x" * 10_000] * 100}}, "too much of it"),
         (good, "same name"),
     ]
     for one, words in senseless:
