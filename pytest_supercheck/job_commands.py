@@ -210,7 +210,7 @@ def history(url: str | None, project: str, name: str, limit: int, as_json: bool)
 def _read(rootdir: Path) -> tuple[list[Job], Settings]:
     """The jobs of a directory, and the settings that its ini file has for their runs."""
     from pytest_supercheck.ini import read_settings
-    from pytest_supercheck.jobs import find_jobs, read_jobs
+    from pytest_supercheck.job_file import find_jobs, read_jobs
 
     return read_jobs(find_jobs(rootdir)), read_settings(rootdir)
 

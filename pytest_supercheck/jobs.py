@@ -1,8 +1,8 @@
 """
 Jobs: saved definitions of runs, as a project keeps them in ``supercheck.toml``.
 
-Text that a person has written, or JSON that a client has sent → `Job`, checked; what is wrong is told with file and
-line.  Knows nothing of when jobs start and of how runs are made of them.
+A table that a person has written, or JSON that a client has sent → `Job`, checked.  Knows nothing of files, of when
+jobs start and of how runs are made of them.
 """
 
 from __future__ import annotations
@@ -11,26 +11,14 @@ import difflib
 import hashlib
 import json
 import re
-import sys
-from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from pathlib import Path
 from typing import Any, Final
 
 from pytest_supercheck.errors import BadJob
 from pytest_supercheck.model import PRIORITIES, Priority, is_group_name, is_label
-from pytest_supercheck.pyproject import LIMIT_BYTES
 from pytest_supercheck.wish import KINDS, PYTHON, Kind
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
-
-#: The files that define jobs, and the tables of them that do; the first one that is there and has one counts.
-FILES: Final = (("supercheck.toml", ("jobs",)), ("pyproject.toml", ("tool", "supercheck", "jobs")))
 
 #: What a job can have another value of on a server until its definition changes.
 OVERRIDES: Final = ("schedule", "executions", "priority", "timeout", "retries")
@@ -48,13 +36,16 @@ _REPOSITORY: Final = re.compile(r"[A-Za-z0-9-]{1,100}/[A-Za-z0-9._-]{1,100}")
 Where = tuple[str | int, ...]
 
 
-class _Wrong(ValueError):
+class BadDefinition(ValueError):
     """A value is not what it has to be: why, and the keys that lead to it from where it was read."""
 
     def __init__(self, words: str, *where: str | int) -> None:
         super().__init__(words)
         self.words = words
         self.where: Where = where
+
+    def __str__(self) -> str:
+        return f"{'.'.join(map(str, self.where))}: {self.words}" if self.where else self.words
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -165,169 +156,51 @@ def decode_job(name: str, table: object) -> Job:
         BadJob: It makes no sense.
     """
     try:
-        return _job(name, table)
-    except _Wrong as exc:
-        raise BadJob(f"job {name}: {_at(exc.where)}{exc.words}"[:1000]) from exc
+        return check_job(name, table)
+    except BadDefinition as exc:
+        raise BadJob(f"job {name}: {exc}"[:1000]) from exc
 
 
-def find_jobs(directory: Path) -> Path:
+def check_job(name: str, table: object) -> Job:
     """
-    The file that defines the jobs of a directory.
+    Read a job as TOML has it.
 
     Raises:
-        BadJob: There is none.
+        BadDefinition: It makes no sense; where it leads to begins within its table.
     """
-    for name, where in FILES:
-        file = directory / name
-        if file.is_file() and (name == FILES[0][0] or _get(_parse(file, _read(file)), where) is not None):
-            return file
-    raise BadJob(f"{directory} has no jobs: no supercheck.toml, and no [tool.supercheck.jobs] in its pyproject.toml")
-
-
-def read_jobs(file: Path) -> list[Job]:
-    """
-    Read the jobs that a file defines.
-
-    Args:
-        file: A `supercheck.toml`, or a `pyproject.toml`.
-
-    Raises:
-        BadJob: It cannot be read, or something in it makes no sense; a line for each such thing, ``FILE:LINE: words``.
-    """
-    text = _read(file)
-    table = _parse(file, text)
-    above = dict(FILES).get(file.name, FILES[0][1])
-    lines = _Lines(text)
-    troubles: list[str] = []
-    found: list[Job] = []
-
-    def note(wrong: _Wrong, where: Where) -> None:
-        troubles.append(f"{file.name}:{lines.find(where)}: {_at(wrong.where)}{wrong.words}")
-
-    top = _get(table, above[:-1]) or {}
-    for key in [key for key in top if key != above[-1]] if isinstance(top, dict) else ():
-        note(_Wrong(_unknown(key, above[-1:]), key), (*above[:-1], key))
-    jobs = _get(table, above)
-    if jobs is not None and not isinstance(jobs, dict):
-        note(_Wrong("it must be a table of jobs: [jobs.NAME]", "jobs"), above)
-        jobs = None
-    for name, one in (jobs or {}).items():
-        try:
-            found.append(_job(name, one))
-        except _Wrong as exc:
-            note(_Wrong(exc.words, "jobs", name, *exc.where), (*above, name, *exc.where))
-    if troubles:
-        raise BadJob("\n".join(troubles))
-    return found
-
-
-# -- files
-
-
-def _read(file: Path) -> str:
-    try:
-        if file.stat().st_size > LIMIT_BYTES:
-            raise BadJob(f"{file.name} is larger than {LIMIT_BYTES // 1_000_000} MB")
-        return file.read_text("utf-8")
-    except (OSError, ValueError) as exc:
-        raise BadJob(f"{file.name} cannot be read: {exc}"[:500]) from exc
-
-
-def _parse(file: Path, text: str) -> dict[str, Any]:
-    try:
-        table: dict[str, Any] = tomllib.loads(text)
-    except (ValueError, RecursionError) as exc:
-        line = re.search(r"at line (\d+)", str(exc))
-        number = line[1] if line else len(text.splitlines())
-        raise BadJob(f"{file.name}:{number}: this is no TOML: {exc}"[:500]) from exc
-    return table
-
-
-class _Lines:
-    """
-    In which line of a TOML file something is.
-
-    TOML's parser does not tell. But it reads the beginning of a file, too, if that ends with a statement: where a value
-    is for the first time, its statement ends.
-    """
-
-    def __init__(self, text: str) -> None:
-        self._lines = text.splitlines(keepends=True)
-        self._known: dict[int, tuple[int, dict[str, Any]]] = {}
-
-    def find(self, where: Where) -> int:
-        """The line, from 1; of something that is not there, that of what it would be in."""
-        while where and _get(self._before(len(self._lines))[1], where) is None:
-            where = where[:-1]
-        if not where:
-            return 1
-        there = bisect_left(
-            range(len(self._lines) + 1), True, key=lambda count: _get(self._before(count)[1], where) is not None
-        )
-        start = self._before(there - 1)[0]
-        while start < there and self._lines[start].strip()[:1] in ("", "#"):
-            start += 1
-        return start + 1
-
-    def _before(self, count: int) -> tuple[int, dict[str, Any]]:
-        """Of the first so many lines, those that are whole statements: how many they are, and what they say."""
-        for size in range(count, 0, -1):
-            if size not in self._known:
-                try:
-                    self._known[size] = size, tomllib.loads("".join(self._lines[:size]))
-                except ValueError:
-                    continue
-            return self._known[size]
-        return 0, {}
-
-
-def _get(value: Any, where: Where) -> Any:
-    for key in where:
-        try:
-            value = value[key]
-        except (KeyError, IndexError, TypeError):
-            return None
-    return value
-
-
-def _at(where: Sequence[str | int]) -> str:
-    return f"{'.'.join(map(str, where))}: " if where else ""
-
-
-# -- values
-
-
-def _job(name: str, table: object) -> Job:
     if not _NAME.fullmatch(name):
-        raise _Wrong("a job's name has 1 to 100 letters, digits and ._- of ASCII, the first no sign")
+        raise BadDefinition("a job's name has 1 to 100 letters, digits and ._- of ASCII, the first no sign")
     job = Job(name=name, **_table(table, _KEYS))
     if job.dispatch is not None and (job.source is not None or job.args):
-        raise _Wrong("a job that dispatches a workflow has neither source nor args", "dispatch")
+        raise BadDefinition("a job that dispatches a workflow has neither source nor args", "dispatch")
     if not job.group and (job.group_limit > 1 or job.cancel_in_progress):
-        raise _Wrong("group is missing: of which runs is the limit?")
+        raise BadDefinition("group is missing: of which runs is the limit?")
     if odd := [arg for arg in job.args if arg.startswith("--supercheck")]:
-        raise _Wrong(f"{odd[0]}: a job has keys for this, and reads the rest from the project's ini file", "args")
+        raise BadDefinition(
+            f"{odd[0]}: a job has keys for this, and reads the rest from the project's ini file", "args"
+        )
     return job
 
 
 def _table(value: object, keys: Mapping[str, Callable[[Any], Any]], needed: Sequence[str] = ()) -> dict[str, Any]:
     """A table's values by the names that Python has for its keys."""
     if not isinstance(value, dict):
-        raise _Wrong("it must be a table")
+        raise BadDefinition("it must be a table")
     found: dict[str, Any] = {}
     for key, one in value.items():
         if key not in keys:
-            raise _Wrong(_unknown(key, keys), key)
+            raise BadDefinition(unknown(key, keys), key)
         try:
             found[key.replace("-", "_")] = keys[key](one)
-        except _Wrong as exc:
-            raise _Wrong(exc.words, key, *exc.where) from exc
+        except BadDefinition as exc:
+            raise BadDefinition(exc.words, key, *exc.where) from exc
     if missing := [key for key in needed if key not in value]:
-        raise _Wrong(f"{missing[0]} is missing")
+        raise BadDefinition(f"{missing[0]} is missing")
     return found
 
 
-def _unknown(key: str, known: Sequence[str] | Mapping[str, Any]) -> str:
+def unknown(key: str, known: Sequence[str] | Mapping[str, Any]) -> str:
+    """What is said of a key that there is not."""
     close = difflib.get_close_matches(key, known, 1)
     return f"there is no such key; {f'is it {close[0]}?' if close else 'there are ' + ', '.join(known)}"
 
@@ -335,9 +208,9 @@ def _unknown(key: str, known: Sequence[str] | Mapping[str, Any]) -> str:
 def _text(limit: int, form: re.Pattern[str] | None = None, words: str = "") -> Callable[[Any], str]:
     def read(value: Any) -> str:
         if not isinstance(value, str) or not 1 <= len(value) <= limit or "\0" in value:
-            raise _Wrong(f"it must be text of 1 to {limit} characters")
+            raise BadDefinition(f"it must be text of 1 to {limit} characters")
         if form is not None and not form.fullmatch(value):
-            raise _Wrong(f"{value!r} is no {words}")
+            raise BadDefinition(f"{value!r} is no {words}")
         return value
 
     return read
@@ -346,7 +219,7 @@ def _text(limit: int, form: re.Pattern[str] | None = None, words: str = "") -> C
 def _choice(choices: Sequence[str]) -> Callable[[Any], str]:
     def read(value: Any) -> str:
         if value not in choices:
-            raise _Wrong(f"it must be one of {', '.join(choices)}")
+            raise BadDefinition(f"it must be one of {', '.join(choices)}")
         return str(value)
 
     return read
@@ -355,7 +228,7 @@ def _choice(choices: Sequence[str]) -> Callable[[Any], str]:
 def _number(least: int, most: int) -> Callable[[Any], int]:
     def read(value: Any) -> int:
         if type(value) is not int or not least <= value <= most:
-            raise _Wrong(f"it must be a whole number from {least} to {most}")
+            raise BadDefinition(f"it must be a whole number from {least} to {most}")
         return value
 
     return read
@@ -363,20 +236,20 @@ def _number(least: int, most: int) -> Callable[[Any], int]:
 
 def _flag(value: Any) -> bool:
     if not isinstance(value, bool):
-        raise _Wrong("it must be true or false")
+        raise BadDefinition("it must be true or false")
     return value
 
 
 def _list(limit: int, one: Callable[[Any], Any]) -> Callable[[Any], tuple[Any, ...]]:
     def read(value: Any) -> tuple[Any, ...]:
         if not isinstance(value, (list, tuple)) or len(value) > limit:
-            raise _Wrong(f"it must be a list of at most {limit}")
+            raise BadDefinition(f"it must be a list of at most {limit}")
         found = []
         for place, element in enumerate(value):
             try:
                 found.append(one(element))
-            except _Wrong as exc:
-                raise _Wrong(exc.words, place, *exc.where) from exc
+            except BadDefinition as exc:
+                raise BadDefinition(exc.words, place, *exc.where) from exc
         return tuple(found)
 
     return read
@@ -384,13 +257,13 @@ def _list(limit: int, one: Callable[[Any], Any]) -> Callable[[Any], tuple[Any, .
 
 def _label(value: Any) -> str:
     if not isinstance(value, str) or not is_label(value):
-        raise _Wrong(f"{value!r} is not 1 to 100 letters, digits or any of ._-:")
+        raise BadDefinition(f"{value!r} is not 1 to 100 letters, digits or any of ._-:")
     return value
 
 
 def _group(value: Any) -> str:
     if not isinstance(value, str) or not is_group_name(value):
-        raise _Wrong(f"{value!r} is not 1 to 200 letters, digits or any of ._-:/")
+        raise BadDefinition(f"{value!r} is not 1 to 200 letters, digits or any of ._-:/")
     return value
 
 
@@ -408,7 +281,7 @@ def _dispatch(value: Any) -> Dispatch:
 
 def _inputs(value: Any) -> dict[str, str]:
     if not isinstance(value, dict) or len(value) > 25:  # GitHub takes no more
-        raise _Wrong("it must be a table of at most 25 texts")
+        raise BadDefinition("it must be a table of at most 25 texts")
     _table(value, dict.fromkeys(value, _text(10_000)))
     return dict(value)
 
@@ -421,7 +294,7 @@ def _schedule(value: Any) -> str | dict[str, Any]:
     try:
         parse_schedule(value)
     except BadSchedule as exc:
-        raise _Wrong(str(exc).removeprefix(f"{exc.key}: "), *([exc.key] if exc.key else [])) from exc
+        raise BadDefinition(str(exc).removeprefix(f"{exc.key}: "), *([exc.key] if exc.key else [])) from exc
     if isinstance(value, str):
         return value
     return {key: one.isoformat() if isinstance(one, datetime) else one for key, one in value.items()}

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from pytest_supercheck.errors import BadJob
-from pytest_supercheck.jobs import Dispatch, Git, Job, Notice, decode_job, find_jobs, read_jobs
+from pytest_supercheck.job_file import find_jobs, read_jobs
+from pytest_supercheck.jobs import Dispatch, Git, Job, Notice, decode_job
 
 WHOLE = """\
 [jobs.nightly]
