@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from pytest_supercheck.errors import BadJob
-from pytest_supercheck.jobs import Job, Where, BadDefinition, check_job, unknown
+from pytest_supercheck.jobs import BadDefinition, Job, Where, check_job, unknown
 from pytest_supercheck.pyproject import LIMIT_BYTES
 
 if sys.version_info >= (3, 11):
