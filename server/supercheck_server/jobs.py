@@ -11,7 +11,7 @@ import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from sqlalchemy import Connection, delete, or_, select, update
 from sqlalchemy.dialects import postgresql, sqlite
@@ -22,6 +22,9 @@ from supercheck_server.database import Database
 from supercheck_server.tables import jobs
 
 logger = logging.getLogger(__name__)
+
+#: The next moment of a job that has none; NULL is for one of which nobody knows.
+NEVER_MS: Final = 2**62
 
 
 class UnknownJob(SupercheckError):
@@ -193,7 +196,8 @@ class Jobs:
             Whether the schedule still is the same.
         """
         with self._database.write() as connection:
-            found = update(jobs).where(jobs.c.no == no, jobs.c.since_ms == since_ms).values(next_ms=next_ms)
+            values = {"next_ms": NEVER_MS if next_ms is None else next_ms}
+            found = update(jobs).where(jobs.c.no == no, jobs.c.since_ms == since_ms).values(values)
             return connection.execute(found).rowcount > 0
 
     def due(self, now_ms: int) -> list[JobRow]:
@@ -243,5 +247,5 @@ def _job_row(row: Any) -> JobRow:
         enabled=bool(row.enabled),
         synced_ms=row.synced_ms,
         since_ms=row.since_ms,
-        next_ms=row.next_ms,
+        next_ms=None if row.next_ms == NEVER_MS else row.next_ms,
     )

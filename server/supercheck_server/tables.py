@@ -252,7 +252,7 @@ jobs: Final = Table(
     Column("synced_ms", BigInteger, nullable=False),
     # Since when its schedule holds: no moment before is due.
     Column("since_ms", BigInteger, nullable=False),
-    # The next moment that is due; NULL for none, or while nobody has looked.
+    # The next moment that is due, `NEVER_MS` for none; NULL while nobody has looked.
     Column("next_ms", BigInteger),
     UniqueConstraint("project", "name"),
     Index(None, "enabled", "next_ms"),

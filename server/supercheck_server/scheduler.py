@@ -1,0 +1,279 @@
+"""
+Starts jobs when they are due: every server does, and none leads.
+
+    due jobs ── moments ── claim ── overlap ── submit
+    Jobs        Schedule   Starts              Starter
+
+A start belongs to whoever inserted its row; one that a server left behind unfinished is taken on by another.  Must not
+know what a start is made of.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
+from typing import Final, Protocol, TypeVar
+
+from pytest_supercheck.errors import SupercheckError
+from pytest_supercheck.schedule import Schedule, parse_schedule
+from pytest_supercheck.words import plural
+from supercheck_server.errors import DatabaseTrouble
+from supercheck_server.jobs import JobRow, Jobs, UnknownJob
+from supercheck_server.starts import Occasion, StartRow, Starts
+
+logger = logging.getLogger(__name__)
+
+#: Seconds between two looks.
+EVERY_S: Final = 1.0
+#: Looks after which all plans are looked through.
+REVIEW: Final = 60
+#: A start that comes so much later is as good as in time.
+LATE_MS: Final = 60_000
+#: How far back missed starts are looked for, and how many of them are noted one by one.
+BACK_MS: Final = 7 * 86_400_000
+NOTED: Final = 10
+#: Starts that a server makes at the same time.
+HANDS: Final = 4
+
+MISSED: Final = "no server was there to start it"
+
+Row = TypeVar("Row", JobRow, StartRow)
+
+
+class Starting(Protocol):
+    """What becomes of a start. Everything may be repeated, also by another server."""
+
+    def submit(self, start: StartRow) -> StartRow:
+        """Start what is to be started, and settle the start."""
+        ...
+
+    def look_after(self) -> int:
+        """Finish what others have left unfinished; how many starts those were."""
+        ...
+
+    def is_live(self, start: StartRow) -> bool:
+        """Whether what was started has not ended yet."""
+        ...
+
+    def cancel(self, start: StartRow, why: str) -> None:
+        """Have what was started end soon."""
+        ...
+
+
+class Scheduler:
+    """The work of one server; `SchedulerThread` does it again and again."""
+
+    def __init__(
+        self,
+        jobs: Jobs,
+        starts: Starts,
+        starter: Starting,
+        *,
+        now_ms: Callable[[], int] = lambda: round(time.time() * 1000),
+        on_missed: Callable[[str, int, str], None] = lambda _job, _due_ms, _reason: None,
+    ) -> None:
+        """
+        Get ready.
+
+        Args:
+            now_ms: The clock, ms since 1970; may jump.
+            on_missed: Told once of every missed start: the job as `PROJECT/NAME`, when it was due, and why it was not
+                started.
+        """
+        self._jobs = jobs
+        self._starts = starts
+        self._starter = starter
+        self._now_ms = now_ms
+        self._on_missed = on_missed
+        self._hands = ThreadPoolExecutor(HANDS, thread_name_prefix="supercheck-start")
+        self._carer = ThreadPoolExecutor(1, thread_name_prefix="supercheck-care")
+        self._care: Future[None] | None = None
+        self._looks = 0
+
+    def close(self) -> None:
+        """Wait for what has been begun; what only waits for a hand is left to others."""
+        self._hands.shutdown(cancel_futures=True)
+        self._carer.shutdown(cancel_futures=True)
+
+    def tick(self) -> list[Future[None]]:
+        """
+        Do what is due.
+
+        Returns:
+            What has been begun and goes on beside it.
+
+        Raises:
+            DatabaseTrouble: The database cannot be used; nothing is lost.
+        """
+        now_ms = self._now_ms()
+        begun = [
+            *_each(self._starts.waiting(), self._let_go),
+            *_each(self._jobs.due(now_ms), lambda job: self._attend(job, now_ms)),
+        ]
+        if self._looks % REVIEW == 0:
+            self._review(now_ms)
+        self._looks += 1
+        if self._care is None or self._care.done():
+            self._care = self._carer.submit(self._look_after)
+        return [*begun, self._care]
+
+    # -- what is due
+
+    def _attend(self, job: JobRow, now_ms: int) -> list[Future[None]]:
+        """Start a job that is due, if it may be, and note when it is the next time."""
+        schedule = _schedule(job)
+        if schedule is None:
+            self._jobs.plan(job.no, None, since_ms=job.since_ms)
+            return []
+        due_ms = schedule.next_after(job.since_ms) if job.next_ms is None else job.next_ms
+        if due_ms is not None and due_ms < now_ms - BACK_MS:
+            due_ms = schedule.next_after(now_ms - BACK_MS) or due_ms
+        moments, count, start = deque[int](maxlen=NOTED + 1), 0, None
+        while due_ms is not None and due_ms <= now_ms:
+            moments.append(due_ms)
+            due_ms, count = schedule.next_after(due_ms), count + 1
+        try:
+            if moments and now_ms - moments[-1] <= max(LATE_MS, schedule.catch_up_s * 1000):
+                start = self._claim(job, schedule, moments.pop())
+                count -= 1
+            self._note_missed(job, moments, count)
+        except UnknownJob:
+            return []
+        self._jobs.plan(job.no, due_ms, since_ms=job.since_ms)
+        return [self._begin(job, start)] if start else []
+
+    def _claim(self, job: JobRow, schedule: Schedule, due_ms: int) -> StartRow | None:
+        """Have the start of a moment; None when another server has it, or when it is not to be made now."""
+        occasion, before = Occasion(trigger="schedule"), self._unfinished(job)
+        if schedule.overlap == "cancel":
+            # First, so that whoever takes the start on need not; what another server has started just now is left.
+            for start in before:
+                if start.due_ms < due_ms:
+                    self._cancel(start)
+        if schedule.overlap == "cancel" or not before:
+            return self._starts.claim(job.no, due_ms, occasion)
+        if schedule.overlap == "skip":
+            self._starts.claim(job.no, due_ms, occasion, state="skipped", reason="the one before was still going on")
+        elif any(start.state == "queued" for start in self._starts.of(job.no)):
+            self._starts.claim(job.no, due_ms, occasion, state="skipped", reason="another one was waiting already")
+        else:
+            reason = "it waits for the end of the one before"
+            self._starts.claim(job.no, due_ms, occasion, state="queued", reason=reason)
+        return None
+
+    def _cancel(self, start: StartRow) -> None:
+        try:
+            self._starter.cancel(start, "its job has been started again")
+        except SupercheckError as exc:
+            logger.warning("run not cancelled", extra={"run_id": start.run, "reason": str(exc)})
+
+    def _note_missed(self, job: JobRow, moments: Sequence[int], count: int) -> None:
+        """Note starts that were missed, the first of `moments` together with all those before it."""
+        name, others = f"{job.project}/{job.name}", count - len(moments)
+        for place, due_ms in enumerate(moments):
+            reason = f"{MISSED}, nor at {plural(others, 'time')} before" if others and not place else MISSED
+            if self._starts.claim(job.no, due_ms, Occasion(trigger="schedule"), state="missed", reason=reason):
+                logger.warning("start missed", extra={"job": name, "due_ms": due_ms})
+                self._on_missed(name, due_ms, reason)
+
+    def _review(self, now_ms: int) -> None:
+        """Bring plans back that were made by a clock which was ahead: what it has started is not started again."""
+        for job in self._jobs.known():
+            schedule = _schedule(job)
+            if job.enabled and schedule is not None and job.next_ms is not None:
+                due_ms = schedule.next_after(now_ms)
+                if due_ms is not None and due_ms < job.next_ms:
+                    self._jobs.plan(job.no, due_ms, since_ms=job.since_ms)
+
+    def _let_go(self, start: StartRow) -> list[Future[None]]:
+        """Begin a start that has waited for the end of the one before."""
+        job = self._jobs.by_number(start.job_no)
+        if job is None or (job.enabled and self._unfinished(job)) or not self._starts.take(start):
+            return []
+        if not job.enabled:
+            self._starts.settle(start.no, "skipped", reason="the job was disabled while it waited")
+            return []
+        return [self._begin(job, replace(start, state="claimed", reason=""))]
+
+    def _unfinished(self, job: JobRow) -> list[StartRow]:
+        """The starts of a job whose end has not come."""
+        return [
+            start
+            for start in self._starts.of(job.no)
+            if start.state == "claimed" or (start.state == "started" and self._starter.is_live(start))
+        ]
+
+    # -- what takes its time
+
+    def _begin(self, job: JobRow, start: StartRow) -> Future[None]:
+        return self._hands.submit(self._submit, job, start)
+
+    def _submit(self, job: JobRow, start: StartRow) -> None:
+        about = {"job": f"{job.project}/{job.name}", "run_id": start.run}
+        try:
+            state = self._starter.submit(start).state
+            logger.info("job submitted", extra={**about, "state": state})
+        except SupercheckError as exc:
+            # It stays claimed: whoever looks after starts takes it on.
+            logger.warning("job waits", extra={**about, "reason": str(exc)})
+        except Exception:
+            logger.exception("job not started", extra=about)
+
+    def _look_after(self) -> None:
+        try:
+            self._starter.look_after()
+        except SupercheckError as exc:
+            logger.warning("starts wait", extra={"reason": str(exc)})
+        except Exception:
+            logger.exception("starts cannot be looked after")
+
+
+class SchedulerThread(threading.Thread):
+    """Lets a scheduler work until the server ends."""
+
+    def __init__(self, scheduler: Scheduler) -> None:
+        super().__init__(name="supercheck-scheduler", daemon=True)
+        self._scheduler = scheduler
+        self._over = threading.Event()
+
+    def stop(self) -> None:
+        """End; what has been begun is finished."""
+        self._over.set()
+        self.join(30)
+
+    def run(self) -> None:
+        """The thread."""
+        trouble = ""
+        while not self._over.wait(EVERY_S):
+            try:
+                self._scheduler.tick()
+                trouble = ""
+            except SupercheckError as exc:
+                if trouble != str(exc):
+                    logger.warning("scheduler waits", extra={"reason": str(exc)})
+                trouble = str(exc)
+            except Exception:
+                logger.exception("scheduler failed")
+        self._scheduler.close()
+
+
+def _each(rows: Iterable[Row], do: Callable[[Row], list[Future[None]]]) -> list[Future[None]]:
+    """Do something for each, so that the trouble of one keeps no other from it."""
+    begun: list[Future[None]] = []
+    for row in rows:
+        try:
+            begun += do(row)
+        except DatabaseTrouble:
+            raise
+        except Exception:
+            logger.exception("scheduler failed", extra={"number": row.no})
+    return begun
+
+
+def _schedule(job: JobRow) -> Schedule | None:
+    return None if job.job.schedule is None else parse_schedule(job.job.schedule)

@@ -1,0 +1,424 @@
+"""
+Jobs start when they are due, once, however many servers there are and whenever one dies.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
+from datetime import datetime
+from zoneinfo import ZoneInfo
+
+import pytest
+
+from pytest_supercheck.dispatch import Dispatcher
+from pytest_supercheck.errors import Unreachable
+from pytest_supercheck.jobs import decode_job
+from pytest_supercheck.model import RunRequest
+from supercheck_server.database import Database
+from supercheck_server.jobs import JobRow, Jobs
+from supercheck_server.scheduler import MISSED, NOTED, Scheduler
+from supercheck_server.starts import StartRow, Starts
+from tests.conftest import Valkey
+from tests.server.conftest import GUARD_S
+
+HOUR_MS = 3_600_000
+DAY_MS = 24 * HOUR_MS
+
+
+def ms(text: str) -> int:
+    """A moment, as ms since 1970."""
+    return round(datetime.fromisoformat(text.replace("Z", "+00:00")).timestamp() * 1000)
+
+
+NOON_MS = ms("2026-03-01T12:00Z")
+
+
+class Clock:
+    """A clock that tests set."""
+
+    def __init__(self) -> None:
+        self.ms = NOON_MS
+
+    def __call__(self) -> int:
+        """Now."""
+        return self.ms
+
+
+class Submitter:
+    """Makes runs of a real pool, with nothing in them."""
+
+    def __init__(self, starts: Starts, dispatcher: Dispatcher) -> None:
+        self._starts = starts
+        self._dispatcher = dispatcher
+
+    def submit(self, start: StartRow) -> StartRow:
+        """A run, at once."""
+        self._dispatcher.submit(RunRequest(run_id=start.run, project="shop", detached=True))
+        self._starts.settle(start.no, "started")
+        return start
+
+    def look_after(self) -> int:
+        """What servers have left that died."""
+        taken = [start for start in self._starts.abandoned() if self._starts.take(start)]
+        for start in taken:
+            self.submit(start)
+        return len(taken)
+
+    def is_live(self, start: StartRow) -> bool:
+        """As the pool has it."""
+        return self._dispatcher.look(start.run).state not in ("ended", "gone")
+
+    def cancel(self, start: StartRow, why: str) -> None:
+        """At once."""
+        self._dispatcher.cancel(start.run, outcome="cancelled", how="kill", message=why)
+
+
+class Servers:
+    """What several servers share, and how they look at it."""
+
+    def __init__(self, database: Database, dispatcher: Dispatcher) -> None:
+        self.clock = Clock()
+        self.jobs = Jobs(database, now_ms=self.clock)
+        self.starts = Starts(database, now_ms=self.clock)
+        self.dispatcher = dispatcher
+        self.submitter = Submitter(self.starts, dispatcher)
+        self.missed: list[tuple[str, int, str]] = []
+        self.schedulers: list[Scheduler] = []
+
+    def start(self, submitter: Submitter | None = None) -> Scheduler:
+        """One more server."""
+        made = Scheduler(
+            self.jobs,
+            self.starts,
+            submitter or self.submitter,
+            now_ms=self.clock,
+            on_missed=lambda job, due_ms, reason: self.missed.append((job, due_ms, reason)),
+        )
+        self.schedulers.append(made)
+        return made
+
+    def job(self, schedule: object, name: str = "nightly") -> JobRow:
+        """A job that has been synced."""
+        self.jobs.sync("shop", [(decode_job(name, {"schedule": schedule}), None)])
+        [row] = self.jobs.find(name, "shop")
+        return row
+
+    def look(self, at: str | int | None = None) -> None:
+        """All servers look at the same time, and do what they find."""
+        if at is not None:
+            self.clock.ms = ms(at) if isinstance(at, str) else at
+        with ThreadPoolExecutor(len(self.schedulers)) as threads:
+            for begun in list(threads.map(Scheduler.tick, self.schedulers)):
+                wait(begun, GUARD_S)
+
+    def told(self, job: JobRow) -> list[tuple[str, str]]:
+        """What became of the job's starts, the oldest first: when they were due, and how they are."""
+        found = reversed(self.starts.of(job.no))
+        return [(f"{datetime.fromtimestamp(one.due_ms / 1000, ZoneInfo('UTC')):%d %H:%M}", one.state) for one in found]
+
+    def live(self) -> list[str]:
+        """The runs that the pool has."""
+        return [run.run for run in self.dispatcher.queue().runs]
+
+    def end_runs(self) -> None:
+        """All runs end."""
+        for run in self.dispatcher.queue().runs:
+            self.dispatcher.cancel(run.run, outcome="cancelled", how="kill")
+
+
+@pytest.fixture
+def servers(database: Database, dispatcher: Dispatcher) -> Iterator[Servers]:
+    """Two servers on one database and one pool."""
+    made = Servers(database, dispatcher)
+    made.start()
+    made.start()
+    yield made
+    for one in made.schedulers:
+        one.close()
+
+
+def test_job_starts_once_when_it_is_due(servers: Servers) -> None:
+    """However many servers look, and however often."""
+    job = servers.job("0 2 * * *")
+    servers.look()
+    assert not servers.live()
+    servers.look("2026-03-02T02:00:01Z")
+    servers.look("2026-03-02T02:00:02Z")
+    assert servers.told(job) == [("02 02:00", "started")]
+    [start] = servers.starts.of(job.no)
+    assert servers.live() == [start.run]
+    [row] = servers.jobs.known()
+    assert row.next_ms == ms("2026-03-03T02:00Z")
+
+
+@pytest.mark.parametrize(
+    ("zone", "line", "begin", "days"),
+    [
+        ("Europe/Berlin", "30 2 * * *", "2026-03-27T12:00Z", ["28 01:30", "29 01:00", "30 00:30"]),
+        ("Europe/Berlin", "30 2 * * *", "2026-10-23T12:00Z", ["24 00:30", "25 00:30", "26 01:30"]),
+        ("America/New_York", "30 1 * * *", "2026-10-30T12:00Z", ["31 05:30", "01 05:30", "02 06:30"]),
+        ("Australia/Sydney", "20 2 * * *", "2026-10-02T00:00Z", ["02 16:20", "03 16:00", "04 15:20"]),
+    ],
+)
+def test_schedule_in_another_zone_over_changes_of_its_clocks(
+    servers: Servers, zone: str, line: str, begin: str, days: list[str]
+) -> None:
+    """One start a day, with two servers that look every ten minutes."""
+    servers.clock.ms = ms(begin)
+    job = servers.job({"cron": line, "timezone": zone})
+    for step in range(3 * 24 * 6):
+        servers.clock.ms = ms(begin) + step * 600_000
+        # Looking costs more than knowing that nobody would find anything.
+        if step == 0 or servers.jobs.due(servers.clock.ms):
+            servers.look()
+            servers.end_runs()
+    assert servers.told(job) == [(day, "started") for day in days]
+
+
+def test_disabled_job_starts_nothing(servers: Servers) -> None:
+    """And what was due meanwhile is neither made up for nor missed."""
+    job = servers.job({"every": "1 h", "catch-up": "1 d"})
+    servers.jobs.enable(job.no, on=False)
+    servers.look(NOON_MS + 3 * HOUR_MS + 1)
+    servers.jobs.enable(job.no, on=True)
+    servers.look(NOON_MS + 3 * HOUR_MS + 2)
+    assert servers.told(job) == []
+    assert not servers.missed
+
+
+def test_new_schedule_counts_from_its_change(servers: Servers) -> None:
+    """What the old one had planned does not happen."""
+    job = servers.job("0 13 * * *")
+    servers.look()
+    servers.jobs.override(job.no, {"schedule": {"every": "2 h"}})
+    servers.look("2026-03-01T13:00:01Z")
+    servers.look("2026-03-01T14:00:01Z")
+    assert servers.told(job) == [("01 14:00", "started")]
+
+
+def test_job_without_schedule_is_looked_at_once(servers: Servers) -> None:
+    """It is due never again until somebody gives it one."""
+    servers.jobs.sync("shop", [(decode_job("manual", {}), None)])
+    assert servers.jobs.due(NOON_MS)
+    servers.look()
+    assert not servers.jobs.due(NOON_MS + DAY_MS)
+    [row] = servers.jobs.known()
+    assert row.next_ms is None
+    servers.jobs.override(row.no, {"schedule": "0 13 * * *"})
+    servers.look("2026-03-01T13:00:01Z")
+    assert servers.told(row) == [("01 13:00", "started")]
+
+
+# -- overlap
+
+
+def overlapping(servers: Servers, overlap: str) -> JobRow:
+    """A job whose run takes longer than an hour, at its second hour."""
+    job = servers.job({"every": "1 h", "overlap": overlap})
+    servers.look(NOON_MS + HOUR_MS)
+    servers.look(NOON_MS + 2 * HOUR_MS)
+    return job
+
+
+def test_overlap_skip(servers: Servers) -> None:
+    """No run beside one that is still going on; the one after its end is made."""
+    job = overlapping(servers, "skip")
+    assert servers.told(job) == [("01 13:00", "started"), ("01 14:00", "skipped")]
+    assert servers.starts.of(job.no)[0].reason == "the one before was still going on"
+    servers.end_runs()
+    servers.look(NOON_MS + 3 * HOUR_MS)
+    assert servers.told(job)[2:] == [("01 15:00", "started")]
+
+
+def test_overlap_queue(servers: Servers) -> None:
+    """One waits for the end of the run before; a second one does not."""
+    job = overlapping(servers, "queue")
+    servers.look(NOON_MS + 3 * HOUR_MS)
+    assert servers.told(job) == [("01 13:00", "started"), ("01 14:00", "queued"), ("01 15:00", "skipped")]
+    first = servers.live()
+    servers.end_runs()
+    servers.look(NOON_MS + 3 * HOUR_MS + 5000)
+    assert servers.told(job)[1] == ("01 14:00", "started")
+    assert len(servers.live()) == 1
+    assert servers.live() != first
+
+
+def test_start_that_waits_is_not_made_for_a_disabled_job(servers: Servers) -> None:
+    """It says why."""
+    job = overlapping(servers, "queue")
+    servers.jobs.enable(job.no, on=False)
+    servers.look()
+    assert servers.told(job)[1] == ("01 14:00", "skipped")
+    assert servers.starts.of(job.no)[0].reason == "the job was disabled while it waited"
+
+
+def test_overlap_cancel(servers: Servers) -> None:
+    """The new run takes the place of the one before."""
+    job = overlapping(servers, "cancel")
+    newest, before = servers.starts.of(job.no)
+    assert servers.told(job) == [("01 13:00", "started"), ("01 14:00", "started")]
+    assert servers.live() == [newest.run]
+    assert servers.dispatcher.look(before.run).message == "its job has been started again"
+
+
+# -- missed starts
+
+
+def test_missed_start_is_made_up_for_within_its_window(servers: Servers) -> None:
+    """The last one; those before it are noted and told, each once."""
+    job = servers.job({"every": "1 h", "catch-up": "30 min"})
+    servers.look()
+    servers.look(NOON_MS + 3 * HOUR_MS + 1_700_000)
+    assert servers.told(job) == [("01 13:00", "missed"), ("01 14:00", "missed"), ("01 15:00", "started")]
+    hours = [NOON_MS + HOUR_MS, NOON_MS + 2 * HOUR_MS]
+    assert sorted(servers.missed) == [("shop/nightly", due_ms, MISSED) for due_ms in hours]
+
+
+def test_missed_start_is_not_made_up_for_after_its_window(servers: Servers) -> None:
+    """All are missed, and the next one is made in time."""
+    job = servers.job({"every": "1 h", "catch-up": "30 min"})
+    servers.look()
+    servers.look(NOON_MS + HOUR_MS + 1_900_000)
+    servers.look(NOON_MS + 2 * HOUR_MS)
+    assert servers.told(job) == [("01 13:00", "missed"), ("01 14:00", "started")]
+
+
+def test_start_some_seconds_late_is_in_time(servers: Servers) -> None:
+    """A server that was started anew has missed nothing."""
+    job = servers.job("0 13 * * *")
+    servers.look()
+    servers.look("2026-03-01T13:00:59Z")
+    assert servers.told(job) == [("01 13:00", "started")]
+
+
+def test_many_missed_starts_are_noted_together(servers: Servers) -> None:
+    """After days without a server, people read a few lines."""
+    job = servers.job("* * * * *")
+    servers.look()
+    servers.look(NOON_MS + DAY_MS)
+    rows = servers.starts.of(job.no)
+    assert [row.state for row in rows] == ["started", *["missed"] * NOTED]
+    assert rows[-1].reason == f"{MISSED}, nor at {24 * 60 - NOTED - 1:,} times before"
+    assert len(servers.missed) == NOTED
+
+
+def test_single_start_that_was_missed_long_ago_is_noted(servers: Servers) -> None:
+    """It does not come again, so nothing else would tell."""
+    job = servers.job({"at": "2026-03-01T13:00:00Z"})
+    servers.look()
+    servers.look(NOON_MS + 30 * DAY_MS)
+    servers.look(NOON_MS + 31 * DAY_MS)
+    assert servers.told(job) == [("01 13:00", "missed")]
+
+
+# -- clocks and deaths
+
+
+def test_clock_that_jumps_back_starts_nothing_twice(servers: Servers) -> None:
+    """What it starts is what comes after."""
+    job = servers.job({"every": "1 h"})
+    for hours in (1, 2, 0, 1, 2, 3):
+        servers.look(NOON_MS + hours * HOUR_MS)
+        servers.end_runs()
+    assert servers.told(job) == [("01 13:00", "started"), ("01 14:00", "started"), ("01 15:00", "started")]
+
+
+def test_clock_that_was_ahead_stops_nothing(servers: Servers) -> None:
+    """A plan that it has made is looked through after a minute."""
+    job = servers.job({"every": "1 h"})
+    servers.look()
+    servers.look(NOON_MS + 300 * DAY_MS)
+    servers.end_runs()
+    for second in range(70):
+        servers.look(NOON_MS + second * 1000)
+    servers.look(NOON_MS + HOUR_MS)
+    assert ("01 13:00", "started") in servers.told(job)
+
+
+def test_start_that_cannot_be_submitted_now_is_taken_on(servers: Servers) -> None:
+    """By whoever looks after it."""
+
+    class Cut(Submitter):
+        def submit(self, start: StartRow) -> StartRow:
+            raise Unreachable("no pool")
+
+    able, servers.schedulers = servers.schedulers, []
+    cut = servers.start(Cut(servers.starts, servers.dispatcher))
+    job = servers.job("0 13 * * *")
+    servers.look("2026-03-01T13:00:01Z")
+    cut.close()
+    assert servers.told(job) == [("01 13:00", "claimed")]
+    servers.schedulers = able
+    servers.look("2026-03-01T13:00:05Z")
+    assert servers.told(job) == [("01 13:00", "claimed")]
+    servers.look("2026-03-01T13:00:20Z")
+    assert servers.told(job) == [("01 13:00", "started")]
+
+
+def test_trouble_with_one_job_keeps_no_other_from_it(servers: Servers, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is logged."""
+    first, second = servers.job("0 13 * * *", "broken"), servers.job("0 13 * * *", "whole")
+    plan = servers.jobs.plan
+
+    def fails(no: int, next_ms: int | None, *, since_ms: int) -> bool:
+        if no == first.no:
+            raise RuntimeError("a fault")
+        return plan(no, next_ms, since_ms=since_ms)
+
+    monkeypatch.setattr(servers.jobs, "plan", fails)
+    servers.look("2026-03-01T13:00:01Z")
+    assert servers.told(second) == [("01 13:00", "started")]
+
+
+DYING = """
+import sys, time
+import redis
+from pytest_supercheck.dispatch import Dispatcher
+from supercheck_server.database import Database
+from tests.server.test_scheduler import Servers, Submitter
+
+class Dying(Submitter):
+    def submit(self, start):
+        if sys.argv[4] == "after":
+            Dispatcher(redis.Redis.from_url(sys.argv[2])).submit(request(start))
+        print("claimed", flush=True)
+        time.sleep(600)
+
+def request(start):
+    from pytest_supercheck.model import RunRequest
+    return RunRequest(run_id=start.run, project="shop", detached=True)
+
+dispatcher = Dispatcher(redis.Redis.from_url(sys.argv[2]))
+servers = Servers(Database(sys.argv[1]), dispatcher)
+servers.clock.ms = int(sys.argv[3])
+servers.start(Dying(servers.starts, dispatcher)).tick()
+"""
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_server_that_is_killed_while_it_starts_a_job(
+    servers: Servers, database_url: str, valkey_server: Valkey, when: str
+) -> None:
+    """Before the run was submitted or after it: another server finishes that start, and there is one run."""
+    job = servers.job("0 13 * * *")
+    due_ms = NOON_MS + HOUR_MS
+    command = [sys.executable, "-c", DYING, database_url, valkey_server.url, str(due_ms), when]
+    path = os.pathsep.join(sys.path)
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": path}) as dying:
+        try:
+            assert dying.stdout is not None
+            assert dying.stdout.readline() == "claimed\n"
+            servers.look(due_ms + 1000)
+            assert servers.told(job) == [("01 13:00", "claimed")]
+        finally:
+            dying.send_signal(signal.SIGKILL)
+    servers.look(due_ms + 20_000)
+    servers.look(due_ms + 40_000)
+    [start] = servers.starts.of(job.no)
+    assert start.state == "started"
+    assert servers.live() == [start.run]
