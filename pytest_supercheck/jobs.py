@@ -307,7 +307,7 @@ _GIT: Final[dict[str, Callable[[Any], Any]]] = {
 _NOTICE: Final[dict[str, Callable[[Any], Any]]] = {"to": _text(100), "on": _choice(OCCASIONS)}
 _DISPATCH: Final[dict[str, Callable[[Any], Any]]] = {
     "repository": _text(201, _REPOSITORY, "OWNER/NAME of GitHub"),
-    "workflow": _text(200, re.compile(r"[A-Za-z0-9._-]+"), "name of a workflow's file"),
+    "workflow": _text(200, re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*"), "name of a workflow's file"),
     "ref": _text(200, _REF, "branch or tag"),
     "inputs": _inputs,
 }

@@ -45,6 +45,7 @@ from supercheck_server.exchange import exchange_routes
 from supercheck_server.feed import Feed, Feeds
 from supercheck_server.file_routes import file_routes
 from supercheck_server.gate import Gate, sign_in_address
+from supercheck_server.github import GitHub, Workflows
 from supercheck_server.health import health_routes
 from supercheck_server.history import History
 from supercheck_server.job_pages import job_pages
@@ -60,6 +61,7 @@ from supercheck_server.recorder import Keeper, Recorder
 from supercheck_server.render import CONTENT_SECURITY_POLICY, Renderer, static_version
 from supercheck_server.repositories import Repositories
 from supercheck_server.retention import Retention
+from supercheck_server.scheduler import Scheduler, SchedulerThread
 from supercheck_server.settings import Settings
 from supercheck_server.shelf import Shelf
 from supercheck_server.sign_in import sign_in_routes
@@ -134,16 +136,19 @@ class Parts:
             days=settings.bundle_days,
             needed=lambda: live_bundles(self.dispatcher) | self.jobs.bundles(),
         )
+        self.github = GitHub(self.configuration.github)
         self.starter = Starter(
             jobs=self.jobs,
             starts=self.starts,
             dispatcher=self.dispatcher,
             bundles=self.bundles,
             repositories=Repositories(self.configuration.jobs),
+            workflows=Workflows(self.github, self.starts),
         )
 
     def close(self) -> None:
         """Close the connections."""
+        self.github.close()
         self.gateway.close()
         self.database.close()
 
@@ -161,9 +166,12 @@ def create_app(parts: Parts) -> FastAPI:
         keeper = Keeper(
             parts.recorder, parts.retention, parts.mirror, parts.bundles, adopts="://" not in parts.settings.store
         )
+        scheduler = SchedulerThread(Scheduler(parts.jobs, parts.starts, parts.starter))
         keeper.start()
+        scheduler.start()
         yield
         parts.feeds.close()
+        await run_in_threadpool(scheduler.stop)
         await run_in_threadpool(keeper.stop)
         await reader.close()
 

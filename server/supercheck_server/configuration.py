@@ -14,6 +14,7 @@ from pydantic import Field, ValidationError, field_validator
 from pytest_supercheck.errors import Fatal
 from pytest_supercheck.operators import BadVariable
 from pytest_supercheck.pyproject import read_toml
+from supercheck_server.github import GithubSection
 from supercheck_server.oidc import OidcSection
 from supercheck_server.repositories import JobsSection
 from supercheck_server.section import Section
@@ -26,6 +27,8 @@ class Configuration(Section):
     oidc: dict[str, OidcSection] = Field(default_factory=dict)
     #: What the server may do for jobs.
     jobs: JobsSection = JobsSection()
+    #: The workflows that jobs may start.
+    github: GithubSection = GithubSection()
 
     @field_validator("oidc")
     @classmethod

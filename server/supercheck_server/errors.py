@@ -5,6 +5,7 @@ What can go wrong in the server beside what the package knows.
     ├── DatabaseTrouble              70   the database cannot be used
     │   └── WrongSchema              70   it is of another release
     ├── WrongJobToken                70   a job's own token lets nobody in
+    ├── WorkflowTrouble              70   a workflow of GitHub cannot be started
     └── Unreachable
         └── IssuerTrouble            69   its issuer cannot be asked
 """
@@ -28,3 +29,7 @@ class WrongJobToken(SupercheckError):
 
 class IssuerTrouble(Unreachable):
     """The issuer of the job's token cannot be asked for its keys now."""
+
+
+class WorkflowTrouble(SupercheckError):
+    """GitHub does not start the workflow."""

@@ -21,11 +21,12 @@ from pytest_supercheck.dispatch import Dispatcher
 from pytest_supercheck.errors import BadJob, QueueFull, SupercheckError, Unreachable
 from pytest_supercheck.ini import read_settings
 from pytest_supercheck.job_spec import complete, job_spec
-from pytest_supercheck.jobs import Git
+from pytest_supercheck.jobs import Dispatch, Git
 from pytest_supercheck.model import RunRequest
 from pytest_supercheck.shipping import Shipment
 from supercheck_server.bundles import Bundles
 from supercheck_server.errors import DatabaseTrouble
+from supercheck_server.github import Workflows
 from supercheck_server.jobs import JobRow, Jobs, UnknownJob
 from supercheck_server.repositories import LIMIT_BYTES, Repositories
 from supercheck_server.starts import Occasion, StartRow, Starts
@@ -56,7 +57,8 @@ class Starter:
     """Starts jobs."""
 
     def __init__(
-        self, *, jobs: Jobs, starts: Starts, dispatcher: Dispatcher, bundles: Bundles, repositories: Repositories,
+        self, *, jobs: Jobs, starts: Starts, dispatcher: Dispatcher, bundles: Bundles,
+        repositories: Repositories, workflows: Workflows,
         now_ms: Callable[[], int] = lambda: round(time.time() * 1000),
     ) -> None:  # fmt: skip
         self._jobs = jobs
@@ -64,6 +66,7 @@ class Starter:
         self._dispatcher = dispatcher
         self._receiver = _Receiver(bundles)
         self._repositories = repositories
+        self._workflows = workflows
         self._now_ms = now_ms
 
     def now(self, job: JobRow, occasion: Occasion) -> StartRow:
@@ -112,7 +115,7 @@ class Starter:
 
     def look_after(self) -> int:
         """
-        Finish what other servers have begun and not ended, and start once more what machinery has failed.
+        Finish what other servers have begun and not ended, start once more what machinery has failed, follow workflows.
 
         Returns:
             How many starts were taken on.
@@ -134,20 +137,31 @@ class Starter:
             if again is not None:
                 taken += 1
                 self.submit(again)
+        self._workflows.follow(self._workflow)
         return taken
 
     def is_live(self, start: StartRow) -> bool:
-        """Whether the run of a start has not ended yet."""
+        """Whether the run of a start, or its workflow, has not ended yet."""
+        if start.asked_ms is not None:
+            return start.verdict == "live"
         return self._dispatcher.look(start.run).state not in ("ended", "gone")
 
     def cancel(self, start: StartRow, why: str) -> None:
-        """Have the run of a start end after its current tests."""
+        """Have the run of a start end after its current tests, or its workflow."""
+        if start.asked_ms is not None:
+            self._workflows.cancel(start)
+            return
         self._dispatcher.cancel(start.run, outcome="cancelled", how="leave", message=why)
+
+    def _workflow(self, job_no: int) -> Dispatch | None:
+        job = self._jobs.by_number(job_no)
+        return job.job.dispatch if job is not None else None
 
     def _submit(self, row: JobRow, start: StartRow) -> None:
         job = row.job
         if job.dispatch is not None:
-            raise BadJob("This server starts no workflows.")
+            self._workflows.start(row.project, job.dispatch, start)
+            return
         spec = self._spec(row, start)
         count = job.executions or max(1, self._dispatcher.queue().figures.running_capacity)
         origin = {"trigger": start.trigger, "user": start.user, "job": row.name}

@@ -63,6 +63,8 @@ class StartRow:
     #: Why, in words; empty where nothing is to be said.
     reason: str
     claimed_ms: int
+    #: When a workflow of GitHub was asked for, ms since 1970; None for a run of ours, or before that.
+    asked_ms: int | None
     #: The page of what was started that is not a run of ours; else empty.
     url: str
     #: How the run ended, `live` before; empty while it is not known, or not any more.
@@ -109,7 +111,7 @@ class Starts:
             UnknownJob: There is no such job any more.
         """
         values = {**asdict(occasion), "job_no": job, "due_ms": due_ms, "state": state, "reason": reason[:2000]}
-        values |= {"run": occasion.run or new_run_id(), "url": "", "claimed_ms": self._now_ms()}
+        values |= {"run": occasion.run or new_run_id(), "url": "", "verdict": "", "claimed_ms": self._now_ms()}
         with self._database.write() as connection:
             locked(connection, job)
             made = connection.execute(self._insert().values(**values).on_conflict_do_nothing())
@@ -157,11 +159,42 @@ class Starts:
         recent = starts.c.claimed_ms > self._now_ms() - 86_400_000
         return self._starts(_START.where(starts.c.state == "started", recent, runs.c.verdict.in_(verdicts), ~next_one))
 
-    def settle(self, no: int, state: State, *, reason: str = "", url: str = "") -> None:
+    def settle(self, no: int, state: State, *, reason: str = "") -> None:
         """Note what became of a start."""
-        with self._database.write() as connection:
-            values = {"state": state, "reason": reason[:2000], "url": url[:2000]}
-            connection.execute(update(starts).where(starts.c.no == no).values(**values))
+        self._note(no, state=state, reason=reason[:2000])
+
+    # -- what is started elsewhere
+
+    def note_asked(self, no: int) -> None:
+        """Note that somebody else is asked to start it now: whoever takes it on looks there first."""
+        self._note(no, asked_ms=self._now_ms())
+
+    def note_page(self, no: int, url: str) -> None:
+        """Note that it goes on elsewhere, and where; an empty address is looked for."""
+        self._note(no, url=url[:2000], verdict="live")
+
+    def note_end(self, no: int, verdict: str, *, reason: str) -> None:
+        """Note how it ended elsewhere."""
+        self._note(no, verdict=verdict, reason=reason[:2000], ended_ms=self._now_ms())
+
+    def followed(self, every_ms: int) -> list[StartRow]:
+        """Starts that go on elsewhere, at which nobody has looked for a while: each server gets others."""
+        now_ms = self._now_ms()
+        live = (starts.c.state == "started", starts.c.verdict == "live", starts.c.claimed_ms <= now_ms - every_ms)
+        found = []
+        for start in self._starts(_START.where(*live).order_by(starts.c.claimed_ms).limit(SHOWN)):
+            with self._database.write() as connection:
+                same = (starts.c.no == start.no, starts.c.claimed_ms == start.claimed_ms)
+                if connection.execute(update(starts).where(*same).values(claimed_ms=now_ms)).rowcount:
+                    found.append(start)
+        return found
+
+    def noted(self, urls: Collection[str]) -> set[str]:
+        """Those of some pages that starts have."""
+        with self._database.read() as connection:
+            return set(connection.execute(select(starts.c.url).where(starts.c.url.in_(urls))).scalars())
+
+    # -- lists
 
     def of(self, job: int, *, before_ms: int | None = None, limit: int = SHOWN) -> list[StartRow]:
         """The starts of a job, the newest first; those before a moment."""
@@ -178,16 +211,17 @@ class Starts:
         wanted = sorted(found)
         for place in range(0, len(wanted), BATCH):
             some = starts.c.job_no.in_(wanted[place : place + BATCH])
-            took = case((runs.c.started_ms.is_not(None), runs.c.ended_ms - runs.c.started_ms))
+            verdict = _verdict()
+            took = case((_began().is_not(None), _ended() - _began()))
             sums = (
                 select(
                     starts.c.job_no,
-                    func.count(runs.c.no),
-                    func.sum(case((runs.c.verdict == "passed", 0), else_=1)),
+                    func.count(starts.c.no),
+                    func.sum(case((verdict == "passed", 0), else_=1)),
                     func.avg(took),
                 )
-                .join(runs, runs.c.id == starts.c.run)
-                .where(some, runs.c.verdict != "live")
+                .outerjoin(runs, runs.c.id == starts.c.run)
+                .where(some, verdict.not_in(("live", "")))
                 .group_by(starts.c.job_no)
             )
             other = starts.alias()
@@ -210,19 +244,35 @@ class Starts:
         with self._database.read() as connection:
             return [_start_row(row) for row in connection.execute(query)]
 
+    def _note(self, no: int, **values: Any) -> None:
+        with self._database.write() as connection:
+            connection.execute(update(starts).where(starts.c.no == no).values(**values))
+
     def _insert(self) -> Any:
         dialect: Any = postgresql if self._database.kind == "postgresql" else sqlite
         return dialect.insert(starts)
 
 
-#: Starts with what is known of their runs.
+def _verdict() -> Any:
+    return func.coalesce(runs.c.verdict, starts.c.verdict)
+
+
+def _began() -> Any:
+    return func.coalesce(runs.c.started_ms, starts.c.asked_ms)
+
+
+def _ended() -> Any:
+    return func.coalesce(runs.c.ended_ms, starts.c.ended_ms)
+
+
+#: Starts with what is known of their runs, here or elsewhere.
 _START: Final = select(
-    starts, runs.c.verdict, runs.c.started_ms, runs.c.ended_ms
+    starts, _verdict().label("how"), _began().label("from_ms"), _ended().label("to_ms")
 ).select_from(starts.outerjoin(runs, runs.c.id == starts.c.run))  # fmt: skip
 
 
 def _start_row(row: Any) -> StartRow:
-    ended = row.ended_ms is not None and row.started_ms is not None
+    ended = row.to_ms is not None and row.from_ms is not None
     return StartRow(
         no=row.no,
         job_no=row.job_no,
@@ -234,7 +284,8 @@ def _start_row(row: Any) -> StartRow:
         state=row.state,
         reason=row.reason,
         claimed_ms=row.claimed_ms,
+        asked_ms=row.asked_ms,
         url=row.url,
-        verdict=row.verdict or "",
-        duration_s=(row.ended_ms - row.started_ms) / 1000 if ended else None,
+        verdict=row.how,
+        duration_s=(row.to_ms - row.from_ms) / 1000 if ended else None,
     )

@@ -278,8 +278,12 @@ starts: Final = Table(
     Column("reason", Text, nullable=False, default=""),
     # When somebody last took it on: one that is not settled long after is taken on by another.
     Column("claimed_ms", BigInteger, nullable=False),
-    # Where it can be followed that is not here; empty for a run of ours.
+    # Of what is started elsewhere, as a workflow of GitHub: when that was asked for, where it can be followed, how it
+    # ended (`live` before) and when.
+    Column("asked_ms", BigInteger),
     Column("url", Text, nullable=False, default=""),
+    Column("verdict", Text, nullable=False, default=""),
+    Column("ended_ms", BigInteger),
     UniqueConstraint("job_no", "due_ms"),
     UniqueConstraint("run"),
     Index(None, "state", "claimed_ms"),
