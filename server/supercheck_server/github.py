@@ -38,8 +38,10 @@ GITHUB: Final = "https://api.github.com"
 VERSION: Final = "2026-03-10"
 OLD_VERSION: Final = "2022-11-28"
 
-#: Seconds for an answer, how often a question is asked, and seconds for which a request waits that is asked to.
-TIMEOUT_S: Final = 10
+#: Seconds for a connection and for an answer: together less than those after which another server takes a start on.
+CONNECT_S: Final = 3
+ANSWER_S: Final = 5
+#: How often a question is asked, and seconds for which one waits that is asked to.
 ATTEMPTS: Final = 3
 PATIENCE_S: Final = 5.0
 #: Ms between two looks at a workflow, and after which GitHub must show one that it has accepted.
@@ -91,7 +93,8 @@ class Workflows:
         self._github.check(project, wanted.repository)
         url = "" if start.asked_ms is None else self._find(wanted, start.asked_ms)
         if not url:
-            self._starts.note_asked(start.no)
+            if not self._starts.note_asked(start):
+                raise Unreachable("Another server asks GitHub to start it.")
             url = self._github.dispatch(wanted)
         self._starts.note_page(start.no, url)
 
@@ -164,7 +167,7 @@ class GitHub:
         self._environ = environ
         self._sleep = sleep
         self._version = VERSION if section.api.rstrip("/") == GITHUB else OLD_VERSION
-        self._client = httpx.Client(timeout=TIMEOUT_S, follow_redirects=True)
+        self._client = httpx.Client(timeout=httpx.Timeout(ANSWER_S, connect=CONNECT_S), follow_redirects=True)
         self._silent_until = 0.0
 
     def close(self) -> None:
@@ -245,18 +248,17 @@ class GitHub:
         self._call("POST", f"{_run(url)}/cancel", expected=(202, 409))
 
     def _call(self, method: str, path: str, *, expected: tuple[int, ...] = (200, 204), **more: Any) -> httpx.Response:
-        """Ask; what changes nothing is asked again when there is no answer."""
+        """Ask; a question, which changes nothing, again when there is no answer."""
         for attempt in range(1, ATTEMPTS + 1):
-            last = attempt == ATTEMPTS
+            last = method != "GET" or attempt == ATTEMPTS
             if (silent_s := self._silent_until - time.monotonic()) > 0:
                 raise Unreachable(f"GitHub wants to be left alone for {silent_s:.0f} s.")
             try:
                 answer = self._client.request(
                     method, self._section.api.rstrip("/") + path, headers=self._headers(), **more
                 )
-            except httpx.HTTPError as exc:
-                unheard = isinstance(exc, (httpx.ConnectError, httpx.ConnectTimeout))
-                if last or not (unheard or method == "GET"):
+            except (httpx.HTTPError, httpx.InvalidURL) as exc:
+                if last:
                     raise Unreachable(f"GitHub does not answer: {str(exc) or type(exc).__name__}") from exc
                 self._sleep(attempt)
                 continue
@@ -269,7 +271,7 @@ class GitHub:
                 self._sleep(wait_s)
             elif answer.status_code < 500:
                 raise self._refused(answer)
-            elif last or method != "GET":
+            elif last:
                 raise Unreachable(f"GitHub has trouble: status {answer.status_code}.")
             else:
                 self._sleep(attempt)

@@ -109,6 +109,10 @@ class Starter:
         except SupercheckError as exc:
             logger.warning("start failed", extra={"job": job.name, "run_id": start.run, "reason": str(exc)})
             self._starts.settle(start.no, "failed", reason=str(exc))
+        except Exception as exc:
+            logger.exception("start failed", extra={"job": job.name, "run_id": start.run})
+            words = f"{type(exc).__name__}: a fault of the server, whose log says more"
+            self._starts.settle(start.no, "failed", reason=words)
         else:
             self._starts.settle(start.no, "started", reason=start.reason)
         return self._starts.by_run(start.run) or start

@@ -63,7 +63,7 @@ class StartRow:
     #: Why, in words; empty where nothing is to be said.
     reason: str
     claimed_ms: int
-    #: When a workflow of GitHub was asked for, ms since 1970; None for a run of ours, or before that.
+    #: When a workflow of GitHub was first asked for, ms since 1970; None for a run of ours, or before that.
     asked_ms: int | None
     #: The page of what was started that is not a run of ours; else empty.
     url: str
@@ -165,9 +165,14 @@ class Starts:
 
     # -- what is started elsewhere
 
-    def note_asked(self, no: int) -> None:
-        """Note that somebody else is asked to start it now: whoever takes it on looks there first."""
-        self._note(no, asked_ms=self._now_ms())
+    def note_asked(self, start: StartRow) -> bool:
+        """Note that it is asked for elsewhere now, where whoever takes it on looks first; False if another asks."""
+        known = starts.c.asked_ms
+        same = known.is_(None) if start.asked_ms is None else known == start.asked_ms
+        asked_ms = self._now_ms() if start.asked_ms is None else start.asked_ms + 1
+        with self._database.write() as connection:
+            statement = update(starts).where(starts.c.no == start.no, same).values(asked_ms=asked_ms)
+            return connection.execute(statement).rowcount > 0
 
     def note_page(self, no: int, url: str) -> None:
         """Note that it goes on elsewhere, and where; an empty address is looked for."""

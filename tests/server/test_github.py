@@ -190,6 +190,16 @@ def test_answer_that_is_lost_starts_nothing_twice(desk: Desk, played: PlayedGitH
 
 
 @pytest.mark.usefixtures("public")
+def test_two_servers_that_have_the_same_start(desk: Desk, played: PlayedGitHub) -> None:
+    """One that was thought dead and the one that took its start on: one asks GitHub."""
+    start = desk.claim()
+    desk.workflows.start("shop", WANTED, start)
+    with pytest.raises(Unreachable, match="Another server asks GitHub"):
+        desk.workflows.start("shop", WANTED, start)
+    assert len(played.runs) == 1
+
+
+@pytest.mark.usefixtures("public")
 def test_request_that_was_not_heard_is_made_again(desk: Desk, played: PlayedGitHub) -> None:
     """When GitHub shows no run of it; one that somebody else has started is older."""
     played.add_run()["created_at"] = "2026-01-01T00:00:00Z"
@@ -204,10 +214,12 @@ def test_request_that_was_not_heard_is_made_again(desk: Desk, played: PlayedGitH
 @pytest.mark.usefixtures("public")
 def test_short_wait_is_waited(desk: Desk, played: PlayedGitHub) -> None:
     """As long as GitHub says."""
+    start = desk.start()
+    played.end("success")
     played.stumble(429, headers={"Retry-After": "2"})
-    desk.start()
+    desk.follow()
     assert desk.slept == [2.0]
-    assert len(played.runs) == 1
+    assert desk.again(start).verdict == "passed"
 
 
 @pytest.mark.usefixtures("public")
