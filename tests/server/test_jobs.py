@@ -28,6 +28,7 @@ from pytest_supercheck.jobs import Job, decode_job
 from pytest_supercheck.model import RunId, new_run_id
 from supercheck_server.configuration import read_configuration
 from supercheck_server.database import Database
+from supercheck_server.github import Workflows
 from supercheck_server.history import RunFilter
 from supercheck_server.jobs import Jobs, UnknownJob
 from supercheck_server.ledger import Ledger
@@ -420,6 +421,7 @@ def later(served: Served, clock: Clock) -> Starter:
         dispatcher=parts.dispatcher,
         bundles=parts.bundles,
         repositories=Repositories(parts.configuration.jobs),
+        workflows=Workflows(parts.github, parts.starts),
         now_ms=clock,
     )
 
