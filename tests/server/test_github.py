@@ -8,8 +8,10 @@ import logging
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
+import httpx
 import pytest
 
 from pytest_supercheck.errors import Unreachable
@@ -24,6 +26,7 @@ from supercheck_server.github import FOLLOW_MS, SHOWN_MS, GitHub, GithubSection,
 from supercheck_server.jobs import Jobs
 from supercheck_server.settings import Settings
 from supercheck_server.starts import Occasion, StartRow, Starts
+from tests.server.conftest import serving, wait_for
 from tests.server.played_github import TOKEN, PlayedGitHub, played_github
 
 WANTED = Dispatch(repository="acme/shop", workflow="nightly.yml", ref="main", inputs={"suite": "all"})
@@ -319,6 +322,30 @@ def test_the_section(tmp_path: Path) -> None:
     file.write_text('[github]\napi = "http://github.example.com"\n')
     with pytest.raises(BadVariable, match=r"github\.api"):
         read_configuration(file)
+
+
+def test_two_servers_start_a_workflow_when_it_is_due(
+    settings: Settings, played: PlayedGitHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By themselves, and once; the page of jobs leads to it."""
+    monkeypatch.setenv("SUPERCHECK_GITHUB_TOKEN", TOKEN)
+    file = tmp_path / "server.toml"
+    file.write_text(f'[github]\napi = "{played.url}"\nrepositories = {{shop = ["acme/shop"]}}\n')
+    settings = replace(settings, config=file)
+    with serving(settings) as one, serving(settings) as other:
+        soon = datetime.now(timezone.utc) + timedelta(seconds=2)
+        table = {"schedule": {"at": soon.isoformat()}, "dispatch": {"repository": "acme/shop", "workflow": "x.yml"}}
+        one.parts.jobs.sync("shop", [(decode_job("nightly", table), None)])
+        [row] = other.parts.jobs.known()
+        wait_for(lambda: [start for start in other.parts.starts.of(row.no) if start.state == "started"], "it starts")
+        [start] = one.parts.starts.of(row.no)
+        one.parts.starts.note_page(start.no, played.runs[0]["html_url"])
+        pages = [
+            httpx.get(f"{other.url}{place}", headers={"Accept": "text/html"}).text
+            for place in ("/jobs", "/jobs/nightly")
+        ]
+        assert all(f'href="{played.runs[0]["html_url"]}"' in page for page in pages)
+    assert len(played.runs) == 1
 
 
 def test_job_that_is_a_workflow(
