@@ -13,7 +13,7 @@ import sys
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from datetime import timedelta
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
@@ -311,6 +311,21 @@ def test_a_repository_becomes_a_run(allowing: Served, repository: Path, pool: Po
     assert (origin["trigger"], origin["job"], origin["branch"]) == ("job", "nightly", "other")
     assert files_of(allowing, spec["source"]["bundle"]) == ["conftest.py", "new.txt", "pytest.ini", "test_it.py"]
     assert not Path("/tmp/imported").exists(), "nothing of it runs on the server"
+
+
+def test_a_job_starts_by_its_schedule(allowing: Served, repository: Path, pool: Pool) -> None:
+    """Nobody asks for it; its run can be looked at and cancelled, as the schedule's overlap may want."""
+    soon = datetime.now(timezone.utc) + timedelta(seconds=1)
+    add_job(allowing, source={"git": repository.as_uri()}, schedule={"at": soon.isoformat()})
+    [row] = allowing.parts.jobs.known()
+    starts = allowing.parts.starts
+    wait_for(lambda: [one for one in starts.of(row.no) if one.state == "started"], "it starts")
+    [begun] = starts.of(row.no)
+    assert begun.trigger == "schedule"
+    assert [run.run for run in pool.dispatcher.queue().runs] == [begun.run]
+    assert allowing.parts.starter.is_live(begun)
+    allowing.parts.starter.cancel(begun, "another one takes its place")
+    assert not allowing.parts.starter.is_live(begun)
 
 
 def files_of(served: Served, bundle: str) -> list[str]:
