@@ -48,7 +48,11 @@ def exchange_routes(issuers: Issuers, access: Access, gate: Gate) -> APIRouter:
     """Make the route; the gate does not stand before it, and only counts the wrong tokens."""
     routes = APIRouter(prefix="/api/v1", tags=["tokens"], responses=ANSWERS)
 
-    @routes.post("/tokens/exchange", summary="Exchange a job's own token for a short-lived one of this server")
+    @routes.post(
+        "/tokens/exchange",
+        summary="Exchange a job's own token for a short-lived one of this server",
+        openapi_extra={"security": []},
+    )
     def exchange(request: Request, asked: Annotated[Exchange, Form()]) -> Issued:
         gate.check_tries(request, asked.subject_token)
         try:
