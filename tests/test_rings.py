@@ -37,7 +37,7 @@ RINGS: Final = (
     frozenset(
         {
             *("dispatch", "redis_gateway", "event_reader", "http_gateway", "valkey", "directory_store", "s3_store"),
-            *("stores", "uv_program", "build_cache", "oidc"),
+            *("uv_program", "build_cache", "oidc"),
         }
     ),
     frozenset(
@@ -70,6 +70,7 @@ RINGS: Final = (
                 "coverage_data",
             ),
             *("shipping", "sources"),
+            *("hookspecs", "extensions", "stores"),
         }
     ),
 )
@@ -102,6 +103,7 @@ IMPORTERS: Final = {
     "redis": {"dispatch", "redis_gateway", "event_reader", "worker"},
     "rq": {"worker"},
     "httpx": {"http_gateway", "oidc"},
+    "pluggy": {"hookspecs", "extensions"},
     "click": {"cli", "session_commands"},
     "jinja2": {"report"},
     "markupsafe": {"report", "markup"},
