@@ -7,23 +7,33 @@ A TOML file, named by SUPERCHECK_CONFIG. Each section is described by a model be
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import Field, ValidationError, model_validator
 
 from pytest_supercheck.errors import Fatal
 from pytest_supercheck.operators import BadVariable
 from pytest_supercheck.pyproject import read_toml
-
-
-class Section(BaseModel):
-    """A table of the file: what is not known is refused."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+from supercheck_server.alerts import AlertsSection
+from supercheck_server.section import Section
+from supercheck_server.targets import NotifySection, TargetName
 
 
 class Configuration(Section):
     """The whole file; every section may be missing."""
+
+    #: The server's address as its users have it, for links to it: `https://tests.example.org`; empty for no links.
+    public_url: Annotated[str, Field(pattern=r"^(https?://[^\s@]*[^\s@/])?$")] = ""
+    #: Who is told what, by name.
+    notify: dict[TargetName, NotifySection] = Field(default_factory=dict)
+    #: What operators are told.
+    alerts: AlertsSection = AlertsSection()
+
+    @model_validator(mode="after")
+    def _alerts_go_somewhere(self) -> Configuration:
+        if unknown := [name for name in self.alerts.to if name not in self.notify]:
+            raise ValueError(f"alerts.to names {unknown[0]!r}, and there is no [notify.{unknown[0]}]")
+        return self
 
 
 def read_configuration(path: Path | None) -> Configuration:

@@ -2,13 +2,16 @@
 What can go wrong in the server beside what the package knows.
 
     SupercheckError
-    └── DatabaseTrouble              70   the database cannot be used
-        └── WrongSchema              70   it is of another release
+    ├── DatabaseTrouble              70   the database cannot be used
+    │   └── WrongSchema              70   it is of another release
+    └── Unreachable
+        ├── NotifierMissing          69   a target is configured, and nothing that could send to it is installed
+        └── NotSent                  69   a service has not taken a message
 """
 
 from __future__ import annotations
 
-from pytest_supercheck.errors import SupercheckError
+from pytest_supercheck.errors import SupercheckError, Unreachable
 
 
 class DatabaseTrouble(SupercheckError):
@@ -17,3 +20,11 @@ class DatabaseTrouble(SupercheckError):
 
 class WrongSchema(DatabaseTrouble):
     """The database's tables are of another release of pytest-supercheck."""
+
+
+class NotifierMissing(Unreachable):
+    """Notifications need one more package. Install it with: pip install 'pytest-supercheck[notify]'"""
+
+
+class NotSent(Unreachable):
+    """The service has not taken the message."""

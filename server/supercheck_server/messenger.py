@@ -1,0 +1,140 @@
+"""
+Notices → messages → services, one after the other, in a thread that keeps nobody from recording.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Mapping
+from typing import Final, Literal
+
+from supercheck_server.alerts import Alerts
+from supercheck_server.duties import Duties
+from supercheck_server.errors import NotSent
+from supercheck_server.history import History
+from supercheck_server.messages import FAILURES, Message, Wording, make_message
+from supercheck_server.metrics import Metrics
+from supercheck_server.notifications import Notice, Outbox
+from supercheck_server.notifier import Notifier
+from supercheck_server.rows import Reason, RunRow
+from supercheck_server.targets import Target
+
+logger = logging.getLogger(__name__)
+
+#: Seconds between two looks for messages that are due, at the alerts, and for what is to be given up.
+EVERY_S: Final = 1.0
+ALERTS_S: Final = 60.0
+SWEEP_S: Final = 60.0
+#: Seconds that a server which ends goes on sending.
+LAST_S: Final = 10.0
+
+
+class Messenger:
+    """The work of sending; `Postman` does it again and again."""
+
+    def __init__(
+        self,
+        *,
+        outbox: Outbox,
+        targets: Mapping[str, Target],
+        notifier: Notifier,
+        history: History,
+        metrics: Metrics,
+        public_url: str,
+    ) -> None:
+        self.outbox: Final = outbox
+        self._targets = targets
+        self._notifier = notifier
+        self._history = history
+        self._metrics = metrics
+        self._public_url = public_url
+
+    def send_next(self, now_ms: float) -> bool:
+        """
+        Send a message that is due.
+
+        Args:
+            now_ms: The time, ms since 1970.
+
+        Returns:
+            False when there is nothing to do.
+
+        Raises:
+            DatabaseTrouble: The database cannot be used. A message that was sent is sent again when it can be.
+        """
+        notice = self.outbox.claim(now_ms)
+        if notice is None:
+            return False
+        target = self._targets[notice.target]
+        message = self._message(notice, target)
+        if message is None:
+            self._end(notice, "failed", "its run is not kept any more")
+            return True
+        try:
+            self._notifier.send(target.url, message)
+        except NotSent as exc:
+            later = self.outbox.put_off(notice, now_ms)
+            self._tell(notice, "put_off" if later else "failed", str(exc))
+        else:
+            self._end(notice, "sent")
+        return True
+
+    def _message(self, notice: Notice, target: Target) -> Message | None:
+        if not notice.run:
+            return make_message(notice.title, notice.body, tone="good" if notice.reason == "resolved" else "bad")
+        run = self._history.run(notice.run)
+        return (
+            None if run is None else write_message(self._history, run, target.wording, notice.reason, self._public_url)
+        )
+
+    def _end(self, notice: Notice, state: Literal["sent", "failed"], reason: str = "") -> None:
+        self.outbox.end(notice, state)
+        self._tell(notice, state, reason)
+
+    def _tell(self, notice: Notice, outcome: str, reason: str) -> None:
+        self._metrics.notifications.labels(notice.target, outcome).inc()
+        told = {"target": notice.target, "run_id": notice.run, "why": notice.reason, "try": notice.tries}
+        level = logging.INFO if outcome == "sent" else logging.WARNING
+        logger.log(level, "notification %s", outcome.replace("_", " "), extra={**told, "reason": reason})
+
+
+class Postman(threading.Thread):
+    """A thread that sends and looks at the alerts, and outlives the absence of everything that it needs."""
+
+    def __init__(self, messenger: Messenger, alerts: Alerts) -> None:
+        super().__init__(name="supercheck-messenger", daemon=True)
+        self._messenger = messenger
+        self._alerts = alerts
+        self._over = threading.Event()
+        self._try = Duties("messenger").do
+
+    def stop(self) -> None:
+        """Send what is due, for `LAST_S` at most, and end; what is left is sent by another server, or the next one."""
+        self._over.set()
+        self.join(30)
+
+    def run(self) -> None:
+        """The thread."""
+        while not self._over.is_set():
+            if not self._send():
+                self._try("alerts", ALERTS_S, lambda: self._alerts.look(_now_ms()))
+                self._try("sweep", SWEEP_S, lambda: self._messenger.outbox.sweep(_now_ms()))
+                self._over.wait(EVERY_S)
+        give_up_at = time.monotonic() + LAST_S
+        while time.monotonic() < give_up_at and self._send():
+            pass
+
+    def _send(self) -> object:
+        return self._try("send", 0, lambda: self._messenger.send_next(_now_ms()))
+
+
+def write_message(history: History, run: RunRow, wording: Wording, reason: Reason, public_url: str) -> Message:
+    """What is to be said of a recorded run."""
+    link = f"{public_url}/runs/{run.id}" if public_url else ""
+    return wording.write(run, history.failures(run.no, limit=FAILURES), reason=reason, link=link)
+
+
+def _now_ms() -> float:
+    return time.time() * 1000
