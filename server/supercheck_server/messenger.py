@@ -74,9 +74,11 @@ class Messenger:
             return True
         try:
             self._notifier.send(target.url, message)
-        except NotSent as exc:
+        except Exception as exc:  # noqa: BLE001 - whatever a foreign service's client raises is no trouble of ours
+            # The words of other errors may quote the address.
+            reason = str(exc) if isinstance(exc, NotSent) else type(exc).__name__
             later = self.outbox.put_off(notice, now_ms)
-            self._tell(notice, "put_off" if later else "failed", str(exc))
+            self._tell(notice, "put_off" if later else "failed", reason)
         else:
             self._end(notice, "sent")
         return True

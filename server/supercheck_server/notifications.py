@@ -102,7 +102,7 @@ class Outbox:
         with self._database.read() as connection:
             # A service that is away keeps nobody else waiting.
             row = connection.execute(due.order_by(notifications.c.tries, notifications.c.due_ms).limit(1)).one_or_none()
-        if row is None or not self._set(row.no, row.tries, tries=row.tries + 1, due_ms=now_ms + CLAIM_S * 1000):
+        if row is None or not self._set(row.no, row.tries, tries=row.tries + 1, due_ms=int(now_ms) + CLAIM_S * 1000):
             return None
         return Notice(
             no=row.no,
@@ -123,7 +123,7 @@ class Outbox:
         if notice.tries > len(PAUSES_S):
             self.end(notice, "failed")
             return False
-        self._set(notice.no, notice.tries, due_ms=now_ms + PAUSES_S[notice.tries - 1] * 1000)
+        self._set(notice.no, notice.tries, due_ms=int(now_ms) + PAUSES_S[notice.tries - 1] * 1000)
         return True
 
     def sweep(self, now_ms: float) -> None:

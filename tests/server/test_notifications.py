@@ -8,9 +8,11 @@ import functools
 import itertools
 import logging
 import os
+import re
 import signal
 import subprocess
 import sys
+import textwrap
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -21,7 +23,7 @@ from typing import Any, get_args
 import httpx
 import pytest
 from click.testing import CliRunner
-from sqlalchemy import select
+from sqlalchemy import Connection, select
 
 from pytest_supercheck.archive import Archive
 from pytest_supercheck.operators import BadVariable
@@ -44,7 +46,7 @@ from supercheck_server.settings import Settings
 from supercheck_server.tables import notifications
 from supercheck_server.targets import NotifySection, On, Target, Wish
 from tests.conftest import Valkey
-from tests.server.conftest import Pool, make_record, serving, wait_for
+from tests.server.conftest import Pool, make_item, make_record, serving, wait_for
 from tests.server.webhook import Webhook, webhook
 
 #: Later than everything that the tests' servers do.
@@ -236,22 +238,30 @@ def test_jobs_name_targets_too(database: Database) -> None:
 
 
 def test_two_runs_of_a_branch_at_once_begin_to_fail_once(database: Database) -> None:
-    """Recorded by two servers in the same moment, again and again."""
+    """The second is not settled before the first is written."""
     office = Office(database, make_target(on="first-failure"))
-    for turn in range(10):
-        barrier = threading.Barrier(2)
+    first, second = (make_record(number, "F") for number in (1, 2))
+    # Another test that fails of something else, so that no other row holds it up.
+    other = make_item(0, "error", nodeid="test_b.py::test_other")
+    second = replace(second, items=(other,))
+    is_second_written = threading.Event()
 
-        def record(number: int, barrier: threading.Barrier = barrier) -> None:
-            barrier.wait()
-            office.record(number, "F")
+    def write_second() -> None:
+        note = functools.partial(office.outbox.note, run=second.summary.id)
+        Ledger(database).write(second, "f/2", delivered=True, also=note)
+        is_second_written.set()
 
-        office.record(turn * 10, "P")
-        pair = [threading.Thread(target=record, args=(turn * 10 + number,)) for number in (1, 2)]
-        for thread in pair:
-            thread.start()
-        for thread in pair:
-            thread.join()
-    assert len(office.rows()) == 10
+    thread = threading.Thread(target=write_second)
+
+    def write_first(connection: Connection) -> None:
+        office.outbox.note(connection, run=first.summary.id)
+        thread.start()
+        assert not is_second_written.wait(0.5)
+
+    Ledger(database).write(first, "f/1", delivered=True, also=write_first)
+    thread.join()
+    assert is_second_written.is_set()
+    assert len(office.rows()) == 1
 
 
 # -- once
@@ -290,6 +300,19 @@ def test_message_is_tried_again_and_given_up(database: Database) -> None:
     assert office.messenger.send_next(now_ms)
     assert office.rows() == [("team", "always", "failed", len(PAUSES_S) + 1)]
     assert not office.messenger.send_next(now_ms + 1e9)
+
+
+def test_foreign_error_is_no_words_of_ours(
+    database: Database, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A client that breaks is tried again, and what it says, which may be the address, stays unsaid."""
+    office = Office(database, make_target())
+    office.record(1)
+    monkeypatch.setattr(office.notifier, "send", lambda url, _message: {}[url])
+    assert office.messenger.send_next(LATER_MS)
+    assert office.rows() == [("team", "always", "waiting", 1)]
+    assert [vars(record)["reason"] for record in caplog.records] == ["KeyError"]
+    assert "json://" not in str([vars(record) for record in caplog.records])
 
 
 def test_service_that_is_away_keeps_nobody_waiting(database: Database) -> None:
@@ -556,6 +579,19 @@ def test_foreign_trouble_is_no_reason_to_stop(hook: Webhook) -> None:
     with pytest.raises(NotSent, match="Connection error") as caught:
         AppriseNotifier().send("json://ada:sesame@127.0.0.1:1/", Message(title="t", body="b", tone="good"))
     assert "127.0.0.1" not in str(caught.value)
+
+
+def test_examples_of_the_guide_are_valid(tmp_path: Path) -> None:
+    """As one file."""
+    guide = Path(__file__).parents[2] / "docs" / "guides" / "notifications.md"
+    blocks = re.findall(r"(?:^ {4}.*\n|^\n)+", guide.read_text("utf-8"), re.MULTILINE)
+    path = tmp_path / "server.toml"
+    path.write_text(textwrap.dedent("".join(block for block in blocks if "[" in block and " = " in block)))
+    configuration = read_configuration(path)
+    assert list(configuration.notify) == ["team", "archive", "ops", "chat"]
+    assert configuration.notify["team"].on == ("first-failure", "recovery")
+    assert configuration.alerts.failures is not None
+    assert configuration.alerts.failures.at_least == 10
 
 
 # -- by hand
