@@ -59,7 +59,7 @@ _LOOKED_AT: Final = 10_000
 _SECRETS: Final = (
     (re.compile(r"(?<=://)[^/@\s]*@"), "***@"),
     (re.compile(r"\bsct_[\w-]+"), "***"),
-    (re.compile(r"(?i)\b(bearer|basic) +[\w.~+/=-]+"), r"\1 ***"),
+    (re.compile(r"(?i)(bearer +|authorization['\"]?\s*[=:]\s*['\"]?\w+ +)[\w.~+/=-]+"), r"\1***"),
     (re.compile(r"(?i)(token|passw(?:or)?d|secret|api[_-]?key)(['\"]?\s*[=:]\s*)['\"]?[^\s'\",;&]+"), r"\1\2***"),
 )
 #: After these somebody's or everybody's name is a mention; between those, a text becomes a link.

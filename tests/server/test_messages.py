@@ -91,6 +91,8 @@ def test_lost_run_names_no_failing_test() -> None:
         pytest.param("token=sesame, PASSWORD: 'sesame'", "token=***, PASSWORD: ***'", id="named"),
         pytest.param('{"api_key": "sesame"}', '{"api_key": ***"}', id="JSON"),
         pytest.param("Authorization: Bearer se.sa-me", "Authorization: Bearer ***", id="header of HTTP"),
+        pytest.param("{'Authorization': 'Basic sesame=='}", "{'Authorization': 'Basic ***'}", id="basic"),
+        pytest.param("basic arithmetic, token of love", "basic arithmetic, token of love", id="ordinary words"),
         pytest.param("sct_sesame-sesame", "***", id="ours"),
         pytest.param("x" * 10_000, None, id="long"),
     ],
