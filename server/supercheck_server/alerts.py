@@ -176,6 +176,8 @@ class Alerts:
         Raises:
             DatabaseTrouble: The database cannot be used.
         """
+        if not self._rules.to:
+            return
         name, now_ms = short(f"missed {job}"), round(time.time() * 1000)
         about = f"missed {key_of(job, str(due_ms))}"
         body = f"It was due at {_clock(due_ms)}: {plain(reason)}"

@@ -20,8 +20,8 @@ from supercheck_server.rows import (
     ExecutionRow,
     FailureRow,
     FileRow,
+    LetterRow,
     Load,
-    NoticeRow,
     ResultRow,
     RunRow,
     TestResult,
@@ -115,11 +115,11 @@ class History:
         rows = self._all(query.offset(number - 1).limit(1))
         return _run(rows[0]) if rows else None
 
-    def notices(self, run: str) -> list[NoticeRow]:
+    def letters(self, run: str) -> list[LetterRow]:
         """Whom a run is told to, by name."""
-        columns = [notifications.c[name] for name in NoticeRow.__slots__]
+        columns = [notifications.c[name] for name in LetterRow.__slots__]
         query = select(*columns).where(notifications.c.about == run_key(run)).order_by(notifications.c.target)
-        return [NoticeRow(**row) for row in self._all(query)]
+        return [LetterRow(**row) for row in self._all(query)]
 
     def verdicts(self, since_ms: int) -> dict[str, int]:
         """How many of the runs that were submitted since a time, ms since 1970, ended how."""

@@ -1,5 +1,5 @@
 """
-Notices → messages → services, one after the other, in a thread that keeps nobody from recording.
+Letters → messages → services, one after the other, in a thread that keeps nobody from recording.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from supercheck_server.errors import NotSent
 from supercheck_server.history import History
 from supercheck_server.messages import FAILURES, Message, Wording, make_message
 from supercheck_server.metrics import Metrics
-from supercheck_server.notifications import Notice, Outbox
+from supercheck_server.notifications import Letter, Outbox
 from supercheck_server.notifier import Notifier
 from supercheck_server.rows import Reason, RunRow
 from supercheck_server.targets import Target
@@ -64,40 +64,40 @@ class Messenger:
         Raises:
             DatabaseTrouble: The database cannot be used. A message that was sent is sent again when it can be.
         """
-        notice = self.outbox.claim(now_ms)
-        if notice is None:
+        letter = self.outbox.claim(now_ms)
+        if letter is None:
             return False
-        target = self._targets[notice.target]
-        message = self._message(notice, target)
+        target = self._targets[letter.target]
+        message = self._message(letter, target)
         if message is None:
-            self._end(notice, "failed", "its run is not kept any more")
+            self._end(letter, "failed", "its run is not kept any more")
             return True
         try:
             self._notifier.send(target.url, message)
         except Exception as exc:  # noqa: BLE001 - whatever a foreign service's client raises is no trouble of ours
             # The words of other errors may quote the address.
             reason = str(exc) if isinstance(exc, NotSent) else type(exc).__name__
-            later = self.outbox.put_off(notice, now_ms)
-            self._tell(notice, "put_off" if later else "failed", reason)
+            later = self.outbox.put_off(letter, now_ms)
+            self._tell(letter, "put_off" if later else "failed", reason)
         else:
-            self._end(notice, "sent")
+            self._end(letter, "sent")
         return True
 
-    def _message(self, notice: Notice, target: Target) -> Message | None:
-        if not notice.run:
-            return make_message(notice.title, notice.body, tone="good" if notice.reason == "resolved" else "bad")
-        run = self._history.run(notice.run)
+    def _message(self, letter: Letter, target: Target) -> Message | None:
+        if not letter.run:
+            return make_message(letter.title, letter.body, tone="good" if letter.reason == "resolved" else "bad")
+        run = self._history.run(letter.run)
         return (
-            None if run is None else write_message(self._history, run, target.wording, notice.reason, self._public_url)
+            None if run is None else write_message(self._history, run, target.wording, letter.reason, self._public_url)
         )
 
-    def _end(self, notice: Notice, state: Literal["sent", "failed"], reason: str = "") -> None:
-        self.outbox.end(notice, state)
-        self._tell(notice, state, reason)
+    def _end(self, letter: Letter, state: Literal["sent", "failed"], reason: str = "") -> None:
+        self.outbox.end(letter, state)
+        self._tell(letter, state, reason)
 
-    def _tell(self, notice: Notice, outcome: str, reason: str) -> None:
-        self._metrics.notifications.labels(notice.target, outcome).inc()
-        told = {"target": notice.target, "run_id": notice.run, "why": notice.reason, "try": notice.tries}
+    def _tell(self, letter: Letter, outcome: str, reason: str) -> None:
+        self._metrics.notifications.labels(letter.target, outcome).inc()
+        told = {"target": letter.target, "run_id": letter.run, "why": letter.reason, "try": letter.tries}
         level = logging.INFO if outcome == "sent" else logging.WARNING
         logger.log(level, "notification %s", outcome.replace("_", " "), extra={**told, "reason": reason})
 

@@ -20,7 +20,7 @@ from supercheck_server.database import Database
 from supercheck_server.messages import Message
 from supercheck_server.rows import Reason, RunRow
 from supercheck_server.tables import notifications, run_key, runs
-from supercheck_server.targets import OCCASIONS, On, Target, Wish
+from supercheck_server.targets import OCCASIONS, On, Subscription, Target
 
 logger = logging.getLogger(__name__)
 
@@ -37,7 +37,7 @@ WRONG: Final = frozenset({"failed", "fatal", "lost", "timeout"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Notice:
+class Letter:
     """A message that a server has taken up to send."""
 
     #: Its number.
@@ -62,23 +62,23 @@ class Outbox:
         self._database = database
         self._targets = targets
 
-    def note(self, connection: Connection, run: str, more: Sequence[Wish] = ()) -> None:
+    def note(self, connection: Connection, run: str, more: Sequence[Subscription] = ()) -> None:
         """
         Note who is to be told of a run that has just been recorded, in the transaction that does that.
 
         Args:
-            more: Wishes beside the targets' own.
+            more: Subscriptions beside the targets' own.
         """
         row = _run(connection, runs.c.id == run)
         if row is None:
             return
-        wishes = [wish for target in self._targets.values() for wish in target.wishes(row)]
-        wishes += [wish for wish in more if wish.to in self._targets]
-        if not wishes:
+        subscriptions = [one for target in self._targets.values() for one in target.subscriptions(row)]
+        subscriptions += [one for one in more if one.to in self._targets]
+        if not subscriptions:
             return
         # Of two runs of a branch that are recorded at once, one is the first that fails.
         self._database.lock(connection, f"{row.project}\n{row.branch}")
-        for to, reason in addressed(wishes, occasions(row, _latest(connection, row))).items():
+        for to, reason in addressed(subscriptions, occasions(row, _latest(connection, row))).items():
             self.put(connection, about=run_key(run), to=to, reason=reason)
 
     def put(
@@ -91,7 +91,7 @@ class Outbox:
         statement = self._database.insert(notifications).values(**values, **text, due_ms=now_ms)
         connection.execute(statement.on_conflict_do_nothing())
 
-    def claim(self, now_ms: float) -> Notice | None:
+    def claim(self, now_ms: float) -> Letter | None:
         """Take up a message that is due; None when there is none, or another server was faster."""
         due = select(notifications).where(
             notifications.c.state == "waiting",
@@ -104,7 +104,7 @@ class Outbox:
             row = connection.execute(due.order_by(notifications.c.tries, notifications.c.due_ms).limit(1)).one_or_none()
         if row is None or not self._set(row.no, row.tries, tries=row.tries + 1, due_ms=int(now_ms) + CLAIM_S * 1000):
             return None
-        return Notice(
+        return Letter(
             no=row.no,
             run=row.about.removeprefix(run_key("")) if row.about.startswith(run_key("")) else "",
             target=row.target,
@@ -114,16 +114,16 @@ class Outbox:
             tries=row.tries + 1,
         )
 
-    def end(self, notice: Notice, state: Literal["sent", "failed"]) -> None:
+    def end(self, letter: Letter, state: Literal["sent", "failed"]) -> None:
         """Note what became of a message."""
-        self._set(notice.no, notice.tries, state=state)
+        self._set(letter.no, letter.tries, state=state)
 
-    def put_off(self, notice: Notice, now_ms: float) -> bool:
+    def put_off(self, letter: Letter, now_ms: float) -> bool:
         """Note that a message was not taken; False when that was the last try."""
-        if notice.tries > len(PAUSES_S):
-            self.end(notice, "failed")
+        if letter.tries > len(PAUSES_S):
+            self.end(letter, "failed")
             return False
-        self._set(notice.no, notice.tries, due_ms=int(now_ms) + PAUSES_S[notice.tries - 1] * 1000)
+        self._set(letter.no, letter.tries, due_ms=int(now_ms) + PAUSES_S[letter.tries - 1] * 1000)
         return True
 
     def sweep(self, now_ms: float) -> None:
@@ -167,12 +167,12 @@ def occasions(run: RunRow, latest: RunRow | None) -> frozenset[On]:
     return frozenset(found)
 
 
-def addressed(wishes: Iterable[Wish], found: frozenset[On]) -> dict[str, On]:
+def addressed(subscriptions: Iterable[Subscription], found: frozenset[On]) -> dict[str, On]:
     """Who is told, and the most telling reason that each has asked for."""
     told: dict[str, On] = {}
-    for wish in sorted(wishes, key=lambda wish: OCCASIONS.index(wish.on)):
-        if wish.on in found:
-            told.setdefault(wish.to, wish.on)
+    for one in sorted(subscriptions, key=lambda one: OCCASIONS.index(one.on)):
+        if one.on in found:
+            told.setdefault(one.to, one.on)
     return told
 
 

@@ -52,7 +52,7 @@ def preview(settings: Settings, name: str, run: str) -> Message:
         if row is None or not row.folder:
             raise BadVariable(f"there is no recorded run {run!r}")
         reason: Reason = "failure" if row.verdict in WRONG else "always"
-        reason = next((notice.reason for notice in history.notices(run) if notice.target == name), reason)
+        reason = next((letter.reason for letter in history.letters(run) if letter.target == name), reason)
         wording = Wording(section.title, section.body)
         return write_message(history, row, wording, reason, configuration.public_url)
     finally:

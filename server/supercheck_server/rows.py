@@ -94,7 +94,7 @@ class RunRow:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class NoticeRow:
+class LetterRow:
     """Whom a run is told to, and whether that has been done."""
 
     #: The target's name.

@@ -26,7 +26,7 @@ TargetName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,99}$")]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Wish:
+class Subscription:
     """Somebody wants to be told."""
 
     #: The target's name.
@@ -77,7 +77,7 @@ class Target:
     #: How runs are told there.
     wording: Wording
 
-    def wishes(self, run: RunRow) -> Iterable[Wish]:
+    def subscriptions(self, run: RunRow) -> Iterable[Subscription]:
         """What it wants to be told of a run, whatever became of it."""
         chosen = (
             (self.section.projects, run.project),
@@ -85,7 +85,7 @@ class Target:
             (self.section.triggers, run.trigger),
         )
         if all(patterns is None or _matches(value, patterns) for patterns, value in chosen):
-            return [Wish(to=self.name, on=on) for on in self.section.on]
+            return [Subscription(to=self.name, on=on) for on in self.section.on]
         return []
 
 

@@ -44,7 +44,7 @@ from supercheck_server.notifier import AppriseNotifier
 from supercheck_server.rebuild import rebuild
 from supercheck_server.settings import Settings
 from supercheck_server.tables import notifications
-from supercheck_server.targets import NotifySection, On, Target, Wish
+from supercheck_server.targets import NotifySection, On, Subscription, Target
 from tests.conftest import Valkey
 from tests.server.conftest import Pool, make_item, make_record, serving, wait_for
 from tests.server.webhook import Webhook, webhook
@@ -115,7 +115,7 @@ class Office:
             public_url="https://h.example",
         )
 
-    def record(self, number: int, outcomes: str = "PPF", more: tuple[Wish, ...] = (), **changes: Any) -> bool:
+    def record(self, number: int, outcomes: str = "PPF", more: tuple[Subscription, ...] = (), **changes: Any) -> bool:
         """Record a run as the recorder does; False when it was recorded already."""
         record = make_record(number, outcomes, **changes)
         note = functools.partial(self.outbox.note, run=record.summary.id, more=more)
@@ -172,11 +172,11 @@ def test_run_without_tests_recovers_nothing() -> None:
 
 
 def test_each_is_told_once_for_the_most_telling_reason() -> None:
-    """Whatever order the wishes are in."""
+    """Whatever order the subscriptions are in."""
     every: tuple[On, ...] = get_args(On)
     for order in itertools.permutations(every):
-        wishes = [Wish(to="a", on=on) for on in order] + [Wish(to="b", on="recovery")]
-        assert addressed(wishes, frozenset({"always", "failure", "first-failure"})) == {"a": "first-failure"}
+        subscriptions = [Subscription(to="a", on=on) for on in order] + [Subscription(to="b", on="recovery")]
+        assert addressed(subscriptions, frozenset({"always", "failure", "first-failure"})) == {"a": "first-failure"}
 
 
 @pytest.mark.parametrize(
@@ -232,8 +232,8 @@ def test_branches_and_projects_have_stories_of_their_own(database: Database) -> 
 def test_jobs_name_targets_too(database: Database) -> None:
     """Known ones; and a target that is told anyway is told once."""
     office = Office(database, make_target("team"), make_target("quiet", on=[]))
-    wishes = tuple(Wish(to=to, on="failure") for to in ("quiet", "team", "unknown"))
-    office.record(1, "F", more=wishes)
+    subscriptions = tuple(Subscription(to=to, on="failure") for to in ("quiet", "team", "unknown"))
+    office.record(1, "F", more=subscriptions)
     assert sorted(row[:2] for row in office.rows()) == [("quiet", "failure"), ("team", "failure")]
 
 
