@@ -6,7 +6,9 @@ What can go wrong in the server beside what the package knows.
     │   └── WrongSchema              70   it is of another release
     ├── WrongJobToken                70   a job's own token lets nobody in
     └── Unreachable
-        └── IssuerTrouble            69   its issuer cannot be asked
+        ├── IssuerTrouble            69   the issuer of a job's token cannot be asked
+        ├── NotifierMissing          69   a target is configured, and nothing that could send to it is installed
+        └── NotSent                  69   a service has not taken a message
 """
 
 from __future__ import annotations
@@ -28,3 +30,11 @@ class WrongJobToken(SupercheckError):
 
 class IssuerTrouble(Unreachable):
     """The issuer of the job's token cannot be asked for its keys now."""
+
+
+class NotifierMissing(Unreachable):
+    """Notifications need one more package. Install it with: pip install 'pytest-supercheck[notify]'"""
+
+
+class NotSent(Unreachable):
+    """The service has not taken the message."""

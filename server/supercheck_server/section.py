@@ -1,7 +1,5 @@
 """
-What every table of the server's configuration file has in common.
-
-Apart from `configuration`, which knows all tables, so that each can be described beside the code that obeys it.
+What every section of a server's configuration file is.
 """
 
 from __future__ import annotations
@@ -9,7 +7,11 @@ from __future__ import annotations
 from pydantic import BaseModel, ConfigDict
 
 
-class Section(BaseModel):
-    """A table of the file: what is not known is refused."""
+def _in_toml(name: str) -> str:
+    return name.rstrip("_").replace("_", "-")
 
-    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+class Section(BaseModel):
+    """A table of the file: what is not known is refused; `for_a_time` is `for-a-time` there."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True, alias_generator=_in_toml)
