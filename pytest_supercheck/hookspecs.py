@@ -3,7 +3,7 @@ Where other distributions can take part: one hook for each thing of which there 
 
 A plugin is a module, or an object, that an entry point of the group ``supercheck`` names; its functions bear the names
 of hooks and the mark `hookimpl`, and take those arguments that they need.  What they get and give back are the nouns
-that this package uses itself: its own stores and environments are made by the same hooks.
+that this package uses itself: its own stores, environments and messages come by the same hooks.
 """
 
 from __future__ import annotations
@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from pytest_supercheck.store import Store
     from pytest_supercheck.uv_program import Confine, Tell
     from pytest_supercheck.wish import EnvironmentWish
+
+#: Sends a message: title and body, which are plain text, and whether it is ``good`` news, ``bad`` or ``neither``.
+#: Returns when the service has taken it, else raises.
+Send = Callable[[str, str, str], None]
 
 #: The name that marks belong to, and the group of entry points.
 PROJECT: Final = "supercheck"
@@ -77,4 +81,16 @@ class SupercheckHookspecs:
 
         Raises:
             Fatal: There cannot be one.
+        """
+
+    @hookspec(firstresult=True)
+    def supercheck_notifier(self, url: str) -> Send | None:
+        """
+        Find who sends messages to an address; called on the server, when it starts and for each message.
+
+        Args:
+            url: A target's address in the configuration file. Holds secrets: it is not to be logged, nor to be quoted.
+
+        Returns:
+            None when the address is of another kind.
         """

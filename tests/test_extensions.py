@@ -4,6 +4,7 @@ Plugins of supercheck: found by their entry points where ours has no answer, and
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -152,6 +153,13 @@ def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return python
 
 
+def supercheck(interpreter: str | Path, *words: str, **environ: str) -> tuple[int, str]:
+    """What a command of `supercheck` says, and its exit code."""
+    command = [str(interpreter), "-m", "pytest_supercheck.cli", *words]
+    done = subprocess.run(command, env={**os.environ, **environ}, capture_output=True, text=True)
+    return done.returncode, done.stdout + done.stderr
+
+
 def test_example_opens_a_store(python: Path, tmp_path: Path, few_plugins: None) -> None:
     """A run that was recorded in a directory is found there by its file:// address, which without it is none."""
     (tmp_path / "test_it.py").write_text("def test(): pass\n")
@@ -160,14 +168,22 @@ def test_example_opens_a_store(python: Path, tmp_path: Path, few_plugins: None) 
     assert "1 passed" in done.stdout, done.stdout + done.stderr
     address = f"file://{tmp_path}/.supercheck/store"
 
-    def runs(interpreter: str | Path, address: str) -> tuple[int, str]:
-        words = [str(interpreter), "-m", "pytest_supercheck.cli", "runs", "--store", address]
-        done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True)
-        return done.returncode, done.stdout + done.stderr
-
-    code, output = runs(python, address)
+    code, output = supercheck(python, "runs", "--store", address)
     assert (code, "1 passed" in output) == (0, True), output
-    code, output = runs(python, "file://elsewhere/store")
+    code, output = supercheck(python, "runs", "--store", "file://elsewhere/store")
     assert (code, "file:///DIRECTORY, on this machine" in output) == (69, True), output
-    code, output = runs(sys.executable, address)
+    code, output = supercheck(sys.executable, "runs", "--store", address)
     assert (code, "is no store" in output) == (69, True), output
+
+
+def test_example_sends_messages(python: Path, tmp_path: Path) -> None:
+    """To a target of the server's configuration, whose address without it is none."""
+    file, config = tmp_path / "messages", tmp_path / "server.toml"
+    config.write_text(f"[notify.log]\nurl = 'file://{file}'\n")
+    code, output = supercheck(python, "notify", "test", "log", SUPERCHECK_CONFIG=str(config))
+    assert code == 0, output
+    [message] = map(json.loads, file.read_text("utf-8").splitlines())
+    assert message.keys() == {"title", "body", "tone"}
+    assert message["tone"] == "bad"
+    code, output = supercheck(sys.executable, "notify", "test", "log", SUPERCHECK_CONFIG=str(config))
+    assert (code, "neither apprise nor a plugin knows it" in output) == (2, True), output

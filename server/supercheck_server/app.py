@@ -55,7 +55,7 @@ from supercheck_server.messenger import Messenger, Postman
 from supercheck_server.metrics import Metrics
 from supercheck_server.mirror import Mirror
 from supercheck_server.notifications import Outbox
-from supercheck_server.notifier import AppriseNotifier
+from supercheck_server.notifier import Notifiers
 from supercheck_server.oidc import Issuers
 from supercheck_server.pages import Sources, run_routes, test_routes
 from supercheck_server.recorder import Keeper, Recorder
@@ -146,7 +146,7 @@ class Parts:
         """What is to be sent, and what sends it: None where nobody is told anything."""
         if not self.configuration.notify:
             return Outbox(self.database, {}), None
-        notifier = AppriseNotifier()
+        notifier = Notifiers()
         targets = read_targets(self.configuration.notify, notifier, os.environ)
         outbox = Outbox(self.database, targets)
         return outbox, Messenger(

@@ -1,16 +1,19 @@
 """
-The port to whatever brings messages to people, and apprise behind it.
+The port to whatever brings messages to people, and apprise and plugins behind it.
 
 Knows addresses and messages; not whom a run concerns, nor when something is sent again.
 """
 
 from __future__ import annotations
 
+import functools
 import logging
 import re
 from typing import Any, Final, Protocol
 from urllib.parse import unquote
 
+from pytest_supercheck.extensions import first
+from pytest_supercheck.hookspecs import Send, hookimpl
 from supercheck_server.errors import NotifierMissing, NotSent
 from supercheck_server.messages import Message
 
@@ -35,6 +38,34 @@ class Notifier(Protocol):
         """
 
 
+class Notifiers:
+    """Whoever knows an address: apprise, else a plugin."""
+
+    def __init__(self) -> None:
+        """
+        Import apprise.
+
+        Raises:
+            NotifierMissing: It is not installed.
+        """
+        self._own = AppriseNotifier()
+
+    def knows(self, url: str) -> bool:
+        """Whether anybody does."""
+        return self._sender(url) is not None
+
+    def send(self, url: str, message: Message) -> None:
+        """By whoever does; a plugin may raise what it likes."""
+        send = self._sender(url)
+        if send is None:
+            raise NotSent("nothing here knows such an address")
+        send(message.title, message.body, message.tone)
+
+    def _sender(self, url: str) -> Send | None:
+        found: Send | None = first("supercheck_notifier", self._own, url=url)
+        return found
+
+
 class AppriseNotifier:
     """Everything that apprise knows: e-mail, Slack, Teams, webhooks, ..."""
 
@@ -53,22 +84,21 @@ class AppriseNotifier:
         # What it says goes with the result; elsewhere it would name hosts and receivers.
         logging.getLogger("apprise").propagate = False
 
-    def knows(self, url: str) -> bool:
-        """Whether apprise can read the address."""
-        return self._service(url) is not None
-
-    def send(self, url: str, message: Message) -> None:
-        """As plain text, which apprise escapes as the service needs it."""
+    @hookimpl
+    def supercheck_notifier(self, url: str) -> Send | None:
+        """Our own: for addresses that apprise can read."""
         service = self._service(url)
-        if service is None:
-            raise NotSent("apprise does not know such an address")
+        return None if service is None else functools.partial(self._send, service, url)
+
+    def _send(self, service: Any, url: str, title: str, body: str, tone: str) -> None:
+        """As plain text, which apprise escapes as the service needs it."""
         sender = self._apprise.Apprise(asset=service.asset)
         sender.add(service)
         result = sender.notify(
-            title=message.title,
-            body=message.body,
+            title=title,
+            body=body,
             body_format="text",
-            notify_type=_TONES[message.tone],
+            notify_type=_TONES[tone],
             timeout=SEND_S,
         )
         if not result:

@@ -13,7 +13,7 @@ from supercheck_server.history import History
 from supercheck_server.messages import SAMPLE, SAMPLE_FAILURE, Message, Wording
 from supercheck_server.messenger import write_message
 from supercheck_server.notifications import WRONG
-from supercheck_server.notifier import AppriseNotifier
+from supercheck_server.notifier import Notifiers
 from supercheck_server.rows import Reason
 from supercheck_server.settings import Settings
 from supercheck_server.targets import NotifySection, read_targets
@@ -29,7 +29,7 @@ def send_sample(settings: Settings, name: str) -> None:
         NotSent: The service has not taken it.
     """
     section = _section(read_configuration(settings.config), name)
-    notifier = AppriseNotifier()
+    notifier = Notifiers()
     target = read_targets({name: section}, notifier, os.environ)[name]
     notifier.send(target.url, target.wording.write(SAMPLE, [SAMPLE_FAILURE], reason="failure", link=""))
 

@@ -107,7 +107,7 @@ def read_targets(
         if not url:
             raise BadVariable(f"SUPERCHECK_CONFIG: notify.{name}.{place}: it is not set")
         if not notifier.knows(url):
-            raise BadVariable(f"SUPERCHECK_CONFIG: notify.{name}.{place}: it is no address that apprise knows")
+            raise BadVariable(f"SUPERCHECK_CONFIG: notify.{name}.{place}: neither apprise nor a plugin knows it")
         found[name] = Target(name=name, url=url, section=section, wording=Wording(section.title, section.body))
     return found
 

@@ -23,7 +23,7 @@ from supercheck_server.messages import (
     Wording,
     plain,
 )
-from supercheck_server.notifier import AppriseNotifier, without_address
+from supercheck_server.notifier import Notifiers, without_address
 from supercheck_server.rows import Reason, RunRow
 
 JOINER = "\N{WORD JOINER}"
@@ -194,7 +194,7 @@ def test_mail_arrives_and_is_escaped(mail_server: MailServer, form: str) -> None
     evil = "x\r\nBcc: eve@example.org <b>bold</b>"
     message = written(replace(SAMPLE, branch=evil, user=evil))
     address = f"mailto://127.0.0.1:{port}?from=ci@example.org&to=ada@example.org&mode=insecure&format={form}"
-    AppriseNotifier().send(address, message)
+    Notifiers().send(address, message)
     [mail] = mail_server.mails
     assert mail["Bcc"] is None
     assert "Bcc" in mail["Subject"]

@@ -40,7 +40,7 @@ from supercheck_server.messages import SAMPLE, Message, Wording
 from supercheck_server.messenger import Messenger
 from supercheck_server.metrics import Metrics
 from supercheck_server.notifications import CLAIM_S, PAUSES_S, STALE_S, Outbox, addressed, occasions
-from supercheck_server.notifier import AppriseNotifier
+from supercheck_server.notifier import Notifiers
 from supercheck_server.rebuild import rebuild
 from supercheck_server.settings import Settings
 from supercheck_server.tables import notifications
@@ -551,7 +551,7 @@ def test_section_that_makes_no_sense_is_refused(tmp_path: Path, text: str, words
     ("section", "words"),
     [
         pytest.param("url-variable = 'SCT_NOWHERE'", r"notify.a.url-variable: SCT_NOWHERE: it is not set", id="unset"),
-        pytest.param("url = 'sesame://x'", r"notify.a.url: it is no address that apprise knows", id="unknown"),
+        pytest.param("url = 'sesame://x'", r"notify.a.url: neither apprise nor a plugin knows it", id="unknown"),
     ],
 )
 def test_server_does_not_start_with_an_address_that_is_none(settings: Settings, section: str, words: str) -> None:
@@ -577,7 +577,7 @@ def test_apprise_is_needed_only_where_somebody_is_told(
 def test_foreign_trouble_is_no_reason_to_stop(hook: Webhook) -> None:
     """A service that nobody listens at."""
     with pytest.raises(NotSent, match="Connection error") as caught:
-        AppriseNotifier().send("json://ada:sesame@127.0.0.1:1/", Message(title="t", body="b", tone="good"))
+        Notifiers().send("json://ada:sesame@127.0.0.1:1/", Message(title="t", body="b", tone="good"))
     assert "127.0.0.1" not in str(caught.value)
 
 
