@@ -1,5 +1,6 @@
 """
-The environment in which a shipped run's tests run: the worker's own, or one that `uv` makes of the project's own files.
+The environment in which a shipped run's tests run: the worker's own, one that `uv` makes of the project's own files, or
+what a plugin makes.
 
 Worker side.  What a project depends on is built once on a host and shared; each run gets a small virtual environment of
 its own, with the project installed as in development from the run's own tree, so that what tests start sees the same.
@@ -24,6 +25,8 @@ from pytest_supercheck import fingerprint
 from pytest_supercheck.assembly import Assembly
 from pytest_supercheck.build_cache import BuildCache, Held, remove
 from pytest_supercheck.errors import Fatal
+from pytest_supercheck.extensions import first
+from pytest_supercheck.hookspecs import hookimpl
 from pytest_supercheck.installation import install_projects
 from pytest_supercheck.resolution import Resolution, allows, look, wanted_python
 from pytest_supercheck.run_venv import Python, make_venv
@@ -128,15 +131,34 @@ class Environments:
 
         Raises:
             Fatal: There cannot be one; the message says why, and ends with the end of the log.
+            BadPlugin: It is not one of ours, and a plugin cannot be loaded.
         """
+        found: Environment | None = first(
+            "supercheck_build_environment",
+            self,
+            wish=wish,
+            tree=tree,
+            rootdir=rootdir,
+            venv=venv,
+            cache=self._cache,
+            confine=self._confine,
+            pulse=self._pulse,
+            tell=tell,
+        )
+        if found is None:
+            raise Fatal(f"this worker has nothing that makes environments of the kind {wish.kind!r}")
+        return found
+
+    @hookimpl
+    def supercheck_build_environment(
+        self, wish: EnvironmentWish, tree: Path, rootdir: Path, venv: Path, tell: Tell
+    ) -> Environment | None:
+        """Our own: the worker's, or uv's."""
         if wish.kind == "inherit":
-            return Environment(
-                interpreter=Path(sys.executable),
-                programs=None,
-                key="inherit",
-                fingerprint=fingerprint.take(),
-                reads=tuple(dict.fromkeys(Path(prefix) for prefix in (sys.prefix, sys.base_prefix))),
-            )
+            return _inherited()
+        return self._built_by_uv(tree, rootdir, venv, wish, tell) if wish.kind == "uv" else None
+
+    def _built_by_uv(self, tree: Path, rootdir: Path, venv: Path, wish: EnvironmentWish, tell: Tell) -> Environment:
         uv = Uv(self._cache, self._worker, self._pulse, self._confine)
         tree = tree.resolve()
         resolution = look(tree, rootdir, wish)
@@ -203,6 +225,16 @@ class Environments:
             least = ".".join(map(str, LEAST_PYTHON))
             raise Fatal(f"the project asks for Python {python.version}, and test processes need {least} or newer")
         return python
+
+
+def _inherited() -> Environment:
+    return Environment(
+        interpreter=Path(sys.executable),
+        programs=None,
+        key="inherit",
+        fingerprint=fingerprint.take(),
+        reads=tuple(dict.fromkeys(Path(prefix) for prefix in (sys.prefix, sys.base_prefix))),
+    )
 
 
 def _check(found: Mapping[str, Any], resolution: Resolution) -> None:

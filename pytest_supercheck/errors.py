@@ -15,6 +15,7 @@ Knows nothing of who raises and who shows it. A class's docstring is its default
     │   └── SourceTrouble            70   the project's files cannot be shipped, or not be unpacked
     ├── CannotIsolate                69   runs cannot be shut in here as was asked for
     ├── BadJob                        2   a job's definition makes no sense
+    ├── BadPlugin                    70   a plugin of this package cannot be used
     ├── CannotRetry                   2   a run cannot be run once more
     ├── QueueFull                    75   refused: no room, come back later
     └── RunTimeout                  124   the run's own time is up
@@ -74,6 +75,10 @@ class Fatal(SupercheckError):
 
 class SourceTrouble(Fatal):
     """The project's files cannot be shipped to workers, or not be unpacked there."""
+
+
+class BadPlugin(SupercheckError):
+    """A plugin of pytest-supercheck cannot be loaded, or does not fit this release."""
 
 
 class UnknownRun(SupercheckError):

@@ -14,17 +14,18 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Final
+from typing import Any, Final, Literal, get_args
 
 from pytest_supercheck.errors import BadJob
 from pytest_supercheck.model import PRIORITIES, Priority, is_group_name, is_label
-from pytest_supercheck.wish import KINDS, PYTHON, Kind
+from pytest_supercheck.wish import KIND, PYTHON
 
 #: What a job can have another value of on a server until its definition changes.
 OVERRIDES: Final = ("schedule", "executions", "priority", "timeout", "retries")
 
-#: When somebody is told of a job's runs.
-OCCASIONS: Final = ("failure", "first-failure", "recovery", "always")
+#: When somebody is told of a run; what says most comes first.
+On = Literal["first-failure", "recovery", "failure", "always"]
+OCCASIONS: Final[tuple[On, ...]] = get_args(On)
 
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 #: A branch, a tag or a commit: nothing that git could take for an option, a range or a mapping.
@@ -59,13 +60,12 @@ class Git:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Notice:
+class Subscription:
     """Who is told of a job's runs."""
 
     #: The name that the server's configuration has for them.
     to: str
-    #: One of `OCCASIONS`.
-    on: str = "failure"
+    on: On = "failure"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,9 +111,9 @@ class Job:
     #: When it starts by itself: a string of cron, or a table as `parse_schedule` takes it; None for never.
     schedule: str | dict[str, Any] | None = None
     #: Who is told of its runs.
-    notify: tuple[Notice, ...] = ()
+    notify: tuple[Subscription, ...] = ()
     #: Where the environment of its tests comes from, and with which Python; empty for the project's.
-    env: Kind = "uv"
+    env: str = "uv"
     python: str = ""
     #: The workflow that is started in place of a run; None for a run.
     dispatch: Dispatch | None = None
@@ -271,8 +271,8 @@ def _git(value: Any) -> Git:
     return Git(**{"ref": "HEAD", **_table(value, _GIT, ("git",))})
 
 
-def _notice(value: Any) -> Notice:
-    return Notice(**_table(value, _NOTICE, ("to",)))
+def _subscription(value: Any) -> Subscription:
+    return Subscription(**_table(value, _SUBSCRIPTION, ("to",)))
 
 
 def _dispatch(value: Any) -> Dispatch:
@@ -304,7 +304,7 @@ _GIT: Final[dict[str, Callable[[Any], Any]]] = {
     "git": _text(1000, _URL, "address of https, ssh or file"),
     "ref": _text(200, _REF, "branch, tag or commit"),
 }
-_NOTICE: Final[dict[str, Callable[[Any], Any]]] = {"to": _text(100), "on": _choice(OCCASIONS)}
+_SUBSCRIPTION: Final[dict[str, Callable[[Any], Any]]] = {"to": _text(100), "on": _choice(OCCASIONS)}
 _DISPATCH: Final[dict[str, Callable[[Any], Any]]] = {
     "repository": _text(201, _REPOSITORY, "OWNER/NAME of GitHub"),
     "workflow": _text(200, re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*"), "name of a workflow's file"),
@@ -324,14 +324,14 @@ _KEYS: Final[dict[str, Callable[[Any], Any]]] = {
     "group-limit": _number(1, 100_000),
     "cancel-in-progress": _flag,
     "schedule": _schedule,
-    "notify": _list(20, _notice),
-    "env": _choice(KINDS),
+    "notify": _list(20, _subscription),
+    "env": _text(30, KIND, "kind of environment"),
     "python": _text(100, PYTHON, "version, such as 3.12 or >=3.11"),
     "dispatch": _dispatch,
 }
 
 
 def _encoded(value: Any) -> Any:
-    if isinstance(value, (Git, Notice, Dispatch)):
+    if isinstance(value, (Git, Subscription, Dispatch)):
         return {name: _encoded(getattr(value, name)) for name in type(value).__dataclass_fields__}
     return [_encoded(one) for one in value] if isinstance(value, tuple) else value

@@ -15,7 +15,7 @@ from typing import Any, Final, Literal
 import pytest
 
 from pytest_supercheck.model import is_group_name, is_label
-from pytest_supercheck.wish import KINDS, PYTHON, Kind
+from pytest_supercheck.wish import KIND, KINDS, PYTHON
 
 Start = Literal["auto", "fork", "spawn"]
 Group = Literal["none", "file", "class", "module"]
@@ -82,7 +82,7 @@ class Settings:
     #: Patterns of such files, relative to the root directory.
     artifact: tuple[str, ...]
     #: Of shipped runs: where their environment comes from, and which Python is asked for; empty for the project's.
-    env: Kind
+    env: str
     python: str
     #: From which files it is made, and with which extras and groups of the project; empty for convention.
     env_sources: tuple[str, ...]
@@ -139,7 +139,7 @@ class Settings:
             cancel_in_progress=read.flag("cancel_in_progress"),
             artifacts=read.choice("artifacts", ARTIFACTS, "failed"),  # type: ignore[arg-type]
             artifact=read.lines("artifact"),
-            env=read.choice("env", KINDS, "uv"),  # type: ignore[arg-type]
+            env=read.kind(),
             python=read.python(),
             env_sources=read.lines("env_sources"),
             env_extras=read.names("env_extras"),
@@ -196,6 +196,15 @@ class _Reader:
         if value == "ship" and not far:
             raise pytest.UsageError("--supercheck-source=ship: files are shipped to a server; give its http(s):// URL")
         return "ship" if value == "ship" or (value == "auto" and far) else "place"
+
+    def kind(self) -> str:
+        wanted = self.text("env") or "uv"
+        if not KIND.fullmatch(wanted):
+            known = ", ".join(KINDS)
+            raise pytest.UsageError(
+                f"--supercheck-env: {wanted!r} is no kind of environment: {known}, or what a worker's plugin makes"
+            )
+        return wanted
 
     def python(self) -> str:
         wanted = self.text("python") or ""

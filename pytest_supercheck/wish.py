@@ -13,12 +13,13 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 from pytest_supercheck.errors import Fatal, SupercheckError
 
-Kind = Literal["inherit", "uv"]
+#: Our own kinds; plugins of workers may have others.
 KINDS: Final = ("inherit", "uv")
+KIND: Final = re.compile(r"[a-z][a-z0-9_-]{0,29}")
 
 #: What extras and groups are taken when none are asked for, where they exist.
 CONVENTION: Final = ("dev", "test", "tests")
@@ -41,8 +42,8 @@ _GIT_S: Final = 5.0
 class EnvironmentWish:
     """An environment as a session wants it."""
 
-    #: ``uv`` builds one from the project's own files, ``inherit`` is the worker's.
-    kind: Kind
+    #: ``uv`` builds one from the project's own files, ``inherit`` is the worker's, others are made by plugins.
+    kind: str
     #: The Python asked for, as uv understands it; empty for what the project says.
     python: str = ""
     #: The session's own Python: three numbers with dots between.
@@ -68,10 +69,10 @@ class EnvironmentWish:
         Raises:
             Fatal: It is none, or has words in it that no session sends.
         """
-        if not isinstance(value, dict) or value.get("kind") not in KINDS:
-            raise Fatal("the run asks for a kind of environment that this worker does not know")
+        if not isinstance(value, dict) or not value.get("kind"):
+            raise Fatal("the run does not say in which environment its tests are to run")
         return cls(
-            kind=value["kind"],
+            kind=_word(value, "kind", KIND),
             python=_word(value, "python", PYTHON),
             client_python=_word(value, "client_python", _VERSION),
             sources=_words(value, "sources", _FILE),
@@ -85,7 +86,7 @@ class EnvironmentWish:
 def wish_for(
     rootdir: Path,
     *,
-    kind: Kind,
+    kind: str,
     python: str = "",
     sources: Sequence[str] = (),
     extras: Sequence[str] = (),
@@ -98,7 +99,7 @@ def wish_for(
         rootdir: The session's root directory.
     """
     project = version = ""
-    if kind == "uv":
+    if kind != "inherit":
         from pytest_supercheck.pyproject import read_project  # costs sessions whose tests run here
 
         with contextlib.suppress(SupercheckError):  # the worker says it better

@@ -36,6 +36,9 @@ SCRIPT: Final = (SOURCE / "dispatch.lua").read_text("utf-8")
 #: Variables of this checkout's own tools that begin like the package's, none so far.
 TOOLS_VARIABLES: Final = frozenset[str]()
 
+#: What can be imported and begins like an ini key.
+PACKAGES: Final = frozenset({"supercheck_server", "supercheck_files"})
+
 #: The least exit code that is ours; those below are pytest's.
 FIRST_OWN_CODE: Final = 64
 
@@ -205,9 +208,9 @@ def test_every_route_is_documented(tmp_path: Path) -> None:
     assert set(re.findall(r"^\| `((?:GET|POST|PUT|PATCH) [^`]+)` \|", REFERENCE, re.MULTILINE)) == routes
 
 
-def test_every_hook_is_documented() -> None:
+def hooks() -> set[str]:
     """Hooks that the package declares."""
-    declared = {
+    return {
         function.name
         for text in PYTHON.values()
         for node in ast.walk(ast.parse(text))
@@ -215,8 +218,12 @@ def test_every_hook_is_documented() -> None:
         for function in node.body
         if isinstance(function, ast.FunctionDef)
     }
-    assert declared
-    assert not undocumented(declared)
+
+
+def test_every_hook_is_documented() -> None:
+    """Ours, and xdist's."""
+    assert {"supercheck_open_store", "pytest_configure_node"} <= hooks()
+    assert not undocumented(hooks())
 
 
 @every_page
@@ -224,7 +231,7 @@ def test_no_page_makes_up_an_option(page: str, options: frozenset[str], ini_keys
     """Options and ini keys that a page names exist."""
     text = PAGES[page]
     assert set(re.findall(r"--supercheck(?:-[a-z]+)*", text)) <= options
-    assert set(re.findall(r"\bsupercheck_[a-z_]+", text)) <= ini_keys | {"supercheck_server"}  # the package
+    assert set(re.findall(r"\bsupercheck_[a-z_]+", text)) <= ini_keys | hooks() | PACKAGES
 
 
 @every_page

@@ -11,7 +11,7 @@ import pytest
 
 from pytest_supercheck.errors import BadJob
 from pytest_supercheck.job_file import find_jobs, read_jobs
-from pytest_supercheck.jobs import Dispatch, Git, Job, Notice, decode_job
+from pytest_supercheck.jobs import Dispatch, Git, Job, Subscription, decode_job
 
 WHOLE = """\
 [jobs.nightly]
@@ -63,7 +63,7 @@ def test_every_key_is_read(tmp_path: Path) -> None:
         group_limit=2,
         cancel_in_progress=True,
         schedule={"cron": "0 2 * * *", "timezone": "Europe/Berlin", "overlap": "queue", "catch-up": 3600},
-        notify=(Notice(to="team"), Notice(to="boss", on="first-failure")),
+        notify=(Subscription(to="team"), Subscription(to="boss", on="first-failure")),
         env="inherit",
         python="3.12",
     )

@@ -37,7 +37,7 @@ RINGS: Final = (
     frozenset(
         {
             *("dispatch", "redis_gateway", "event_reader", "http_gateway", "valkey", "directory_store", "s3_store"),
-            *("stores", "uv_program", "build_cache", "oidc"),
+            *("uv_program", "build_cache", "oidc"),
         }
     ),
     frozenset(
@@ -71,6 +71,7 @@ RINGS: Final = (
                 "coverage_data",
             ),
             *("shipping", "sources"),
+            *("hookspecs", "extensions", "stores"),
         }
     ),
 )
@@ -104,6 +105,7 @@ IMPORTERS: Final = {
     "rq": {"worker"},
     "httpx": {"http_gateway", "oidc"},
     "click": {"cli", "session_commands", "job_commands"},
+    "pluggy": {"hookspecs", "extensions"},
     "jinja2": {"report"},
     "markupsafe": {"report", "markup"},
     "pygments": {"markup"},

@@ -61,7 +61,7 @@ def test_variables_go_before_it_and_options_before_both(pytester: pytest.Pyteste
 @pytest.mark.parametrize(
     ("options", "environ", "words"),
     [
-        (["--supercheck-env=docker"], {}, "--supercheck-env: 'docker' is none of inherit, uv"),
+        (["--supercheck-env=/opt/env"], {}, "--supercheck-env: '/opt/env' is no kind of environment: inherit, uv"),
         (["--supercheck-python=/usr/bin/python3"], {}, "is no version, such as 3.12"),
         ([], {"SUPERCHECK_STRICT_ENV": "perhaps"}, "'perhaps' is none of 1, true, yes, 0, false, no"),
     ],

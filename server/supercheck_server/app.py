@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import json
 import math
+import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import asdict
@@ -34,6 +35,7 @@ from pytest_supercheck.local_archive import mark_served
 from pytest_supercheck.redis_gateway import RedisGateway
 from pytest_supercheck.stores import open_store
 from supercheck_server.access import Access
+from supercheck_server.alerts import Alerts
 from supercheck_server.api import Refused, api_routes, projects_of, queue_of
 from supercheck_server.bundle_routes import bundle_routes
 from supercheck_server.bundles import Bundles, live_bundles
@@ -53,8 +55,11 @@ from supercheck_server.job_routes import Desk, job_routes
 from supercheck_server.jobs import Jobs, UnknownJob
 from supercheck_server.ledger import Ledger
 from supercheck_server.live_pages import form_routes, live_routes
+from supercheck_server.messenger import Messenger, Postman
 from supercheck_server.metrics import Metrics
 from supercheck_server.mirror import Mirror
+from supercheck_server.notifications import Outbox
+from supercheck_server.notifier import Notifiers
 from supercheck_server.oidc import Issuers
 from supercheck_server.pages import Sources, run_routes, test_routes
 from supercheck_server.recorder import Keeper, Recorder
@@ -67,6 +72,7 @@ from supercheck_server.shelf import Shelf
 from supercheck_server.sign_in import sign_in_routes
 from supercheck_server.starter import Starter
 from supercheck_server.starts import Starts
+from supercheck_server.targets import read_targets
 from supercheck_server.throttle import Throttle
 from supercheck_server.view import QueueView
 from supercheck_server.viewer import ViewerFiles, find_viewer
@@ -96,6 +102,7 @@ class Parts:
             DatabaseTrouble: The database cannot be used.
             StoreTrouble: The store's address is malformed, or its directory cannot be written.
             BadVariable: The configuration file makes no sense.
+            NotifierMissing: It names somebody to be told, and apprise is not installed.
         """
         if settings.redis_url is None:
             raise Unreachable("No pool was given: set SUPERCHECK_REDIS_URL, or use --url redis://HOST:6379/0.")
@@ -114,12 +121,22 @@ class Parts:
         self.metrics = Metrics(self.dispatcher)
         self.feeds = Feeds()
         ledger = Ledger(self.database)
+        outbox, self.messenger = self._messages()
+        self.alerts = Alerts(
+            rules=self.configuration.alerts,
+            dispatcher=self.dispatcher,
+            database=self.database,
+            history=self.history,
+            outbox=outbox,
+            public_url=self.configuration.public_url,
+        )
         self.recorder = Recorder(
             dispatcher=self.dispatcher,
             shelf=self.shelf,
             ledger=ledger,
             history=self.history,
             metrics=self.metrics,
+            outbox=outbox,
         )
         self.retention = Retention(
             history=self.history,
@@ -146,6 +163,22 @@ class Parts:
             workflows=Workflows(self.github, self.starts),
         )
 
+    def _messages(self) -> tuple[Outbox, Messenger | None]:
+        """What is to be sent, and what sends it: None where nobody is told anything."""
+        if not self.configuration.notify:
+            return Outbox(self.database, {}), None
+        notifier = Notifiers()
+        targets = read_targets(self.configuration.notify, notifier, os.environ)
+        outbox = Outbox(self.database, targets)
+        return outbox, Messenger(
+            outbox=outbox,
+            targets=targets,
+            notifier=notifier,
+            history=self.history,
+            metrics=self.metrics,
+            public_url=self.configuration.public_url,
+        )
+
     def close(self) -> None:
         """Close the connections."""
         self.github.close()
@@ -166,13 +199,18 @@ def create_app(parts: Parts) -> FastAPI:
         keeper = Keeper(
             parts.recorder, parts.retention, parts.mirror, parts.bundles, adopts="://" not in parts.settings.store
         )
-        scheduler = SchedulerThread(Scheduler(parts.jobs, parts.starts, parts.starter))
+        scheduler = SchedulerThread(Scheduler(parts.jobs, parts.starts, parts.starter, on_missed=parts.alerts.missed))
         keeper.start()
         scheduler.start()
+        postman = Postman(parts.messenger, parts.alerts) if parts.messenger else None
+        if postman is not None:
+            postman.start()
         yield
         parts.feeds.close()
         await run_in_threadpool(scheduler.stop)
         await run_in_threadpool(keeper.stop)
+        if postman is not None:
+            await run_in_threadpool(postman.stop)
         await reader.close()
 
     app = FastAPI(

@@ -17,7 +17,6 @@ from datetime import datetime
 from typing import Any, Final, Literal
 
 from sqlalchemy import Connection, Table, and_, delete, exists, insert, select, update
-from sqlalchemy.dialects import postgresql, sqlite
 
 from pytest_supercheck import packs as packing
 from pytest_supercheck.archive import PROJECTS, project_folder
@@ -197,7 +196,7 @@ class Bundles:
 
     def _add_bundle(self, connection: Connection, folder: str, bundle: str, names: Iterable[str]) -> None:
         now_ms = _now_ms()
-        statement = self._insert(bundles).values(folder=folder, id=bundle, used_ms=now_ms)
+        statement = self._database.insert(bundles).values(folder=folder, id=bundle, used_ms=now_ms)
         connection.execute(
             statement.on_conflict_do_update(index_elements=["folder", "id"], set_={"used_ms": now_ms})
         )  # fmt: skip
@@ -206,7 +205,7 @@ class Bundles:
         ).scalar_one()
         numbers = _numbers(connection, folder, sorted(names))
         if rows := [{"bundle_no": no, "pack_no": number} for number in numbers]:
-            connection.execute(self._insert(bundle_packs).on_conflict_do_nothing(), rows)
+            connection.execute(self._database.insert(bundle_packs).on_conflict_do_nothing(), rows)
 
     def _remove(self, table: Table, condition: Any, key: str) -> int:
         with self._database.write() as connection:
@@ -229,11 +228,7 @@ class Bundles:
             {"folder": folder, "piece": piece, "pack_no": no, "offset": offset, "stored": stored, "size": size}
             for piece, size, offset, stored in sorted(found)
         ]
-        connection.execute(self._insert(pieces).on_conflict_do_nothing(), rows)
-
-    def _insert(self, table: Table) -> Any:
-        dialect: Any = postgresql if self._database.kind == "postgresql" else sqlite
-        return dialect.insert(table)
+        connection.execute(self._database.insert(pieces).on_conflict_do_nothing(), rows)
 
     # -- from the store
 

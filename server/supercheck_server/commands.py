@@ -134,6 +134,36 @@ def rebuild() -> None:
     sys.exit(1 if done.unreadable else 0)
 
 
+@click.group()
+def notify() -> None:
+    """Look after the messages that the server sends."""
+
+
+@notify.command("test")
+@click.argument("name")
+@reports_errors
+def try_target(name: str) -> None:
+    """Send a sample to the target NAME of the configuration file."""
+    _need_extra()
+    from supercheck_server.preview import send_sample
+
+    send_sample(_settings(None), name)
+    click.echo(f"{name}: sent")
+
+
+@notify.command()
+@click.argument("name")
+@click.argument("run")
+@reports_errors
+def preview(name: str, run: str) -> None:
+    """Show what the target NAME is told of a run, without sending it."""
+    _need_extra()
+    from supercheck_server.preview import preview as preview_message
+
+    message = preview_message(_settings(None), name, run)
+    click.echo(f"{message.title}\n\n{message.body}")
+
+
 @contextmanager
 def _access() -> Iterator[Access]:
     _need_extra()

@@ -7,17 +7,19 @@ A TOML file, named by SUPERCHECK_CONFIG. Each section is described by a model be
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from pytest_supercheck.errors import Fatal
 from pytest_supercheck.operators import BadVariable
 from pytest_supercheck.pyproject import read_toml
+from supercheck_server.alerts import AlertsSection
 from supercheck_server.github import GithubSection
 from supercheck_server.oidc import OidcSection
 from supercheck_server.repositories import JobsSection
 from supercheck_server.section import Section
+from supercheck_server.targets import NotifySection, TargetName
 
 
 class Configuration(Section):
@@ -29,6 +31,12 @@ class Configuration(Section):
     jobs: JobsSection = JobsSection()
     #: The workflows that jobs may start.
     github: GithubSection = GithubSection()
+    #: The server's address as its users have it, for links to it: `https://tests.example.org`; empty for no links.
+    public_url: Annotated[str, Field(pattern=r"^(https?://[^\s@]*[^\s@/])?$")] = ""
+    #: Who is told what, by name.
+    notify: dict[TargetName, NotifySection] = Field(default_factory=dict)
+    #: What operators are told.
+    alerts: AlertsSection = AlertsSection()
 
     @field_validator("oidc")
     @classmethod
@@ -36,6 +44,12 @@ class Configuration(Section):
         if len({section.issuer for section in sections.values()}) < len(sections):
             raise ValueError("each issuer has one section, with all its rules")
         return sections
+
+    @model_validator(mode="after")
+    def _alerts_go_somewhere(self) -> Configuration:
+        if unknown := [name for name in self.alerts.to if name not in self.notify]:
+            raise ValueError(f"alerts.to names {unknown[0]!r}, and there is no [notify.{unknown[0]}]")
+        return self
 
 
 def read_configuration(path: Path | None) -> Configuration:

@@ -16,7 +16,8 @@ from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import URL, Connection, create_engine, event, make_url
+from sqlalchemy import URL, Connection, Table, create_engine, event, func, make_url, select
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Engine
 from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 
@@ -81,6 +82,15 @@ class Database:
             connection.execution_options(writes=True)
             with connection.begin():
                 yield connection
+
+    def insert(self, table: Table) -> Any:
+        """An INSERT of this kind of database, which can say what happens ON CONFLICT."""
+        return (postgresql if self.kind == "postgresql" else sqlite).insert(table)
+
+    def lock(self, connection: Connection, name: str) -> None:
+        """Let nobody else in who locks the same name, until this transaction's end; one of SQLite is alone anyway."""
+        if self.kind == "postgresql":
+            connection.execute(select(func.pg_advisory_xact_lock(func.hashtextextended(name, 0))))
 
     def check(self) -> None:
         """

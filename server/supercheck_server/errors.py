@@ -7,7 +7,9 @@ What can go wrong in the server beside what the package knows.
     ├── WrongJobToken                70   a job's own token lets nobody in
     ├── WorkflowTrouble              70   a workflow of GitHub cannot be started
     └── Unreachable
-        └── IssuerTrouble            69   its issuer cannot be asked
+        ├── IssuerTrouble            69   the issuer of a job's token cannot be asked
+        ├── NotifierMissing          69   a target is configured, and nothing that could send to it is installed
+        └── NotSent                  69   a service has not taken a message
 """
 
 from __future__ import annotations
@@ -33,3 +35,11 @@ class IssuerTrouble(Unreachable):
 
 class WorkflowTrouble(SupercheckError):
     """GitHub does not start the workflow."""
+
+
+class NotifierMissing(Unreachable):
+    """Notifications need one more package. Install it with: pip install 'pytest-supercheck[notify]'"""
+
+
+class NotSent(Unreachable):
+    """The service has not taken the message."""

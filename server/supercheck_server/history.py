@@ -20,13 +20,25 @@ from supercheck_server.rows import (
     ExecutionRow,
     FailureRow,
     FileRow,
+    LetterRow,
     Load,
     ResultRow,
     RunRow,
     TestResult,
     TestRow,
 )
-from supercheck_server.tables import artifacts, causes, executions, failures, loads, results, runs, tests
+from supercheck_server.tables import (
+    artifacts,
+    causes,
+    executions,
+    failures,
+    loads,
+    notifications,
+    results,
+    run_key,
+    runs,
+    tests,
+)
 
 #: Rows of a list.
 PAGE_ROWS: Final = 50
@@ -102,6 +114,17 @@ class History:
         query = _runs().where(runs.c.project == project).order_by(runs.c.submitted_ms.desc(), runs.c.no.desc())
         rows = self._all(query.offset(number - 1).limit(1))
         return _run(rows[0]) if rows else None
+
+    def letters(self, run: str) -> list[LetterRow]:
+        """Whom a run is told to, by name."""
+        columns = [notifications.c[name] for name in LetterRow.__slots__]
+        query = select(*columns).where(notifications.c.about == run_key(run)).order_by(notifications.c.target)
+        return [LetterRow(**row) for row in self._all(query)]
+
+    def verdicts(self, since_ms: int) -> dict[str, int]:
+        """How many of the runs that were submitted since a time, ms since 1970, ended how."""
+        query = select(runs.c.verdict, func.count().label("count")).where(runs.c.submitted_ms >= since_ms)
+        return {row["verdict"]: row["count"] for row in self._all(query.group_by(runs.c.verdict))}
 
     def undelivered(self, project: str = "") -> int:
         """How many recorded runs wait for the store, of one project or of all."""

@@ -7,13 +7,12 @@ Between the recorder and the database; the only writer of the history's tables.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict
 from datetime import datetime
 from typing import Any, Final
 
 from sqlalchemy import Connection, Table, bindparam, delete, exists, insert, select, update
-from sqlalchemy.dialects import postgresql, sqlite
 
 from pytest_supercheck.model import QueuedRun
 from pytest_supercheck.record import FAILING, ItemRecord, RunRecord, RunSummary
@@ -22,7 +21,18 @@ from supercheck_server.database import Database
 from supercheck_server.history import LOAD_MINUTES
 from supercheck_server.outcomes import add_recent, flakiness, mean_us
 from supercheck_server.rows import Load
-from supercheck_server.tables import artifacts, causes, executions, failures, loads, results, runs, tests
+from supercheck_server.tables import (
+    artifacts,
+    causes,
+    executions,
+    failures,
+    loads,
+    notifications,
+    results,
+    run_key,
+    runs,
+    tests,
+)
 
 #: Characters of a text that is indexed.
 TEXT_LIMIT: Final = 200
@@ -61,13 +71,16 @@ class Ledger:
             connection.execute(delete(loads).where(loads.c.minute < load.minute - LOAD_MINUTES))
             self._insert_new(connection, loads, [asdict(load)], "minute")
 
-    def write(self, record: RunRecord, folder: str, *, delivered: bool) -> bool:
+    def write(
+        self, record: RunRecord, folder: str, *, delivered: bool, also: Callable[[Connection], None] | None = None
+    ) -> bool:
         """
         Write what is to be known of a recorded run; harmless to repeat.
 
         Args:
             folder: Where its record is in the store.
             delivered: False while it is on its way there.
+            also: Writes, at the end of the same transaction, what else comes of a run that is new.
 
         Returns:
             False when all of it was known.
@@ -92,6 +105,8 @@ class Ledger:
             self._write_executions(connection, row.no, record)
             self._write_items(connection, row.no, summary, record.items)
             self._write_artifacts(connection, row.no, record.items)
+            if also is not None:
+                also(connection)
         return True
 
     def mark_delivered(self, run: str) -> None:
@@ -105,6 +120,7 @@ class Ledger:
             number = select(runs.c.no).where(runs.c.id == run).scalar_subquery()
             for table in (results, failures, artifacts, executions):
                 connection.execute(delete(table).where(table.c.run_no == number))
+            connection.execute(delete(notifications).where(notifications.c.about == run_key(run)))
             connection.execute(delete(runs).where(runs.c.id == run))
 
     def forget_tests(self, before_ms: int) -> int:
@@ -219,8 +235,7 @@ class Ledger:
         connection.execute(statement.values({name: bindparam(f"new_{name}") for name in columns}), changed)
 
     def _insert_new(self, connection: Connection, table: Table, rows: list[dict[str, Any]], key: str) -> None:
-        dialect: Any = postgresql if self._database.kind == "postgresql" else sqlite
-        connection.execute(dialect.insert(table).on_conflict_do_nothing(index_elements=[key]), rows)
+        connection.execute(self._database.insert(table).on_conflict_do_nothing(index_elements=[key]), rows)
 
 
 def key_of(project: str, text: str) -> str:

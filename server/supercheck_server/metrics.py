@@ -80,3 +80,7 @@ class Metrics:
             buckets=_WAITS_S,
             registry=self.registry,
         )
+        #: Messages of this server, by target; the outcome is `sent`, `put_off` or `failed`.
+        self.notifications = Counter(
+            "supercheck_notifications", "Messages to targets", ["target", "outcome"], registry=self.registry
+        )

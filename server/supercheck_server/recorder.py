@@ -7,24 +7,26 @@ and doubles nothing: the claim only saves work. A run leaves the pool's list whe
 
 from __future__ import annotations
 
+import functools
 import logging
 import threading
 import time
-from collections.abc import Callable
 from datetime import datetime, timezone
 from typing import Final
 
 from pytest_supercheck.archive import run_of
 from pytest_supercheck.dispatch import Dispatcher
-from pytest_supercheck.errors import NotStored, SupercheckError
+from pytest_supercheck.errors import NotStored
 from pytest_supercheck.model import RunDetails, RunId
 from pytest_supercheck.record import FAILING, Origin, RecordError, RunSummary, read_origin
 from pytest_supercheck.transcript import Recorded, Submitted, Transcript
 from supercheck_server.bundles import Bundles
+from supercheck_server.duties import Duties
 from supercheck_server.history import History, RunFilter
 from supercheck_server.ledger import Ledger, short
 from supercheck_server.metrics import Metrics
 from supercheck_server.mirror import Mirror
+from supercheck_server.notifications import Outbox
 from supercheck_server.retention import Retention
 from supercheck_server.rows import Load, RunRow
 from supercheck_server.shelf import Shelf
@@ -55,13 +57,21 @@ class Recorder:
     """The work of recording; `Keeper` does it again and again."""
 
     def __init__(
-        self, *, dispatcher: Dispatcher, shelf: Shelf, ledger: Ledger, history: History, metrics: Metrics
+        self,
+        *,
+        dispatcher: Dispatcher,
+        shelf: Shelf,
+        ledger: Ledger,
+        history: History,
+        metrics: Metrics,
+        outbox: Outbox,
     ) -> None:
         self._dispatcher = dispatcher
         self._shelf = shelf
         self._ledger = ledger
         self._history = history
         self._metrics = metrics
+        self._outbox = outbox
         self._noted: set[RunId] = set()
         self._adopted: set[str] = set()
 
@@ -175,7 +185,9 @@ class Recorder:
 
     def _write(self, recorded: Recorded) -> None:
         folder, delivered = self._shelf.save(recorded)
-        if self._ledger.write(recorded.record, folder, delivered=delivered):
+        # Who is to be told is settled with the rows: once, whoever records the run how often.
+        notes = functools.partial(self._outbox.note, run=recorded.record.summary.id)
+        if self._ledger.write(recorded.record, folder, delivered=delivered, also=notes):
             self._count(recorded.record.summary)
         if delivered:
             self._write_index(recorded.record.summary.project)
@@ -211,8 +223,8 @@ class Keeper(threading.Thread):
         self._mirror = mirror
         self._bundles = bundles
         self._over = threading.Event()
-        self._troubles: dict[str, str] = {}
-        self._due: dict[str, float] = {}
+        # A run that cannot be recorded must not keep the others from it: its claim lapses, they are next.
+        self._try = Duties("recorder").do
 
     def stop(self) -> None:
         """Record the runs that have ended, for `LAST_S` at most, and end; one that has been begun is finished."""
@@ -245,25 +257,6 @@ class Keeper(threading.Thread):
         self._try("sources", SWEEP_S, lambda: self._bundles.sweep(time.time() * 1000))
         self._try("orphans", ORPHANS_S, recorder.expire_orphans)
         return False
-
-    def _try(self, what: str, every_s: float, do: Callable[[], object]) -> object:
-        """Do something that is due, so that its trouble keeps nothing else from being done."""
-        now = time.monotonic()
-        if now < self._due.get(what, 0):
-            return None
-        self._due[what] = now + every_s
-        try:
-            done = do()
-            self._troubles.pop(what, None)
-            return done
-        except SupercheckError as exc:
-            if self._troubles.get(what) != str(exc):
-                logger.warning("recorder waits", extra={"duty": what, "reason": str(exc)})
-            self._troubles[what] = str(exc)
-        except Exception:
-            # A run that cannot be recorded must not keep the others from it: its claim lapses, they are next.
-            logger.exception("recorder failed", extra={"duty": what})
-        return None
 
 
 def summary_of(row: RunRow) -> RunSummary:

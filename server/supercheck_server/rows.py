@@ -7,8 +7,12 @@ Nothing of how they are found (`history`), nor of how they are written (`ledger`
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from supercheck_server.outcomes import FAILING
+
+#: Why a message is sent.
+Reason = Literal["failure", "first-failure", "recovery", "always", "alert", "resolved", "missed"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,6 +91,20 @@ class RunRow:
     def key(self) -> str:
         """Where a list goes on after it."""
         return f"{self.submitted_ms}-{self.no}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LetterRow:
+    """Whom a run is told to, and whether that has been done."""
+
+    #: The target's name.
+    target: str
+    #: Why.
+    reason: Reason
+    #: `waiting`, `sent` or `failed`.
+    state: str
+    #: How often it was tried.
+    tries: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -182,6 +182,46 @@ loads: Final = Table(
     Column("wait_s", Integer, nullable=False),
 )
 
+#: One row per message to a target: what is to be sent, and what became of it.
+notifications: Final = Table(
+    "notifications",
+    metadata,
+    Column("no", _Number, primary_key=True, autoincrement=True),
+    # What it is about: `run ID`, or a moment of an alert.
+    Column("about", Text, nullable=False),
+    # The target's name in the configuration file.
+    Column("target", Text, nullable=False),
+    # Why: `failure`, `first-failure`, `recovery`, `always`, `alert`, `resolved` or `missed`.
+    Column("reason", Text, nullable=False),
+    # What an alert says; empty for a run, of which the history knows.
+    Column("title", Text, nullable=False, default=""),
+    Column("body", Text, nullable=False, default=""),
+    # `waiting`, `sent` or `failed`.
+    Column("state", Text, nullable=False),
+    # How often it was tried to send it.
+    Column("tries", SmallInteger, nullable=False, default=0),
+    Column("made_ms", BigInteger, nullable=False),
+    # When it is tried next; while somebody tries, when somebody else may.
+    Column("due_ms", BigInteger, nullable=False),
+    UniqueConstraint("about", "target"),
+    Index(None, "state", "due_ms"),
+)
+
+#: One row per alert, and per job of which starts are missed: what is known of it from one look to the next.
+alerts: Final = Table(
+    "alerts",
+    metadata,
+    Column("name", Text, primary_key=True),
+    # When somebody looked last.
+    Column("looked_ms", BigInteger, nullable=False, default=0),
+    # Since when it is as it should not be; NULL while it is not.
+    Column("since_ms", BigInteger),
+    # When it was told last, and whether its end is still to be told.
+    Column("told_ms", BigInteger),
+    Column("is_open", SmallInteger, nullable=False, default=0),
+    sqlite_with_rowid=False,
+)
+
 #: Packs of pieces of projects' files, in the store; an index of it, as what follows.
 packs: Final = Table(
     "packs",
@@ -316,3 +356,8 @@ sessions: Final = Table(
     Index(None, "token_id"),
     sqlite_with_rowid=False,
 )
+
+
+def run_key(run: str) -> str:
+    """A run as `notifications.about` has it."""
+    return f"run {run}"
