@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING, Any, Final
 from pytest_supercheck.diary import Diary
 from pytest_supercheck.errors import Infrastructure, NoWorker, QueueFull, SupercheckError, UnknownRun, Unreachable
 from pytest_supercheck.keeper import Lines, readable, send
-from pytest_supercheck.model import Admission, RunId, RunRequest
+from pytest_supercheck.model import Admission, Offer, RunId, RunRequest
 from pytest_supercheck.origin import find_origin
 
 if TYPE_CHECKING:
@@ -118,8 +118,8 @@ class Connector:
                 names, self._names = self._names, []
                 if self._diary is not None:
                     self._diary.names = names
-                listing = how.pop("listing").encode("ascii")
-                self._tell({"offered": self._gateway.offer(self._run, names, listing=listing, **how)})
+                offer = Offer(**{**how, "names": names})
+                self._tell({"offered": self._gateway.offer(self._run, offer)})
             case {"cancel": words} if self._run is not None:
                 self._tell({"cancelled": self._gateway.cancel(self._run, **words).state})
             case {"ended": _}:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 from urllib.parse import quote
 
@@ -22,6 +22,7 @@ from pytest_supercheck.model import (
     Admission,
     Figures,
     How,
+    Offer,
     PoolExecution,
     PoolStatus,
     PoolWorker,
@@ -104,21 +105,10 @@ class HttpGateway:
         row = self._call("POST", "runs", {**dataclasses.asdict(request), "grace_s": GRACE_S})
         return Admission(**{**row, "figures": Figures.from_json(row["figures"])})
 
-    def offer(
-        self,
-        run: RunId,
-        nodeids: Sequence[str],
-        *,
-        single: int = 0,
-        joined: Sequence[int] = (),
-        listing: bytes = b"",
-        detached: bool = False,
-    ) -> bool:
+    def offer(self, run: RunId, offer: Offer) -> bool:
         """As `Gateway.offer`."""
-        items: dict[str, Any] = {"names": list(nodeids), "single": single, "joined": list(joined)}
-        items |= {"listing": listing.decode("ascii"), "detached": detached}
         try:
-            return bool(self._call("POST", f"runs/{quote(run)}/items", items)["taken"])
+            return bool(self._call("POST", f"runs/{quote(run)}/items", dataclasses.asdict(offer))["taken"])
         except _NoRun:
             return False
 

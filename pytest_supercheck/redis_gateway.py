@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final
 
@@ -18,7 +18,7 @@ from redis.retry import Retry
 
 from pytest_supercheck.dispatch import Dispatcher, redis_errors
 from pytest_supercheck.errors import SupercheckError, Unreachable
-from pytest_supercheck.model import Admission, How, QueueStatus, RunId, RunRequest, RunStatus
+from pytest_supercheck.model import Admission, How, Offer, QueueStatus, RunId, RunRequest, RunStatus
 from pytest_supercheck.operators import masked
 
 if TYPE_CHECKING:
@@ -104,18 +104,9 @@ class RedisGateway:
         """As `Gateway.submit`."""
         return self.dispatcher.submit(request)
 
-    def offer(
-        self,
-        run: RunId,
-        nodeids: Sequence[str],
-        *,
-        single: int = 0,
-        joined: Sequence[int] = (),
-        listing: bytes = b"",
-        detached: bool = False,
-    ) -> bool:
+    def offer(self, run: RunId, offer: Offer) -> bool:
         """As `Gateway.offer`."""
-        return self.dispatcher.offer(run, nodeids, single=single, joined=joined, listing=listing, detached=detached)
+        return self.dispatcher.offer(run, offer)
 
     def events(self, run: RunId, *, after: str, wait_s: float) -> tuple[list[bytes], str]:
         """As `Gateway.events`."""

@@ -22,7 +22,7 @@ from pytest_supercheck.ending import Refusal, conclude, explain, fail
 from pytest_supercheck.errors import SupercheckError
 from pytest_supercheck.follower import Follower
 from pytest_supercheck.listing import Lister
-from pytest_supercheck.model import RunId, RunRequest, new_run_id
+from pytest_supercheck.model import Offer, RunId, RunRequest, new_run_id
 from pytest_supercheck.operators import BadVariable, PoolSettings
 from pytest_supercheck.settings import HTTP_SCHEMES, Settings
 from pytest_supercheck.spec import Specifier
@@ -281,8 +281,9 @@ class LocalSession:
         names = wire_names(session.items, places, joined)
         single = len(names) if one_by_one or session.config.getoption("maxfail") else arrangement.long
         detached = self._settings.detach
-        listing = self._lister.tell(session, places) if detached else b""
-        self._submission.offer(names, single=single, joined=joined, listing=listing, detached=detached)
+        listing = self._lister.tell(session, places).decode("ascii") if detached else ""
+        offer = Offer(names=names, single=single, joined=joined, listing=listing, detached=detached)
+        self._submission.offer(offer)
         self._announce(admission, min(self.speaker.count, arrangement.groups))
 
     def _announce(self, admission: Admission, wish: int) -> None:

@@ -28,7 +28,7 @@ from pytest_supercheck.dispatch import Dispatcher
 from pytest_supercheck.errors import Fatal, SupercheckError, Unreachable
 from pytest_supercheck.events import encode_note
 from pytest_supercheck.keeper import send
-from pytest_supercheck.model import Begun, Chunk, Gone, JobId, Leave, Next, Recycle, Wait
+from pytest_supercheck.model import Begun, Chunk, Gone, JobId, Leave, Next, Offer, Recycle, Wait
 from pytest_supercheck.operators import StoreSettings
 from pytest_supercheck.uv_program import Confine, unconfined
 
@@ -456,16 +456,15 @@ class Supervisor:
         if not self._process.collects:
             return
         told = json.loads(frame)
-        listing = str(told["listing"]).encode("ascii")
         self._flush()
+        listing = str(told["listing"])
         if trouble := told.get("trouble"):
-            self._retry(lambda: self._dispatcher.offer(self._begun.run, (), listing=listing, trouble=str(trouble)))
-            return
-        names = [str(name) for name in told["names"]]
-        joined, single = [int(index) for index in told["joined"]], int(told["single"])
-        self._retry(
-            lambda: self._dispatcher.offer(self._begun.run, names, single=single, joined=joined, listing=listing)
-        )
+            offer = Offer(names=(), listing=listing, trouble=str(trouble))
+        else:
+            names = [str(name) for name in told["names"]]
+            joined = [int(index) for index in told["joined"]]
+            offer = Offer(names=names, single=int(told["single"]), joined=joined, listing=listing)
+        self._retry(lambda: self._dispatcher.offer(self._begun.run, offer))
 
     def _on_files(self, frame: bytes) -> None:
         """A test has left files behind: they go into the store before its result goes into the stream."""

@@ -18,7 +18,7 @@ from pytest_supercheck.dispatch import Dispatcher
 from pytest_supercheck.errors import SupercheckError
 from pytest_supercheck.event_reader import EventReader
 from pytest_supercheck.events import Collected, decode, encode_collected
-from pytest_supercheck.model import Admission, How, Priority, RunId, RunRequest, RunStatus
+from pytest_supercheck.model import Admission, How, Offer, Priority, RunId, RunRequest, RunStatus
 from supercheck_server.api import ANSWERS, EVENTS, REFUSED, RUN_ID, UNKNOWN, RunPath
 from supercheck_server.feed import PING, PING_S
 from supercheck_server.gate import Asking, Gate
@@ -54,7 +54,7 @@ class Submission(BaseModel):
 
 
 class Items(BaseModel):
-    """A run's items, in the order in which they are to run; see `Gateway.offer`."""
+    """What a run consists of; see `Offer`."""
 
     names: list[str]
     single: Annotated[int, Field(ge=0)] = 0
@@ -71,6 +71,11 @@ class Items(BaseModel):
         if not isinstance(found, Collected):
             raise ValueError("it is not the event `collected`")
         return encode_collected(found).decode("ascii")  # on one line, whatever it came in
+
+    def offer(self) -> Offer:
+        """As the dispatcher wants it."""
+        joined = [index for index in self.joined if index < len(self.names)]
+        return Offer(**{**self.model_dump(), "joined": joined})
 
 
 class Taken(BaseModel):
@@ -107,16 +112,7 @@ def door_routes(dispatcher: Dispatcher, reader: EventReader, is_closing: Callabl
         "/runs/{run_id}/items", summary="Hand over a run's items, once", responses=UNKNOWN, dependencies=submits
     )
     def offer(run_id: RunPath, items: Items) -> Taken:
-        joined = [index for index in items.joined if index < len(items.names)]
-        taken = dispatcher.offer(
-            RunId(run_id),
-            items.names,
-            single=items.single,
-            joined=joined,
-            listing=items.listing.encode("ascii"),
-            detached=items.detached,
-        )
-        return Taken(taken=taken)
+        return Taken(taken=dispatcher.offer(RunId(run_id), items.offer()))
 
     @routes.post(
         "/runs/{run_id}/keep",

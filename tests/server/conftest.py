@@ -25,7 +25,7 @@ import redis
 import uvicorn
 
 from pytest_supercheck.dispatch import Dispatcher
-from pytest_supercheck.model import JobId, RunId, RunRequest
+from pytest_supercheck.model import JobId, Offer, RunId, RunRequest
 from pytest_supercheck.record import ExecutionRecord, Failure, ItemRecord, Origin, RunRecord, RunSummary, Text
 from supercheck_server.app import Parts, create_app
 from supercheck_server.database import Database
@@ -141,7 +141,7 @@ class Pool:
         self.dispatcher.join("w-1", host="h", pid=1)
         self.dispatcher.submit(RunRequest(run_id=RunId(run), spec=spec, **asked))
         if nodeids:
-            self.dispatcher.offer(RunId(run), [json.dumps(nodeid) for nodeid in nodeids])
+            self.dispatcher.offer(RunId(run), Offer(names=[json.dumps(nodeid) for nodeid in nodeids]))
         return RunId(run)
 
     def job(self, run: str) -> JobId:

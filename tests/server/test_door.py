@@ -24,7 +24,7 @@ from pytest_supercheck import doctor
 from pytest_supercheck.errors import Infrastructure, QueueFull, Unreachable
 from pytest_supercheck.gateway import Gateway
 from pytest_supercheck.http_gateway import HttpGateway
-from pytest_supercheck.model import RunId, RunRequest
+from pytest_supercheck.model import Offer, RunId, RunRequest
 from pytest_supercheck.operators import StoreSettings
 from supercheck_server.settings import Settings
 from tests.conftest import Valkey
@@ -197,7 +197,7 @@ def test_gateway_fulfils_the_port(gateway: HttpGateway, pool: Pool) -> None:
     assert [port.submit(one).state for one in (behind, newest)] == ["queued", "queued"]
     assert port.keep(RunId("r2")).message == "superseded by run r3"
     assert port.queue() == pool.dispatcher.queue()
-    assert port.offer(RunId("r1"), ['"a"', '"b"', '["b", 1]'], single=1, joined=[1])
+    assert port.offer(RunId("r1"), Offer(names=['"a"', '"b"', '["b", 1]'], single=1, joined=[1]))
     job = pool.job("r1")
     pool.dispatcher.append(job, b'{"t":"text","x":"\\u2028"}\n[1]\n', seq=1, done=[])
     pool.dispatcher.append(job, b"[2]\n", seq=2, done=[])
