@@ -30,12 +30,12 @@ from pytest_supercheck.events import encode_note
 from pytest_supercheck.keeper import send
 from pytest_supercheck.model import Begun, Chunk, Gone, JobId, Leave, Next, Offer, Recycle, Wait
 from pytest_supercheck.operators import StoreSettings
-from pytest_supercheck.uv_program import Confine, unconfined
 
 if TYPE_CHECKING:
     import redis
 
     from pytest_supercheck.artifacts import Artifacts
+    from pytest_supercheck.isolation import Confine
     from pytest_supercheck.preparation import Preparation
 
 logger = logging.getLogger(__name__)
@@ -76,8 +76,8 @@ class Workplace:
     cache: str = ""
     #: Directories of the service, from which no such file comes.
     hidden: tuple[str, ...] = ()
-    #: How environments are built, which runs the code of projects.
-    confine: Confine = unconfined
+    #: How builds of environments are shut in, which run the code of projects; None where that is trusted.
+    confine: Confine | None = None
 
 
 #: The workplace of this worker process: RQ calls `supervise` by name, so nothing can be handed to it.

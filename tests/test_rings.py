@@ -70,7 +70,7 @@ RINGS: Final = (
                 "retrieval",
                 "coverage_data",
             ),
-            *("shipping", "sources"),
+            *("shipping", "sources", "fetched"),
         }
     ),
 )
