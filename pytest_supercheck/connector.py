@@ -110,8 +110,8 @@ class Connector:
             case {"submit": request, "wait_s": wait_s, "record": keep}:
                 spec = self._complete(json.loads(request["spec"]))
                 self._submit(RunRequest(**{**request, "spec": json.dumps(spec)}), wait_s, keep)
-            case {"attach": run}:
-                self._attach(RunId(run))
+            case {"attach": run, "rootdir": rootdir}:
+                self._attach(RunId(run), rootdir)
             case {"items": names}:
                 self._names += names
             case {"offer": how} if self._run is not None:
@@ -159,13 +159,14 @@ class Connector:
         threading.Thread(target=self._keep, args=(request.run_id, waits), daemon=True).start()
         threading.Thread(target=self._read, args=(request.run_id,), daemon=True).start()
 
-    def _attach(self, run: RunId) -> None:
+    def _attach(self, run: RunId, rootdir: str) -> None:
         """Follow a run; it is not ours to let go of."""
         status = self._gateway.keep(run, ours=False)
         if status.state == "gone":
             raise UnknownRun(f"The pool does not know run {run}, or no more: its report may be on the server.")
         self._ended = True
         self._run = run
+        self._retrieval = _retrieve(self._gateway, rootdir, run) if rootdir else None
         admission = Admission(
             state="queued" if status.state == "waiting" else "admitted",
             held=status.held,

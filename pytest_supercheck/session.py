@@ -115,7 +115,8 @@ class LocalSession:
         if settings.detach:
             config.pluginmanager.register(self._lister, "supercheck-lister")
         self._released = False
-        #: What has come back of the tests' files, where some may.
+        #: Whether files of tests come back, and what has.
+        self._brings = settings.source == "ship" and settings.artifacts != "none"
         self._brought: dict[str, Any] | None = None
         self._stack: EmbeddedStack | None = None
         count = settings.executions or os.cpu_count() or 1
@@ -164,7 +165,7 @@ class LocalSession:
         """All plugins are configured: now the nodes are known, and the run can be submitted."""
         if self._attached:
             self.speaker.configure_nodes(session.config, self.run_id)
-            self._submission.attach(self.run_id)
+            self._submission.attach(self.run_id, rootdir=str(session.config.rootpath) if self._brings else "")
             return
         if self._stack is None and self._settings.executions is None:
             try:
@@ -305,7 +306,7 @@ class LocalSession:
         follower = self._follower
         if follower.ended is None:
             self._submission.close()
-        elif self._settings.source == "ship" and self._settings.artifacts != "none" and not self._attached:
+        elif self._brings:
             self._brought = self._submission.brought()
         if follower.replay is not None and follower.collected is None:
             durations.save(self._config, follower.replay.durations_s)

@@ -111,9 +111,14 @@ class Submission:
             self.heard_at = time.monotonic()
         return self.admission
 
-    def attach(self, run: RunId) -> None:
-        """Follow a run that somebody else has started; `result` says whether there is one."""
-        self._tell({"attach": run})
+    def attach(self, run: RunId, *, rootdir: str) -> None:
+        """
+        Follow a run that somebody else has started; `result` says whether there is one.
+
+        Args:
+            rootdir: Where files that its tests have left behind elsewhere are brought; empty to bring none.
+        """
+        self._tell({"attach": run, "rootdir": rootdir})
 
     def offer(self, offer: Offer) -> None:
         """Hand over the run's items, as `Gateway.offer`."""

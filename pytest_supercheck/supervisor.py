@@ -477,8 +477,8 @@ class Supervisor:
             self._artifacts = Artifacts(begun.project, begun.run, begun.n, places, self._place.store, hidden)
         self._flush()  # what others have reported need not wait
         files = [(str(directory), str(name)) for directory, name in json.loads(named)]
-        told = self._artifacts.keep(int(index), files, self._wait_elsewhere)
-        self._batch.lines.append(self._home(told) if self._home else told)
+        root = self._spec["rootdir"] if "workspace" in self._spec else ""
+        self._batch.lines.append(self._artifacts.keep(int(index), files, self._wait_elsewhere, root=root))
 
     def _wait_elsewhere(self, source: int) -> bool:
         """Wait for something while the test process is not listened to; whether it is one to wait for."""
