@@ -10,6 +10,7 @@ import itertools
 import json
 import logging
 import secrets
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib import resources
@@ -381,7 +382,16 @@ class Dispatcher:
             pid: Its process id, for people.
             labels: What it offers, none with a comma in it.
         """
-        self._call("join", worker=worker, host=host, pid=pid, labels=_label_text(labels), version=__version__)
+        clock_ms = self._now_ms() if self._now_ms else int(time.time() * 1000)
+        self._call(
+            "join",
+            worker=worker,
+            host=host,
+            pid=pid,
+            labels=_label_text(labels),
+            version=__version__,
+            clock_ms=clock_ms,
+        )
 
     def beat(self, workers: Iterable[str], *, jobs: Iterable[JobId] = ()) -> tuple[str, ...]:
         """

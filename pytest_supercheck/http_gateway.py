@@ -83,9 +83,10 @@ class HttpGateway:
         self.address: Final = masked(url)
         #: The server's release of this package, once it has answered; None when it does not say.
         self.version: str | None = None
+        self._url = url.rstrip("/")
         try:
             self._client = httpx.Client(
-                base_url=f"{url.rstrip('/')}/api/v1/",
+                base_url=f"{self._url}/api/v1/",
                 headers=headers,
                 auth=None if token else job_sign_in(url, os.environ, mask),
                 timeout=httpx.Timeout(ANSWER_S, connect=CONNECT_S),
@@ -154,6 +155,16 @@ class HttpGateway:
         workers = tuple(PoolWorker(**{**one, "labels": tuple(one["labels"])}) for one in row.pop("workers"))
         executions = tuple(PoolExecution(**one) for one in row.pop("executions"))
         return PoolStatus(workers=workers, executions=executions, **row)
+
+    def troubles(self) -> dict[str, str]:
+        """What the server needs and cannot use just now, and why; empty when it says nothing of that."""
+        try:
+            parts = self._client.get(f"{self._url}/readyz").json()["parts"]
+            return {str(name): str(part["words"])[:500] for name, part in parts.items() if not part["ready"]}
+        except httpx.HTTPError as exc:
+            raise Unreachable(f"{self.address} does not answer ({_words(exc)}).") from exc
+        except (ValueError, LookupError, TypeError, AttributeError):
+            return {}  # a proxy keeps it back
 
     def bundle(self, project: str, bundle: str, wish: bytes = b"") -> tuple[str, list[str]]:
         """

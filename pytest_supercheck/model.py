@@ -276,6 +276,8 @@ class PoolWorker:
     suspect: bool
     #: When it last gave a sign of life, ms since 1970; None when its lease is gone.
     renewed_ms: int | None
+    #: By how much its clock was ahead of the pool's when it began, in ms.
+    skew_ms: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

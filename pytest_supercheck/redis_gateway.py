@@ -179,7 +179,11 @@ def check_server(facts: Mapping[str, Any]) -> None:
         )
     version = str(facts.get("redis_version", "0"))
     if not is_new_enough(version):
-        raise Unreachable(f"Redis {version} is too old. Use Redis 6.2 or later, or any Valkey.")
+        raise Unreachable(_too_old(version))
+
+
+def _too_old(version: str) -> str:
+    return f"Redis {version} is too old. Use Redis 6.2 or later, or any Valkey."
 
 
 def is_new_enough(version: str) -> bool:
@@ -225,7 +229,8 @@ def _check_within(client: redis.Redis, timeout_s: float) -> None:
                 facts: Any = client.info()
             check_server(facts)
         except SupercheckError as exc:
-            failures.append(Unreachable(str(exc)))
+            ancient = "unknown command" in str(exc)  # older than 6.0, it cannot even be greeted
+            failures.append(Unreachable(_too_old("that does not know HELLO") if ancient else str(exc)))
         except TypeError:
             failures.append(
                 Unreachable("Its URL has an option that is unknown: look at what follows the question mark.")

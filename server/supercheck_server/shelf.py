@@ -7,7 +7,8 @@ Between the recorder, pages that show files, and two stores. Knows folders of ru
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import BinaryIO
 
 from pytest_supercheck import report
@@ -36,15 +37,18 @@ class Shelf:
         #: The records of the store.
         self.archive = Archive(store)
         self._waiting_archive = Archive(waiting)
+        self._refused = ""
 
     def check(self) -> None:
         """
-        Check that the store answers.
+        Check that the store answers, and took what it was last given.
 
         Raises:
-            StoreTrouble: It does not.
+            StoreTrouble: It does not, or has not.
         """
         self._store.head("projects/.ready")
+        if self._refused:
+            raise StoreTrouble(self._refused)
 
     def save(self, recorded: Recorded) -> tuple[str, bool]:
         """
@@ -55,7 +59,8 @@ class Shelf:
         """
         page = report.render_run(recorded.record)
         try:
-            return self._save(self._store, self.archive, recorded, page), True
+            with self._noted():
+                return self._save(self._store, self.archive, recorded, page), True
         except StoreTrouble as exc:
             run = recorded.record.summary.id
             logger.warning("record waits for the store", extra={"run_id": run, "reason": str(exc)})
@@ -79,7 +84,7 @@ class Shelf:
             entries = [entry.key for entry in self._waiting.list(folder)]
             # As when it was written: with the summary the run is recorded, so it goes last.
             for key in sorted(entries, key=lambda key: (key.endswith("/summary.json"), key)):
-                with self._waiting.get(key) as stream:
+                with self._noted(), self._waiting.get(key) as stream:
                     self._store.put(key, stream)
             on_delivered(run_of(folder))
             self._waiting_archive.remove(folder)
@@ -146,6 +151,16 @@ class Shelf:
         """
         self._waiting_archive.remove(folder)
         self.archive.remove(folder)
+
+    @contextmanager
+    def _noted(self) -> Iterator[None]:
+        """Whether the store takes what it is given: answering is not enough."""
+        try:
+            yield
+        except StoreTrouble as exc:
+            self._refused = str(exc)
+            raise
+        self._refused = ""
 
     def _save(self, store: Store, archive: Archive, recorded: Recorded, page: bytes) -> str:
         # The report first: with the summary, which `Archive.save` writes last, all of the run is there.

@@ -13,7 +13,7 @@ import textwrap
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import httpx
@@ -222,6 +222,31 @@ def test_doctor_looks_through_the_server(served: Served, pool: Pool) -> None:
     findings = list(doctor.examine(served.url, None, (), StoreSettings(url=None, s3_endpoint=None)))
     assert [one.subject for one in findings] == ["pool", "release", "clock", "workers", "release"]
     assert all(one.good for one in findings)
+
+
+def test_doctor_finds_what_a_server_lacks(settings: Settings, pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another release, a store that takes nothing, and a pool that is away; in words, through the server."""
+    nowhere = StoreSettings(url=None, s3_endpoint=None)
+
+    def found(url: str) -> dict[str, str]:
+        return {one.subject: one.words for one in doctor.examine(url, None, (), nowhere) if not one.good}
+
+    monkeypatch.setattr("supercheck_server.app.__version__", "9.9.9")
+    monkeypatch.setattr("pytest_supercheck.http_gateway.AGAIN_S", (0.01,))
+    with serving(settings) as served:
+        store = Path(settings.store)
+        store.mkdir(parents=True)
+        assert "the server's is 9.9.9" in found(served.url)["release"]
+        (store / "projects").write_text("in the way")
+        pool.finish("r1")
+        wait_for(lambda: "server" in found(served.url), "the store takes no record")
+        assert str(store) in found(served.url)["server"]
+        (store / "projects").unlink()
+        wait_for(lambda: "server" not in found(served.url), "the store takes it")
+    with serving(replace(settings, redis_url="unix:///nonexistent/socket")) as served:
+        findings = found(served.url)
+        assert "Redis does not answer" in findings["server"]
+        assert "cannot serve just now" in findings["pool"]
 
 
 def test_events_go_on_after_the_last_one_that_was_read(served: Served, pool: Pool) -> None:
