@@ -28,7 +28,15 @@ import traceback
 from typing import TYPE_CHECKING, Any, Final
 
 from pytest_supercheck.diary import Diary
-from pytest_supercheck.errors import Infrastructure, NoWorker, QueueFull, SupercheckError, UnknownRun, Unreachable
+from pytest_supercheck.errors import (
+    Infrastructure,
+    NotLetIn,
+    NoWorker,
+    QueueFull,
+    SupercheckError,
+    UnknownRun,
+    Unreachable,
+)
 from pytest_supercheck.keeper import Lines, readable, send
 from pytest_supercheck.model import Admission, Offer, RunId, RunRequest
 from pytest_supercheck.origin import find_origin
@@ -203,6 +211,9 @@ class Connector:
             time.sleep(WATCH_S if waits else KEEP_S)
             try:
                 status = self._gateway.keep(run, ours=ours)
+            except NotLetIn as exc:
+                self._locked_out(exc, ours=ours)
+                return
             except SupercheckError:
                 continue
             waits = status.state == "waiting"
@@ -217,6 +228,9 @@ class Connector:
         while True:
             try:
                 batches, after = self._gateway.events(run, after=after, wait_s=READ_S)
+            except NotLetIn as exc:
+                self._locked_out(exc, ours=not self._ended)
+                return
             except SupercheckError:
                 time.sleep(AGAIN_S)
                 continue
@@ -232,6 +246,12 @@ class Connector:
             if over:
                 self._record()
                 return
+
+    def _locked_out(self, error: NotLetIn, *, ours: bool) -> None:
+        """The token has been revoked, or has expired: asking again would only look like guessing."""
+        end = " The run is cancelled within a minute." if ours else ""
+        with contextlib.suppress(OSError):
+            self._tell({"error": to_json(NotLetIn(f"{error}{end}"))})
 
     def _record(self) -> None:
         assert self._diary is not None

@@ -4,21 +4,16 @@ Sessions that reach nothing but the server's HTTP: real pytest, a real server, r
 
 from __future__ import annotations
 
-import os
 import signal
 import socket
-import subprocess
-import sys
-import textwrap
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
 import pytest
-import redis
 
 from pytest_supercheck import doctor
 from pytest_supercheck.errors import Infrastructure, QueueFull, Unreachable
@@ -27,71 +22,7 @@ from pytest_supercheck.http_gateway import HttpGateway
 from pytest_supercheck.model import Offer, RunId, RunRequest
 from pytest_supercheck.operators import StoreSettings
 from supercheck_server.settings import Settings
-from tests.conftest import Valkey
-from tests.server.conftest import GUARD_S, Pool, Served, serving, wait_for
-
-SUITE = """
-    import pathlib, time, pytest
-
-    @pytest.mark.parametrize("n", range(8))
-    def test_it(n):
-        print("output of", n)
-        while not pathlib.Path("go").exists():
-            time.sleep(0.02)
-        assert n != 5
-"""
-
-
-@dataclass
-class Place:
-    """A project, and the workers of a pool."""
-
-    #: The project.
-    path: Path
-    #: The pool's address, for workers.
-    url: str
-
-    def start(self, url: str, *args: str, token: str = "") -> subprocess.Popen[str]:
-        """Start a session that knows the server alone."""
-        plugins = ("-p", "supercheck", "-p", "no:cacheprovider")
-        command = [
-            sys.executable,
-            "-m",
-            "pytest",
-            *plugins,
-            "--supercheck",
-            f"--supercheck-url={url}",
-            "--supercheck-source=place",
-        ]
-        environ = {**os.environ, "SUPERCHECK_TOKEN": token}
-        return subprocess.Popen(
-            [*command, "--supercheck-executions=2", *args],
-            cwd=self.path, env=environ, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        )  # fmt: skip
-
-    def go(self) -> None:
-        """Let the tests run."""
-        (self.path / "go").touch()
-
-
-@pytest.fixture
-def place(tmp_path: Path, valkey: redis.Redis, valkey_server: Valkey, few_plugins: None) -> Iterator[Place]:
-    """A project whose tests wait for a word, and a worker on its machine."""
-    path = tmp_path / "project"
-    path.mkdir()
-    (path / "pytest.ini").write_text("[pytest]\n")
-    (path / "test_it.py").write_text(textwrap.dedent(SUITE))
-    command = [sys.executable, "-m", "pytest_supercheck.cli", "worker", "--url", valkey_server.url, "-c", "2"]
-    worker = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    yield Place(path, valkey_server.url)
-    worker.kill()
-    worker.wait()
-
-
-def ended(session: subprocess.Popen[str]) -> str:
-    """What a session has printed, when it has ended."""
-    output, _ = session.communicate(timeout=GUARD_S)
-    return output
+from tests.server.conftest import GUARD_S, Place, Pool, Served, ended, serving, wait_for
 
 
 def test_session_through_the_server(place: Place, served: Served, pool: Pool) -> None:
