@@ -6,6 +6,7 @@ The same verbs as over Redis, at the server's `/api/v1`.  Must not know pytest o
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import time
@@ -201,22 +202,29 @@ class HttpGateway:
 
     def file(self, run: RunId, key: str) -> Iterator[bytes]:
         """
-        The content of a file that a test has left behind, part by part.
+        The content of a file that a test has left behind, part by part; the server may say where in the store it is.
 
         Args:
             key: In the run's folder.
 
         Raises:
-            Unreachable: The server does not answer, or has no such file.
+            Unreachable: The server, or the store, does not answer, or has no such file.
         """
-        try:
-            with self._client.stream("GET", f"runs/{quote(run)}/files/{quote(key)}") as response:
-                if response.is_error:
+        with contextlib.ExitStack() as stack:
+            where = self.address
+            try:
+                asked = self._client.stream("GET", f"runs/{quote(run)}/files/{quote(key)}")
+                response = stack.enter_context(asked)
+                if response.has_redirect_location:  # to a signed address: the token is not for whoever is there
+                    target = httpx.URL(response.headers["Location"])
+                    where = f"the store at {target.host}"
+                    response = stack.enter_context(httpx.stream("GET", target, timeout=self._client.timeout))
+                if response.is_error or response.is_redirect:
                     response.read()
-                    raise Unreachable(f"{self.address} does not give it: {_detail(response)}")
+                    raise Unreachable(f"{where} does not give it: {_detail(response)}")
                 yield from response.iter_bytes(1 << 18)
-        except httpx.HTTPError as exc:
-            raise Unreachable(f"{self.address} has not sent all of it ({_words(exc)})") from exc
+            except (httpx.HTTPError, httpx.InvalidURL) as exc:
+                raise Unreachable(f"{where} has not sent all of it ({_words(exc)})") from exc
 
     def jobs(self, method: str, path: str = "", body: object = None, **params: str) -> dict[str, Any]:
         """

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import BinaryIO
+from typing import BinaryIO, Final
 
 from pytest_supercheck import report
 from pytest_supercheck.archive import PAGE, Archive, project_folder, run_folder, run_of
@@ -20,19 +20,24 @@ from pytest_supercheck.transcript import Recorded
 
 logger = logging.getLogger(__name__)
 
+#: Seconds for which a file can be asked of the store by an address; reading it may take longer.
+ADDRESS_S: Final = 300
+
 
 class Shelf:
     """A store with a waiting room."""
 
-    def __init__(self, store: Store, waiting: Store) -> None:
+    def __init__(self, store: Store, waiting: Store, public: Store | None = None) -> None:
         """
         Put them together.
 
         Args:
             store: Where everything goes.
             waiting: A directory of this server, for what the store does not take just now.
+            public: The store as clients reach it; None where they do not.
         """
         self._store = store
+        self._public = public
         self._waiting = waiting
         #: The records of the store.
         self.archive = Archive(store)
@@ -114,6 +119,19 @@ class Shelf:
             return self._waiting.get(key, start=start, length=length)
         except NotStored:
             return self._store.get(key, start=start, length=length)
+
+    def address(self, key: str) -> str | None:
+        """
+        Where whoever may have a file gets it from the store itself, for a short while; None when it comes through here.
+
+        Raises:
+            NotStored: It is nowhere.
+            StoreTrouble: The store cannot be used.
+        """
+        if self._public is None or self._waiting.head(key) is not None:
+            return None
+        self.size(key)
+        return self._public.url(key, ttl_s=ADDRESS_S, download=True)
 
     def size(self, key: str) -> int:
         """
