@@ -24,12 +24,12 @@ from packaging.version import InvalidVersion, Version
 from pytest_supercheck import fingerprint
 from pytest_supercheck.assembly import Assembly
 from pytest_supercheck.build_cache import BuildCache, Held, remove
-from pytest_supercheck.errors import Fatal
+from pytest_supercheck.errors import Fatal, Infrastructure
 from pytest_supercheck.fetched import note_use, tidy
 from pytest_supercheck.installation import install_projects
 from pytest_supercheck.resolution import Resolution, allows, look, wanted_python
 from pytest_supercheck.run_venv import Python, make_venv
-from pytest_supercheck.uv_program import Job, Tell, Uv
+from pytest_supercheck.uv_program import Job, Tell, Uv, says_no_room
 from pytest_supercheck.wish import EnvironmentWish
 
 if TYPE_CHECKING:
@@ -144,7 +144,16 @@ class Environments:
 
         Raises:
             Fatal: There cannot be one; the message says why, and ends with the end of the log.
+            Infrastructure: This worker has no room for it.
         """
+        try:
+            return self._prepare(tree, rootdir, venv, wish, tell)
+        except OSError as exc:  # also of several files at once, which has no number
+            if not says_no_room(str(exc)):
+                raise
+            raise Infrastructure(f"There is no room for the environment on the worker's disk ({self._cache}).") from exc
+
+    def _prepare(self, tree: Path, rootdir: Path, venv: Path, wish: EnvironmentWish, tell: Tell) -> Environment:
         if wish.kind == "inherit":
             return Environment(
                 interpreter=Path(sys.executable),

@@ -7,6 +7,7 @@ Knows nothing of what is built with it.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
 import select
@@ -153,6 +154,7 @@ class Uv:
 
         Raises:
             Fatal: It failed; with the last lines.
+            OSError: The disk is full.
         """
         log = _Log(job.tell, {str(job.place): "ENV", str(self.own): "CACHE", str(self.pythons): "PYTHONS"})
         shown = log.shown(" ".join(["uv", *words]))
@@ -165,8 +167,15 @@ class Uv:
             command = self._confine(command, [job.place, cache], [self.pythons])
         environ = {**self._environ, "UV_CACHE_DIR": str(cache), **(more or {})}
         status = run_watched(command, at, environ, log, self._pulse, job.lock)
+        if status and says_no_room(log.tail):
+            raise OSError(errno.ENOSPC, f"uv says: {log.tail[-1000:]}")
         if status:
             raise Fatal(f"the environment cannot be built: uv ended with {status}\n$ {shown}\n{log.tail}")
+
+
+def says_no_room(text: str) -> bool:
+    """Whether it is the words of a system whose disk is full."""
+    return any(os.strerror(number) in text for number in (errno.ENOSPC, errno.EDQUOT))
 
 
 def run_watched(

@@ -21,13 +21,14 @@ import pytest
 from pytest_supercheck import __version__, uv_program
 from pytest_supercheck.boot import CONTROL_FD, boot
 from pytest_supercheck.environment import Environment, Environments
-from pytest_supercheck.errors import Fatal
+from pytest_supercheck.errors import Fatal, Infrastructure
 from pytest_supercheck.isolation import Walls
 from pytest_supercheck.operators import IsolationSettings
 from pytest_supercheck.sandbox import Sandbox
 from pytest_supercheck.uv_program import Job, Uv, find_uv, uv_environ
 from pytest_supercheck.valkey import cache_dir
 from pytest_supercheck.wish import EnvironmentWish
+from tests.conftest import small_disk
 
 HATCHLING = '[build-system]\nrequires = ["hatchling"]\nbuild-backend = "hatchling.build"\n'
 SETUPTOOLS = '[build-system]\nrequires = ["setuptools"]\nbuild-backend = "setuptools.build_meta"\n'
@@ -386,6 +387,21 @@ def test_a_build_that_needs_a_compiler(bed: Bed, project: Path, monkeypatch: pyt
     assert [line for line in bed.told if "/nonexistent/cc" in line]
 
 
+@pytest.mark.parametrize(("size_bytes", "what"), [(1_000_000, "tree"), (4_000_000, "packages")])
+def test_a_full_disk(project: Path, tmp_path: Path, size_bytes: int, what: str) -> None:
+    """It is the worker's trouble, not the project's; nothing half is left."""
+    write(project, {"pyproject.toml": SHOP + TEST_EXTRA, "src/shop/__init__.py": "", "data": "x" * 2_000_000})
+    if what == "packages":
+        (project / "data").unlink()
+    with small_disk(tmp_path / "small", size_bytes) as small:
+        bed = Bed(small)
+        with pytest.raises(Infrastructure, match="no room for the environment on the worker's disk"):
+            bed.environments.prepare(
+                project, project, tmp_path / "venv", EnvironmentWish(kind="uv", client_python="3.11.1"), bed.tell
+            )
+        assert not [path for path in (bed.cache / "environments").iterdir() if path.suffix != ".lock"]
+
+
 def test_no_pytest(bed: Bed, project: Path) -> None:
     """Said with where to put it; an environment that is there is not built again for that."""
     write(project, {"pyproject.toml": SHOP, "shop/__init__.py": ""})
@@ -608,6 +624,7 @@ import os, sys
 from pathlib import Path
 from pytest_supercheck.environment import Environments
 from pytest_supercheck.wish import EnvironmentWish
+from tests.conftest import small_disk
 
 cache, tree, version = Path(sys.argv[1]), Path(sys.argv[2]), sys.version.split()[0]
 wish = EnvironmentWish(kind="uv", client_python=version)
