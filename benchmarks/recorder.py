@@ -15,7 +15,7 @@ from benchmarks.bench import BenchError, bench
 from benchmarks.table import Row, Scale, alone, value_row
 from pytest_supercheck import events
 from pytest_supercheck.dispatch import Dispatcher
-from pytest_supercheck.model import JobId, RunId, RunRequest
+from pytest_supercheck.model import JobId, Offer, RunId, RunRequest
 from pytest_supercheck.redis_gateway import connect_redis
 
 TARGET_S: Final = 3.0
@@ -63,7 +63,7 @@ def _all_but_the_end(dispatcher: Dispatcher, run: RunId, tests: int) -> JobId:
     """A run whose tests have all been done, and whose only execution has still to leave."""
     dispatcher.join("worker", host="host", pid=1)
     dispatcher.submit(RunRequest(run_id=run, project="shop", detached=True))
-    dispatcher.offer(run, [json.dumps(f"tests/test_{at // 50}.py::test_{at}") for at in range(tests)])
+    dispatcher.offer(run, Offer(names=[json.dumps(f"tests/test_{at // 50}.py::test_{at}") for at in range(tests)]))
     [execution] = dispatcher.pool().executions
     dispatcher.begin(execution.job, worker="worker")
     for seq, start in enumerate(range(0, tests, 500), 1):

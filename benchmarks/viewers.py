@@ -18,7 +18,7 @@ from benchmarks import audience, pool, web
 from benchmarks.bench import BenchError, bench
 from benchmarks.table import Row, Scale, alone, spread
 from pytest_supercheck.dispatch import Dispatcher
-from pytest_supercheck.model import JobId, RunId, RunRequest
+from pytest_supercheck.model import JobId, Offer, RunId, RunRequest
 from pytest_supercheck.redis_gateway import connect_redis
 
 TARGET_MS: Final = 500.0
@@ -70,7 +70,7 @@ def _fill(dispatcher: Dispatcher) -> JobId:
     dispatcher.join("worker", host="host", pid=1)
     for run in ("run", *(f"waits-{number}" for number in range(WAITING))):
         dispatcher.submit(RunRequest(run_id=RunId(run), project="shop", detached=True))
-        dispatcher.offer(RunId(run), [json.dumps(f"tests/test_a.py::test_{at}") for at in range(TESTS)])
+        dispatcher.offer(RunId(run), Offer(names=[json.dumps(f"tests/test_a.py::test_{at}") for at in range(TESTS)]))
     [execution] = dispatcher.pool().executions
     dispatcher.begin(execution.job, worker="worker")
     dispatcher.next(execution.job, fresh=True)

@@ -73,7 +73,9 @@ class Artifacts:
         self._trouble = "" if store.url else "the worker has no store: SUPERCHECK_STORE is not set"
         self._again_at = 0.0 if store.url else float("inf")
 
-    def keep(self, index: int, named: Sequence[tuple[str, str]], wait: Callable[[int], bool]) -> bytes:
+    def keep(
+        self, index: int, named: Sequence[tuple[str, str]], wait: Callable[[int], bool], *, root: str = ""
+    ) -> bytes:
         """
         Bring a test's files into the store.
 
@@ -82,6 +84,7 @@ class Artifacts:
             named: Its files, as directory and name in it.
             wait: Called until all is done, with a descriptor that is readable then; waits for that for some seconds at
                 most, and returns False when there is no more time.
+            root: The run's root directory, from which is told where they were; empty to tell nothing of that.
 
         Returns:
             The event that tells which files are kept, and why others are not.
@@ -101,7 +104,8 @@ class Artifacts:
             os.close(delivery.fd)
         done = list(delivery.done)
         kept = [(name, key, size) for name, key, size in done if isinstance(size, int)]
-        places = [place for (place, _), (_, _, size) in zip(named, done, strict=False) if isinstance(size, int)]
+        there = [place for (place, _), (_, _, size) in zip(named, done, strict=False) if isinstance(size, int)]
+        places = [os.path.relpath(os.path.realpath(place), os.path.realpath(root)) for place in there if root]
         left = [(name, why) for name, _, why in done if isinstance(why, str)]
         left += [(name, "there was no time left for it") for _, name in named[len(done) : events.FILES_LIMIT]]
         if len(named) > events.FILES_LIMIT:

@@ -23,7 +23,7 @@ from typing import Any, Final
 from pytest_supercheck import __version__, fingerprint
 from pytest_supercheck.build_cache import remove
 from pytest_supercheck.errors import Fatal
-from pytest_supercheck.installation import build_projects, copy_tree, version_variables
+from pytest_supercheck.installation import build_projects, copy_tree, untouched, version_variables
 from pytest_supercheck.pyproject import FILES, read_toml
 from pytest_supercheck.requirements import inside, local_place
 from pytest_supercheck.resolution import Resolution, of_build
@@ -108,6 +108,8 @@ class Assembly:
             projects = _from_pylock(step, directory)
         else:
             projects = _from_requirements(step, directory, self._version)
+        for path in (place / "bin", site_packages(place), ours / "facts.json"):
+            untouched(path, place)
         remove(copy)
         facts = {"projects": projects, "fingerprint": self._fingerprint(place)}
         (ours / "facts.json").write_text(json.dumps(facts), "utf-8")
@@ -187,7 +189,7 @@ def _from_lock(step: _Step, at: Path) -> list[str]:
     step.run(["export", "--frozen", *quiet, *step.python, *chosen], at)
     sync = ["sync", "--frozen", "--no-install-local", "--no-install-package", "pytest-supercheck", "--compile-bytecode"]
     step.run([*sync, *step.python, *chosen], at, {"UV_PROJECT_ENVIRONMENT": str(step.job.place)})
-    lines = out.read_text("utf-8").splitlines()
+    lines = untouched(out, step.job.place).read_text("utf-8").splitlines()
     beside = step.copied(step.resolution.sources[0].parent)  # a workspace's paths are its own, not its members'
     places = [place for line in lines if (place := local_place(line, beside))]
     if archives := [str(place) for place in places if not inside(place, step.copy).is_dir()]:
@@ -228,7 +230,7 @@ def _from_requirements(step: _Step, at: Path, version: str) -> list[str]:
     more = version_variables(version) if project and project.dynamic_version else {}
     command = ["pip", "compile", *quiet, "--output-file", str(out), *step.python]
     step.run([*command, *texts, *of_project, *extras, *groups], at, more)
-    lines = out.read_text("utf-8").splitlines()
+    lines = untouched(out, step.job.place).read_text("utf-8").splitlines()
     found = {line: step.local(line, at) for line in lines}
     kept = [line for line in lines if found[line] is None]
     out.write_text("\n".join([*resolution.options, *kept, ""]), "utf-8")

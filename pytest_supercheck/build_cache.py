@@ -141,7 +141,9 @@ class BuildCache:
 
 
 def remove(directory: Path) -> None:
-    """Remove a directory, also one that has been made read-only; it may be gone already."""
+    """Remove a directory, also one that has been made read-only; it may be gone already, or be a link by now."""
+    if directory.is_symlink():
+        directory.unlink()
     for folder, _, _ in os.walk(directory):
         with contextlib.suppress(OSError):
             os.chmod(folder, 0o700)

@@ -28,9 +28,17 @@ import traceback
 from typing import TYPE_CHECKING, Any, Final
 
 from pytest_supercheck.diary import Diary
-from pytest_supercheck.errors import Infrastructure, NoWorker, QueueFull, SupercheckError, UnknownRun, Unreachable
+from pytest_supercheck.errors import (
+    Infrastructure,
+    NotLetIn,
+    NoWorker,
+    QueueFull,
+    SupercheckError,
+    UnknownRun,
+    Unreachable,
+)
 from pytest_supercheck.keeper import Lines, readable, send
-from pytest_supercheck.model import Admission, RunId, RunRequest
+from pytest_supercheck.model import Admission, Offer, RunId, RunRequest
 from pytest_supercheck.origin import find_origin
 
 if TYPE_CHECKING:
@@ -110,16 +118,16 @@ class Connector:
             case {"submit": request, "wait_s": wait_s, "record": keep}:
                 spec = self._complete(json.loads(request["spec"]))
                 self._submit(RunRequest(**{**request, "spec": json.dumps(spec)}), wait_s, keep)
-            case {"attach": run}:
-                self._attach(RunId(run))
+            case {"attach": run, "rootdir": rootdir}:
+                self._attach(RunId(run), rootdir)
             case {"items": names}:
                 self._names += names
             case {"offer": how} if self._run is not None:
                 names, self._names = self._names, []
                 if self._diary is not None:
                     self._diary.names = names
-                listing = how.pop("listing").encode("ascii")
-                self._tell({"offered": self._gateway.offer(self._run, names, listing=listing, **how)})
+                offer = Offer(**{**how, "names": names})
+                self._tell({"offered": self._gateway.offer(self._run, offer)})
             case {"cancel": words} if self._run is not None:
                 self._tell({"cancelled": self._gateway.cancel(self._run, **words).state})
             case {"ended": _}:
@@ -159,13 +167,14 @@ class Connector:
         threading.Thread(target=self._keep, args=(request.run_id, waits), daemon=True).start()
         threading.Thread(target=self._read, args=(request.run_id,), daemon=True).start()
 
-    def _attach(self, run: RunId) -> None:
+    def _attach(self, run: RunId, rootdir: str) -> None:
         """Follow a run; it is not ours to let go of."""
         status = self._gateway.keep(run, ours=False)
         if status.state == "gone":
             raise UnknownRun(f"The pool does not know run {run}, or no more: its report may be on the server.")
         self._ended = True
         self._run = run
+        self._retrieval = _retrieve(self._gateway, rootdir, run) if rootdir else None
         admission = Admission(
             state="queued" if status.state == "waiting" else "admitted",
             held=status.held,
@@ -202,6 +211,9 @@ class Connector:
             time.sleep(WATCH_S if waits else KEEP_S)
             try:
                 status = self._gateway.keep(run, ours=ours)
+            except NotLetIn as exc:
+                self._locked_out(exc, ours=ours)
+                return
             except SupercheckError:
                 continue
             waits = status.state == "waiting"
@@ -216,6 +228,9 @@ class Connector:
         while True:
             try:
                 batches, after = self._gateway.events(run, after=after, wait_s=READ_S)
+            except NotLetIn as exc:
+                self._locked_out(exc, ours=not self._ended)
+                return
             except SupercheckError:
                 time.sleep(AGAIN_S)
                 continue
@@ -231,6 +246,12 @@ class Connector:
             if over:
                 self._record()
                 return
+
+    def _locked_out(self, error: NotLetIn, *, ours: bool) -> None:
+        """The token has been revoked, or has expired: asking again would only look like guessing."""
+        end = " The run is cancelled within a minute." if ours else ""
+        with contextlib.suppress(OSError):
+            self._tell({"error": to_json(NotLetIn(f"{error}{end}"))})
 
     def _record(self) -> None:
         assert self._diary is not None

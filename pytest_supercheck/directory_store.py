@@ -122,7 +122,7 @@ class DirectoryStore:
                     for parent in path.relative_to(self.root).parents:
                         (self.root / parent).rmdir()
 
-    def url(self, key: str, *, ttl_s: float = 3600) -> str:  # noqa: ARG002 - a file's address does not lapse
+    def url(self, key: str, *, ttl_s: float = 3600, download: bool = False) -> str:  # noqa: ARG002 - it says neither
         """As in `store.Store`: the address of the file."""
         return self._path(key).as_uri()
 

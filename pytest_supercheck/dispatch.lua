@@ -42,7 +42,7 @@
 --                                         looked through for runs that have expired
 --   sc:workers            set     index   live workers that take work
 --   sc:idle               set     index   those of them that have none
---   sc:worker:WORKER      hash    1 day   host, pid, labels, version, job, quit, suspect (its last job lapsed)
+--   sc:worker:WORKER      hash    1 day   host, pid, labels, version, skew_ms, job, quit, suspect (its last job lapsed)
 --   sc:exec:JOB           hash    7 days  run, project, n, attempt, worker, host, state (promoted|begun|left|lapsed),
 --                                         chunk "a-b,c-d", alone (item), bound "a-b,c-d" (what follows of a group
 --                                         that it has begun), seq (last append), asked and answer (last `next`),
@@ -1242,9 +1242,9 @@ local function renewed_ms(member)
 end
 
 local function worker_row(id)
-  local worker = read(worker_key(id), {'host', 'pid', 'labels', 'version', 'job', 'suspect'}, {pid = true})
+  local worker = read(worker_key(id), {'host', 'pid', 'labels', 'version', 'skew_ms', 'job', 'suspect'}, {pid = true, skew_ms = true})
   return {worker = id, version = worker.version or '', host = worker.host or '', pid = worker.pid or 0, labels = worker.labels or '',
-          job = worker.job or '', suspect = worker.suspect and 1 or 0, renewed_ms = renewed_ms('w:' .. id)}
+          skew_ms = worker.skew_ms or 0, job = worker.job or '', suspect = worker.suspect and 1 or 0, renewed_ms = renewed_ms('w:' .. id)}
 end
 
 local function execution_row(job)
@@ -1352,7 +1352,8 @@ end
 
 function ops.join()
   local key, job = worker_key(args.worker), job_of_worker(args.worker)
-  call('HSET', key, 'host', args.host, 'pid', args.pid, 'labels', args.labels, 'version', args.version)
+  call('HSET', key, 'host', args.host, 'pid', args.pid, 'labels', args.labels, 'version', args.version,
+       'skew_ms', args.clock_ms - NOW)
   call('HDEL', key, 'quit', 'suspect', 'job')
   call('PEXPIRE', key, WORKER_TTL_MS)
   call('SADD', 'sc:workers', args.worker)

@@ -10,6 +10,7 @@ import itertools
 import json
 import logging
 import secrets
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib import resources
@@ -40,6 +41,7 @@ from pytest_supercheck.model import (
     JobId,
     Leave,
     Next,
+    Offer,
     PoolExecution,
     PoolStatus,
     PoolWorker,
@@ -172,28 +174,9 @@ class Dispatcher:
             figures=figures,
         )
 
-    def offer(
-        self,
-        run: RunId,
-        nodeids: Sequence[str],
-        *,
-        single: int = 0,
-        joined: Sequence[int] = (),
-        listing: bytes = b"",
-        detached: bool = False,
-        trouble: str = "",
-    ) -> bool:
+    def offer(self, run: RunId, offer: Offer) -> bool:
         """
         Hand over the items of a run, once; a second offer changes nothing.
-
-        Args:
-            nodeids: In the order in which they are to run; their indexes name them from here on.
-            single: How many of them, from the first on, are handed out one at a time.
-            joined: Indexes, each above 0, of the items that are of the same group as the item before: one execution
-                at a time has a group, whole and in order.
-            listing: The line of a `events.Collected`, which becomes the next event; without one when empty.
-            detached: From here on nobody keeps the run alive.
-            trouble: Without items, why there are none: the run ends as fatal.
 
         Returns:
             False when the run is over already.
@@ -202,19 +185,19 @@ class Dispatcher:
             Infrastructure: The nodeids did not arrive whole.
         """
         for _ in range(OFFER_ATTEMPTS):
-            offer = secrets.token_hex(8)  # several executions may tell what there is to run, at the same time
-            self._send_nodeids(f"sc:run:{run}:offer:{offer}", nodeids)
+            mark = secrets.token_hex(8)  # several executions may tell what there is to run, at the same time
+            self._send_nodeids(f"sc:run:{run}:offer:{mark}", offer.names)
             reply = self._call(
                 "offer",
-                payload=_bitmap(joined),
-                told=listing,
+                payload=_bitmap(offer.joined),
+                told=offer.listing.encode("ascii"),
                 run=run,
-                id=offer,
-                count=len(nodeids),
-                single=single,
-                detached=int(detached),
-                outcome="fatal" if trouble else None,
-                message=trouble or None,
+                id=mark,
+                count=len(offer.names),
+                single=offer.single,
+                detached=int(offer.detached),
+                outcome="fatal" if offer.trouble else None,
+                message=offer.trouble or None,
             )
             if "again" not in reply:
                 return "gone" not in reply
@@ -399,7 +382,16 @@ class Dispatcher:
             pid: Its process id, for people.
             labels: What it offers, none with a comma in it.
         """
-        self._call("join", worker=worker, host=host, pid=pid, labels=_label_text(labels), version=__version__)
+        clock_ms = self._now_ms() if self._now_ms else int(time.time() * 1000)
+        self._call(
+            "join",
+            worker=worker,
+            host=host,
+            pid=pid,
+            labels=_label_text(labels),
+            version=__version__,
+            clock_ms=clock_ms,
+        )
 
     def beat(self, workers: Iterable[str], *, jobs: Iterable[JobId] = ()) -> tuple[str, ...]:
         """

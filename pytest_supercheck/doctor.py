@@ -7,17 +7,22 @@ store and removes.
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from pytest_supercheck import __version__, valkey
+from pytest_supercheck.dispatch import Dispatcher
 from pytest_supercheck.errors import SupercheckError, Unreachable
 from pytest_supercheck.model import PoolStatus
 from pytest_supercheck.operators import StoreSettings, masked
 from pytest_supercheck.stores import open_store
+
+if TYPE_CHECKING:
+    from pytest_supercheck.http_gateway import HttpGateway
 
 #: Seconds by which two clocks may differ: leases last 15.
 SKEW_S: Final = 5.0
@@ -65,48 +70,56 @@ def _embedded() -> Iterator[Finding]:
 def _pool(url: str, token: str | None, labels: Sequence[str]) -> Iterator[Finding]:
     name = masked(url)
     try:
-        pool, version = _look(url, token)
+        with _connected(url, token) as place:
+            if isinstance(place, Dispatcher):
+                pool = place.pool()
+                yield Finding(subject="pool", good=True, words=f"{name} answers")
+            else:
+                troubles = place.troubles()
+                yield from (Finding(subject="server", good=False, words=f"{one}: {troubles[one]}") for one in troubles)
+                pool = place.pool()
+                yield Finding(subject="pool", good=True, words=f"{name} answers")
+                yield _version("server's", Counter([place.version or "unknown"]))
     except SupercheckError as exc:
         yield Finding(subject="pool", good=False, words=f"{name}: {exc}")
         return
-    yield Finding(subject="pool", good=True, words=f"{name} answers")
-    if version is not None:
-        yield _version("server's", Counter([version]))
-    yield _clock(pool)
+    yield from _clocks(pool)
     yield _workers(pool, labels)
     if pool.workers:
         yield _version("workers'", Counter(worker.version for worker in pool.workers))
 
 
-def _look(url: str, token: str | None) -> tuple[PoolStatus, str | None]:
-    """The pool, and the version of the server between it and us; None when there is none."""
+@contextlib.contextmanager
+def _connected(url: str, token: str | None) -> Iterator[HttpGateway | Dispatcher]:
+    """The server, or the pool itself."""
     if url.startswith(("http://", "https://")):
         try:
             from pytest_supercheck.http_gateway import HttpGateway
         except ImportError as exc:
             raise Unreachable(f"A server's address needs {exc.name}: pip install 'pytest-supercheck[http]'") from exc
 
-        server = HttpGateway(url, token)
-        try:
-            return server.pool(), server.version
-        finally:
-            server.close()
+        with contextlib.closing(HttpGateway(url, token)) as server:
+            yield server
+        return
     from pytest_supercheck.redis_gateway import RedisGateway
 
     with RedisGateway.connect(url, password=token) as gateway:
-        return gateway.dispatcher.pool(), None
+        yield gateway.dispatcher
 
 
-def _clock(pool: PoolStatus) -> Finding:
-    skew_s = time.time() - pool.now_ms / 1000
-    if abs(skew_s) <= SKEW_S:
-        return Finding(subject="clock", good=True, words="this machine's and the pool's agree")
-    way = "ahead of" if skew_s > 0 else "behind"
-    return Finding(
-        subject="clock",
-        good=False,
-        words=f"this machine's is {abs(skew_s):.0f} s {way} the pool's: times in reports are wrong. Set it, with NTP.",
-    )
+def _clocks(pool: PoolStatus) -> Iterator[Finding]:
+    """This machine's, and that of each host of workers."""
+    skews_s = {"this machine's": time.time() - pool.now_ms / 1000}
+    skews_s |= {f"that of the workers' host {worker.host}": worker.skew_ms / 1000 for worker in pool.workers}
+    wrong = {whose: skew_s for whose, skew_s in skews_s.items() if abs(skew_s) > SKEW_S}
+    for whose, skew_s in wrong.items():
+        words = (
+            f"{whose} is {abs(skew_s):.0f} s {'ahead of' if skew_s > 0 else 'behind'} the pool's: times in reports are "
+        )
+        yield Finding(subject="clock", good=False, words=words + "wrong. Set it, with NTP.")
+    if not wrong:
+        hosts = " and the workers'" if pool.workers else ""
+        yield Finding(subject="clock", good=True, words=f"this machine's{hosts} and the pool's agree")
 
 
 def _workers(pool: PoolStatus, labels: Sequence[str]) -> Finding:

@@ -9,33 +9,41 @@ its own, with the project installed as in development from the run's own tree, s
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import platform
 import re
 import sys
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from packaging.version import InvalidVersion, Version
 
 from pytest_supercheck import fingerprint
 from pytest_supercheck.assembly import Assembly
 from pytest_supercheck.build_cache import BuildCache, Held, remove
-from pytest_supercheck.errors import Fatal
+from pytest_supercheck.errors import Fatal, Infrastructure
 from pytest_supercheck.extensions import first
+from pytest_supercheck.fetched import note_use, tidy
 from pytest_supercheck.hookspecs import hookimpl
 from pytest_supercheck.installation import install_projects
 from pytest_supercheck.resolution import Resolution, allows, look, wanted_python
 from pytest_supercheck.run_venv import Python, make_venv
-from pytest_supercheck.uv_program import Confine, Job, Tell, Uv, unconfined
+from pytest_supercheck.uv_program import Job, Tell, Uv, says_no_room
 from pytest_supercheck.wish import EnvironmentWish
+
+if TYPE_CHECKING:
+    from pytest_supercheck.isolation import Confine
 
 #: Environments that are kept on a host, and projects built for them, which are small.
 KEPT: Final = 20
 KEPT_PROJECTS: Final = 200
+
+#: Projects whose own caches are kept, where each has its own.
+KEPT_APART: Final = 50
 
 #: The least versions with which those work.
 LEAST_PYTHON: Final = (3, 10)
@@ -78,12 +86,16 @@ class Environment:
 
     def close(self) -> None:
         """Let go of what is shared, once, when no process of the run uses it; so does the end of this process."""
-        for one in self.held:
-            one.close()
+        _close(self.held)
 
 
 def _rest() -> None:
     """Nothing has to be done meanwhile."""
+
+
+def _close(held: Iterable[Held]) -> None:
+    for one in held:
+        one.close()
 
 
 class Environments:
@@ -93,8 +105,10 @@ class Environments:
     Args:
         cache: The worker's directory for what it keeps; shared by all of its processes.
         worker: The worker's environment variables: indexes, proxies, PATH.
+        project: Whose environments they are.
         pulse: Called about twice a second while something is awaited; what it raises ends that and is passed on.
-        confine: How builds are run, which are the code of projects: see `uv_program.Uv`.
+        confine: Shuts builds in, which are the code of projects. Then each project has caches of its own, which no
+            other one's builds write into; None where projects trust each other, and share.
         kept: How many are kept, from 1.
     """
 
@@ -103,16 +117,18 @@ class Environments:
         cache: Path,
         worker: Mapping[str, str],
         *,
+        project: str = "",
         pulse: Callable[[], None] = _rest,
-        confine: Confine = unconfined,
+        confine: Confine | None = None,
         kept: int = KEPT,
     ) -> None:
         self._cache = cache
         self._worker = worker
         self._pulse = pulse
         self._confine = confine
-        self._built = BuildCache(cache / "environments", kept=kept, pulse=pulse)
-        self._projects = BuildCache(cache / "projects", kept=KEPT_PROJECTS, pulse=pulse)
+        self._project = project
+        self._kept = kept
+        self._apart = BuildCache(cache / "apart", kept=KEPT_APART, pulse=pulse)
         self._runners = BuildCache(cache / "runners", kept=KEPT, pulse=pulse)
 
     def prepare(self, tree: Path, rootdir: Path, venv: Path, wish: EnvironmentWish, tell: Tell) -> Environment:
@@ -132,19 +148,25 @@ class Environments:
         Raises:
             Fatal: There cannot be one; the message says why, and ends with the end of the log.
             BadPlugin: It is not one of ours, and a plugin cannot be loaded.
+            Infrastructure: This worker has no room for it.
         """
-        found: Environment | None = first(
-            "supercheck_build_environment",
-            self,
-            wish=wish,
-            tree=tree,
-            rootdir=rootdir,
-            venv=venv,
-            cache=self._cache,
-            confine=self._confine,
-            pulse=self._pulse,
-            tell=tell,
-        )
+        try:
+            found: Environment | None = first(
+                "supercheck_build_environment",
+                self,
+                wish=wish,
+                tree=tree,
+                rootdir=rootdir,
+                venv=venv,
+                cache=self._cache,
+                confine=self._confine,
+                pulse=self._pulse,
+                tell=tell,
+            )
+        except OSError as exc:  # also of several files at once, which has no number
+            if not says_no_room(str(exc)):
+                raise
+            raise Infrastructure(f"There is no room for the environment on the worker's disk ({self._cache}).") from exc
         if found is None:
             raise Fatal(f"this worker has nothing that makes environments of the kind {wish.kind!r}")
         return found
@@ -159,24 +181,29 @@ class Environments:
         return self._built_by_uv(tree, rootdir, venv, wish, tell) if wish.kind == "uv" else None
 
     def _built_by_uv(self, tree: Path, rootdir: Path, venv: Path, wish: EnvironmentWish, tell: Tell) -> Environment:
-        uv = Uv(self._cache, self._worker, self._pulse, self._confine)
         tree = tree.resolve()
         resolution = look(tree, rootdir, wish)
-        python = self._python(uv, wanted_python(tree, resolution.directory, resolution.project, wish), tell)
-        assembly = Assembly(uv, tree, resolution, python, wish.version, tell)
 
         def waits() -> None:
             tell("waiting for the environment, which another execution builds", False)
 
         with contextlib.ExitStack() as undo:
-            built = self._built.obtain(assembly.key, assembly.environment, waits)
+            apart = self._hold_apart()
+            undo.callback(_close, apart)
+            own = apart[0].path if apart else self._cache
+            uv = Uv(self._cache, own, self._worker, self._pulse, self._confine)
+            tidy(uv, tell)
+            python = self._python(uv, wanted_python(tree, resolution.directory, resolution.project, wish), tell)
+            assembly = Assembly(uv, tree, resolution, python, wish.version, tell)
+            built = self._cached(own, "environments", self._kept).obtain(assembly.key, assembly.environment, waits)
             undo.callback(built.close)
             facts = json.loads((built.path / "supercheck" / "facts.json").read_text("utf-8"))
             _check(facts["fingerprint"], resolution)
             runner = self._runners.obtain(assembly.runner_key, assembly.runner, waits)
             undo.callback(runner.close)
             if not venv.exists():
-                self._make_venv(venv, assembly, built.path, runner.path, facts["projects"])
+                projects = self._cached(own, "projects", KEPT_PROJECTS)
+                self._make_venv(venv, assembly, built.path, runner.path, facts["projects"], projects)
             undo.pop_all()
         return Environment(
             interpreter=venv / "bin" / "python",
@@ -184,16 +211,28 @@ class Environments:
             key=built.path.name,
             fingerprint=facts["fingerprint"],
             reads=(built.path, runner.path, python.path.parent.parent),
-            held=(built, runner),
+            held=(built, runner, *apart),
         )
 
-    def _make_venv(self, venv: Path, assembly: Assembly, built: Path, runner: Path, projects: list[str]) -> None:
+    def _cached(self, own: Path, name: str, kept: int) -> BuildCache:
+        return BuildCache(own / name, kept=kept, pulse=self._pulse)
+
+    def _hold_apart(self) -> tuple[Held, ...]:
+        """The project's own directory of caches, where it must have one."""
+        if self._confine is None:
+            return ()
+        key = hashlib.sha256(self._project.encode("utf-8", "surrogatepass")).hexdigest()
+        return (self._apart.obtain(key, lambda _place, _lock: None, _rest),)
+
+    def _make_venv(
+        self, venv: Path, assembly: Assembly, built: Path, runner: Path, projects: list[str], installed: BuildCache
+    ) -> None:
         """A run's own environment, made aside."""
         aside = venv.with_name(f"{venv.name}-{uuid.uuid4().hex[:12]}")
         try:
             make_venv(aside, assembly.python, built, [runner])
             if projects:
-                project = self._projects.obtain(assembly.project_key(projects), assembly.projects(projects), _rest)
+                project = installed.obtain(assembly.project_key(projects), assembly.projects(projects), _rest)
                 try:
                     install_projects(project.path, assembly.tree, aside)
                 finally:
@@ -215,7 +254,9 @@ class Environments:
         if python is None:
             tell(f"this worker has no Python {wanted}; uv looks for one to fetch", False)
             try:
-                uv.run(["python", "install", wanted], Path("/"), Job(place=self._cache / "pythons", tell=tell))
+                # Without a cache: builds write there, and what comes of this is everybody's.
+                job = Job(place=uv.pythons, tell=tell)
+                uv.run(["python", "install", wanted], Path("/"), job, {"UV_NO_CACHE": "1"})
             except Fatal as exc:
                 raise Fatal(f"Python {wanted} is not on this worker, and cannot be fetched: {exc}") from exc
             python = _found(uv, wanted)
@@ -224,6 +265,7 @@ class Environments:
         if Version(python.version).release[:2] < LEAST_PYTHON:
             least = ".".join(map(str, LEAST_PYTHON))
             raise Fatal(f"the project asks for Python {python.version}, and test processes need {least} or newer")
+        note_use(python.path, uv.pythons)
         return python
 
 

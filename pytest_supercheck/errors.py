@@ -7,6 +7,7 @@ Knows nothing of who raises and who shows it. A class's docstring is its default
     ├── Unreachable                  69   the service cannot be reached or refuses us
     │   ├── EmbeddedMissing          69   there is no server binary to embed
     │   ├── NoWorker                 69   no live worker has the run's labels
+    │   ├── NotLetIn                 69   the token is not good for this, or no more
     │   └── StoreTrouble             69   the store cannot be used now
     ├── NotStored                    70   the store has no such object
     ├── Infrastructure               70   the service failed, after its retries
@@ -51,6 +52,10 @@ class EmbeddedMissing(Unreachable):
 
 class NoWorker(Unreachable):
     """No live worker has the labels that this run needs. Start one, or wait for one with --supercheck-wait."""
+
+
+class NotLetIn(Unreachable):
+    """The server does not let us in. Give another token in SUPERCHECK_TOKEN."""
 
 
 class StoreTrouble(Unreachable):

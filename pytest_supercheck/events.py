@@ -114,7 +114,8 @@ class Files:
     kept: tuple[tuple[str, str, int], ...]
     #: Of each other: its name, empty for several of them, and why it is not kept.
     left: tuple[tuple[str, str], ...]
-    #: Of each file that is kept, the directory that its name is relative to.
+    #: Of each file that is kept, what its name is relative to, a directory relative to the run's root; none of a run in
+    #: place, whose files are where they belong.
     places: tuple[str, ...] = ()
 
 

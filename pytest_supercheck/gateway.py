@@ -6,10 +6,9 @@ Six verbs. Must not know which adapter stands behind it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Final, Protocol
 
-from pytest_supercheck.model import Admission, How, QueueStatus, RunId, RunRequest, RunStatus
+from pytest_supercheck.model import Admission, How, Offer, QueueStatus, RunId, RunRequest, RunStatus
 
 #: Over HTTP: the header in which a server says its release, and its words for a run that is not there, or not for us.
 VERSION_HEADER: Final = "X-Supercheck-Version"
@@ -33,26 +32,9 @@ class Gateway(Protocol):
         """
         ...
 
-    def offer(
-        self,
-        run: RunId,
-        nodeids: Sequence[str],
-        *,
-        single: int = 0,
-        joined: Sequence[int] = (),
-        listing: bytes = b"",
-        detached: bool = False,
-    ) -> bool:
+    def offer(self, run: RunId, offer: Offer) -> bool:
         """
         Hand over the items of a run, once.
-
-        Args:
-            nodeids: In the order in which they are to run; their indexes name them from here on.
-            single: How many of them, from the first on, are handed out one at a time: with `-x` all of them, else
-                those that take long.
-            joined: Indexes of the items that are of the same group as the item before.
-            listing: The line of a `events.Collected`, for others who will follow the run; empty for none.
-            detached: Nobody keeps the run from here on, and it goes on all the same.
 
         Returns:
             False when the run is over already.

@@ -16,8 +16,9 @@ import pluggy
 
 if TYPE_CHECKING:
     from pytest_supercheck.environment import Environment
+    from pytest_supercheck.isolation import Confine
     from pytest_supercheck.store import Store
-    from pytest_supercheck.uv_program import Confine, Tell
+    from pytest_supercheck.uv_program import Tell
     from pytest_supercheck.wish import EnvironmentWish
 
 #: Sends a message: title and body, which are plain text, and whether it is ``good`` news, ``bad`` or ``neither``.
@@ -59,7 +60,7 @@ class SupercheckHookspecs:
         rootdir: Path,
         venv: Path,
         cache: Path,
-        confine: Confine,
+        confine: Confine | None,
         pulse: Callable[[], None],
         tell: Tell,
     ) -> Environment | None:
@@ -72,7 +73,8 @@ class SupercheckHookspecs:
             rootdir: The session's root directory in it.
             venv: A path that is this run's alone; several executions may be here at once.
             cache: The worker's directory for what it keeps; shared by all runs.
-            confine: Changes a command so that it is shut in as the run is. Code of the project is run through it alone.
+            confine: Changes a command so that it is shut in as the run is; code of the project is run through it alone.
+                None where runs are not isolated.
             pulse: To be called about twice a second while something is awaited; what it raises is to be passed on.
             tell: Gets words for the user, and whether they are details.
 

@@ -6,22 +6,24 @@ The same verbs as over Redis, at the server's `/api/v1`.  Must not know pytest o
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 from urllib.parse import quote
 
 import httpx
 
 from pytest_supercheck import __version__
-from pytest_supercheck.errors import BadJob, Infrastructure, QueueFull, SourceTrouble, Unreachable
+from pytest_supercheck.errors import BadJob, Infrastructure, NotLetIn, QueueFull, SourceTrouble, Unreachable
 from pytest_supercheck.gateway import NO_JOB, NO_RUN, VERSION_HEADER
 from pytest_supercheck.model import (
     Admission,
     Figures,
     How,
+    Offer,
     PoolExecution,
     PoolStatus,
     PoolWorker,
@@ -38,11 +40,14 @@ from pytest_supercheck.operators import hide, masked
 SCHEMES: Final = ("http", "https")
 #: Seconds for which a run outlives the last word of its session: a network may be away for a while.
 GRACE_S: Final = 60.0
-#: Seconds to wait for a connection, and for an answer; a stream says every 15 s that it is still there.
+#: Seconds to wait for a connection, for an answer, and for a stream's next sign: it gives one every 5 s.
 CONNECT_S: Final = 5.0
 ANSWER_S: Final = 35.0
+SIGN_S: Final = 12.0
 #: Pauses in seconds before a request that got no answer is sent again: all of them may be repeated.
 AGAIN_S: Final = (0.2, 1.0, 3.0)
+#: Seconds for which a server that has answered before may be away, as it is while it starts anew.
+AWAY_S: Final = 30.0
 #: Answers that may be another one a moment later: of a proxy, or of a server whose Redis or database is away.
 PASSING: Final = frozenset({502, 503, 504})
 
@@ -82,15 +87,18 @@ class HttpGateway:
         self.address: Final = masked(url)
         #: The server's release of this package, once it has answered; None when it does not say.
         self.version: str | None = None
+        self._url = url.rstrip("/")
         try:
             self._client = httpx.Client(
-                base_url=f"{url.rstrip('/')}/api/v1/",
+                base_url=f"{self._url}/api/v1/",
                 headers=headers,
                 auth=None if token else job_sign_in(url, os.environ, mask),
                 timeout=httpx.Timeout(ANSWER_S, connect=CONNECT_S),
             )
         except (httpx.InvalidURL, ValueError) as exc:
             raise Unreachable(f"{self.address} is no address of a server ({exc}).") from exc
+        self._met = False
+        self._asks = False
         self._stream: Iterator[bytes] | None = None
         self._response: httpx.Response | None = None
         self._heard = b""
@@ -104,32 +112,31 @@ class HttpGateway:
         row = self._call("POST", "runs", {**dataclasses.asdict(request), "grace_s": GRACE_S})
         return Admission(**{**row, "figures": Figures.from_json(row["figures"])})
 
-    def offer(
-        self,
-        run: RunId,
-        nodeids: Sequence[str],
-        *,
-        single: int = 0,
-        joined: Sequence[int] = (),
-        listing: bytes = b"",
-        detached: bool = False,
-    ) -> bool:
+    def offer(self, run: RunId, offer: Offer) -> bool:
         """As `Gateway.offer`."""
-        items: dict[str, Any] = {"names": list(nodeids), "single": single, "joined": list(joined)}
-        items |= {"listing": listing.decode("ascii"), "detached": detached}
         try:
-            return bool(self._call("POST", f"runs/{quote(run)}/items", items)["taken"])
+            return bool(self._call("POST", f"runs/{quote(run)}/items", dataclasses.asdict(offer))["taken"])
         except _NoRun:
             return False
 
     def events(self, run: RunId, *, after: str, wait_s: float) -> tuple[list[bytes], str]:
-        """As `Gateway.events`; one stream serves all calls, so `wait_s` is the server's to choose: 15 s at most."""
+        """
+        As `Gateway.events`; one stream serves all calls, so `wait_s` is the server's to choose: 5 s at most.
+
+        A proxy may hold a stream back until it ends: then each call is a request of its own, for what there is by then.
+        """
         del wait_s
         try:
             if self._stream is None:
                 self._open(run, after)
             assert self._stream is not None
-            self._heard += next(self._stream)
+            self._heard += b"".join(self._stream) if self._asks else next(self._stream)
+            if self._asks:
+                self._hang_up()
+        except httpx.ReadTimeout:
+            self._hang_up()
+            self._asks = True
+            return [], after
         except (httpx.HTTPError, StopIteration) as exc:
             self._hang_up()
             raise Unreachable(f"{self.address} has ended the stream of events ({_words(exc)}).") from exc
@@ -149,7 +156,7 @@ class HttpGateway:
     def cancel(self, run: RunId, *, outcome: str, how: How, message: str = "") -> RunStatus:
         """As `Gateway.cancel`."""
         words = {"outcome": outcome, "how": how, "message": message}
-        return self._stand("POST", "stop", run, words)
+        return self._stand("POST", "stop", run, words, patient=False)
 
     def queue(self) -> QueueStatus:
         """As `Gateway.queue`."""
@@ -164,6 +171,16 @@ class HttpGateway:
         workers = tuple(PoolWorker(**{**one, "labels": tuple(one["labels"])}) for one in row.pop("workers"))
         executions = tuple(PoolExecution(**one) for one in row.pop("executions"))
         return PoolStatus(workers=workers, executions=executions, **row)
+
+    def troubles(self) -> dict[str, str]:
+        """What the server needs and cannot use just now, and why; empty when it says nothing of that."""
+        try:
+            parts = self._client.get(f"{self._url}/readyz").json()["parts"]
+            return {str(name): str(part["words"])[:500] for name, part in parts.items() if not part["ready"]}
+        except httpx.HTTPError as exc:
+            raise Unreachable(f"{self.address} does not answer ({_words(exc)}).") from exc
+        except (ValueError, LookupError, TypeError, AttributeError):
+            return {}  # a proxy keeps it back
 
     def bundle(self, project: str, bundle: str, wish: bytes = b"") -> tuple[str, list[str]]:
         """
@@ -185,22 +202,29 @@ class HttpGateway:
 
     def file(self, run: RunId, key: str) -> Iterator[bytes]:
         """
-        The content of a file that a test has left behind, part by part.
+        The content of a file that a test has left behind, part by part; the server may say where in the store it is.
 
         Args:
             key: In the run's folder.
 
         Raises:
-            Unreachable: The server does not answer, or has no such file.
+            Unreachable: The server, or the store, does not answer, or has no such file.
         """
-        try:
-            with self._client.stream("GET", f"runs/{quote(run)}/files/{quote(key)}") as response:
-                if response.is_error:
+        with contextlib.ExitStack() as stack:
+            where = self.address
+            try:
+                asked = self._client.stream("GET", f"runs/{quote(run)}/files/{quote(key)}")
+                response = stack.enter_context(asked)
+                if response.has_redirect_location:  # to a signed address: the token is not for whoever is there
+                    target = httpx.URL(response.headers["Location"])
+                    where = f"the store at {target.host}"
+                    response = stack.enter_context(httpx.stream("GET", target, timeout=self._client.timeout))
+                if response.is_error or response.is_redirect:
                     response.read()
-                    raise Unreachable(f"{self.address} does not give it: {_detail(response)}")
+                    raise Unreachable(f"{where} does not give it: {_detail(response)}")
                 yield from response.iter_bytes(1 << 18)
-        except httpx.HTTPError as exc:
-            raise Unreachable(f"{self.address} has not sent all of it ({_words(exc)})") from exc
+            except (httpx.HTTPError, httpx.InvalidURL) as exc:
+                raise Unreachable(f"{where} has not sent all of it ({_words(exc)})") from exc
 
     def jobs(self, method: str, path: str = "", body: object = None, **params: str) -> dict[str, Any]:
         """
@@ -220,10 +244,10 @@ class HttpGateway:
             raise BadJob(exc.detail) from exc
         return row
 
-    def _stand(self, method: str, verb: str, run: RunId, body: object = None) -> RunStatus:
+    def _stand(self, method: str, verb: str, run: RunId, body: object = None, *, patient: bool = True) -> RunStatus:
         """Where a run stands after a verb; `gone` also when the server says that the token's project has none such."""
         try:
-            row = self._call(method, f"runs/{quote(run)}/{verb}", body)
+            row = self._call(method, f"runs/{quote(run)}/{verb}", body, patient=patient)
         except _NoRun:
             figures = self.queue().figures
             return RunStatus(
@@ -234,14 +258,14 @@ class HttpGateway:
 
     def _call(
         self, method: str, path: str, body: object = None, *,
-        params: Mapping[str, str] | None = None, content: bytes | None = None,
+        params: Mapping[str, str] | None = None, content: bytes | None = None, patient: bool = True,
     ) -> Any:  # fmt: skip
         """The answer to a request, which is repeated where there is none; errors as `Gateway` has them."""
-        for pause_s in (*AGAIN_S, None):
+        for pause_s in self._pauses_s(AWAY_S if patient and self._met else 0):
             try:
                 response = self._client.request(method, path, json=body, params=params, content=content)
             except httpx.HTTPError as exc:
-                trouble = f"{self.address} does not answer ({_words(exc)}). Check the URL, the network and the proxy."
+                trouble = f"{self.address} does not answer ({_words(exc)}). {_remedy(exc)}"
             else:
                 if response.status_code not in PASSING:
                     return self._read(response)
@@ -251,14 +275,18 @@ class HttpGateway:
             time.sleep(pause_s)
         raise AssertionError
 
+    def _pauses_s(self, patience_s: float) -> Iterator[float | None]:
+        """Until a request is sent again, and None when it is not."""
+        give_up_at = time.monotonic() + patience_s
+        yield from AGAIN_S
+        while time.monotonic() < give_up_at:
+            yield AGAIN_S[-1]
+        yield None
+
     def _read(self, response: httpx.Response) -> Any:
         status = response.status_code
         self.version = response.headers.get(VERSION_HEADER)
-        if status in (401, 403):
-            whose = "This was the job's own token; another one" if self._client.auth else "The token"
-            raise Unreachable(
-                f"{self.address} does not let us in: {_detail(response)} {whose} is taken from SUPERCHECK_TOKEN."
-            )
+        self._check_let_in(response)
         if status == 413:
             raise SourceTrouble(
                 f"{self.address} does not take that much: {_detail(response)} Proxies on the way have to let requests "
@@ -282,12 +310,25 @@ class HttpGateway:
             raise Unreachable(f"{self.address} has no such address: is it a pytest-supercheck server of this release?")
         if response.is_error:
             raise _Refused(f"{self.address} answers {status}: {_detail(response)}", _detail(response))
+        self._met = True
         return row
+
+    def _check_let_in(self, response: httpx.Response) -> None:
+        if response.status_code in (401, 403):
+            whose = "This was the job's own token; another one" if self._client.auth else "The token"
+            raise NotLetIn(
+                f"{self.address} does not let us in: {_detail(response)} {whose} is taken from SUPERCHECK_TOKEN."
+            )
 
     def _open(self, run: RunId, after: str) -> None:
         headers = {"Last-Event-ID": after, "Accept": "text/event-stream"}
-        request = self._client.build_request("GET", f"runs/{quote(run)}/events", headers=headers)
+        path, asks = f"runs/{quote(run)}/events", {"once": "true"} if self._asks else {}
+        timeout = httpx.Timeout(SIGN_S, connect=CONNECT_S)
+        request = self._client.build_request("GET", path, headers=headers, params=asks, timeout=timeout)
         self._response = self._client.send(request, stream=True)
+        if self._response.is_error:
+            self._response.read()
+            self._check_let_in(self._response)
         self._response.raise_for_status()
         self._stream, self._heard = self._response.iter_bytes(), b""
 
@@ -303,6 +344,12 @@ def _detail(response: httpx.Response) -> str:
         return str(response.json()["detail"])[:500]
     except (ValueError, KeyError, TypeError):
         return f"status {response.status_code}."
+
+
+def _remedy(exc: Exception) -> str:
+    if "CERTIFICATE_VERIFY_FAILED" in str(exc):
+        return "Is its certificate of an authority of your own? Name that one's file in SSL_CERT_FILE."
+    return "Check the URL, the network and the proxy."
 
 
 def _words(exc: Exception) -> str:

@@ -15,6 +15,7 @@ import re
 import shutil
 import stat
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -55,6 +56,18 @@ def copy_tree(tree: Path, to: Path) -> None:
                 os.chmod(path, os.stat(path).st_mode | stat.S_IWUSR)
 
 
+def untouched(path: Path, place: Path) -> Path:
+    """
+    A path in a place where a build has been at work, which may have put a link there.
+
+    Raises:
+        Fatal: It has: who follows it is not as confined as the build was.
+    """
+    if path.resolve() != place.resolve() / path.relative_to(place):
+        raise Fatal(f"a build has put a link in the place of {path.relative_to(place)}")
+    return path
+
+
 def build_projects(uv: Uv, job: Job, tree: Path, projects: Sequence[str], python: Python, version: str) -> None:
     """
     Install projects as in development, in a form that `install_projects` reads.
@@ -69,25 +82,27 @@ def build_projects(uv: Uv, job: Job, tree: Path, projects: Sequence[str], python
     Raises:
         Fatal: A build failed; with the end of its log.
     """
-    copy, scratch = job.place / "tree", job.place / "scratch"
+    work = job.place / "work"  # nothing that is kept is where builds can write
+    work.mkdir()
+    inner = replace(job, place=work)
+    copy, scratch = work / "tree", work / "scratch"
     copy_tree(tree, copy)
     before = set(_files(copy))
     venv = ["venv", "--quiet", "--relocatable", "--no-project", "--python", str(python.path), str(scratch)]
-    uv.run(venv, copy, job)
+    uv.run(venv, copy, inner)
     editable = [word for project in projects for word in ("--editable", str(copy / project))]
     install = ["pip", "install", "--no-deps", "--python", str(scratch / "bin" / "python"), *editable]
-    uv.run(install, copy, job, version_variables(version or UNKNOWN_VERSION))
-    for name in list(_files(copy)):
+    uv.run(install, copy, inner, version_variables(version or UNKNOWN_VERSION))
+    for name in list(_files(untouched(copy, work))):
         if name not in before and not _WASTE.search(name):
             _move(copy / name, job.place / "made" / name)
     for kind, source in (("site", site_packages(scratch)), ("bin", scratch / "bin")):
         (job.place / kind).mkdir()
-        for entry in list(source.iterdir()):
+        for entry in list(untouched(source, work).iterdir()):
             if not OF_VENV.fullmatch(entry.name):
                 entry.rename(job.place / kind / entry.name)
     (job.place / "from.json").write_text(json.dumps(str(copy)), "utf-8")
-    remove(scratch)
-    remove(copy)
+    remove(work)
 
 
 def install_projects(built: Path, tree: Path, venv: Path) -> None:

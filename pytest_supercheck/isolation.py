@@ -15,9 +15,9 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final, Protocol, TypeAlias
 
 from pytest_supercheck.boot import boot
 from pytest_supercheck.errors import CannotIsolate, Fatal
@@ -37,6 +37,11 @@ _PERSONAL: Final = frozenset({"SSH_AUTH_SOCK", "SSH_AGENT_PID", "GPG_AGENT_INFO"
 #: Numbers of Linux's system call keyctl, which the C library does not have, and of its operation that we need.
 _KEYCTL: Final = {"x86_64": 250, "aarch64": 219, "riscv64": 219, "ppc64le": 271, "s390x": 280}
 _JOIN_SESSION_KEYRING: Final = 1
+
+
+#: Makes of a build's command, the directories that it writes into and those that it reads besides the command that is
+#: run, or raises `Fatal` where that cannot be done.
+Confine: TypeAlias = "Callable[[list[str], Sequence[Path], Sequence[Path]], list[str]]"
 
 
 class Cell(Protocol):
@@ -86,17 +91,9 @@ class Isolation(Protocol):
     def limits(self) -> Mapping[str, int]:
         """Limits of each process, by their names in Python's `resource`."""
 
-    def confine(self, command: list[str], writes: Sequence[Path]) -> list[str]:
-        """
-        Shut a build in, which is the code of a project, too.
-
-        Args:
-            command: It.
-            writes: The directories that it writes into.
-
-        Raises:
-            Fatal: That cannot be done here.
-        """
+    @property
+    def confine(self) -> Confine | None:
+        """Shuts a build in, which is the code of a project, too; None where projects trust each other."""
 
     def cell(self) -> Cell:
         """
@@ -121,12 +118,10 @@ class Open:
     walled = False
     temporary = ""
 
+    confine = None
+
     def __init__(self) -> None:
         self.limits: Mapping[str, int] = {}
-
-    def confine(self, command: list[str], writes: Sequence[Path]) -> list[str]:  # noqa: ARG002
-        """As it is."""
-        return command
 
     def cell(self) -> Cell:
         """The same for all."""
@@ -172,14 +167,14 @@ class Walls:
         self.limits = limits
         self._setpriv = _program("setpriv", "util-linux") if users else ""
 
-    def confine(self, command: list[str], writes: Sequence[Path]) -> list[str]:
+    def confine(self, command: list[str], writes: Sequence[Path], reads: Sequence[Path]) -> list[str]:
         """In a sandbox: what is shared by runs, such as a cache of packages, is no one run's user's."""
         if self.sandbox is None:
             raise Fatal(
                 "building an environment runs code of the project, which this worker's isolation 'user' cannot shut in:"
                 " install bubblewrap there and use 'bwrap', or use the worker's own environment"
             )
-        return self.sandbox.confine(command, writes)
+        return self.sandbox.confine(command, writes, reads)
 
     def cell(self) -> Cell:
         """With a user whom nobody else has."""

@@ -10,6 +10,7 @@ import os
 import re
 import time
 import uuid
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal, NewType, TypeAlias
 
@@ -95,6 +96,26 @@ class RunRequest:
             raise ValueError(f"a group's name is 1 to 200 letters, digits or any of ._-:/, not {self.concurrency!r}")
         if self.concurrency_limit < 1:
             raise ValueError(f"a concurrency group has at least one run at a time, not {self.concurrency_limit}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Offer:
+    """What a run consists of."""
+
+    #: Its items, in the order in which they are to run; their indexes name them from here on.
+    names: Sequence[str]
+    #: How many of them, from the first on, are handed out one at a time: with `-x` all of them, else those that take
+    #: long.
+    single: int = 0
+    #: Indexes, each above 0, of those that are of the same group as the item before: one execution at a time has a
+    #: group, whole and in order.
+    joined: Sequence[int] = ()
+    #: The line of a `events.Collected`, for others who will follow the run; empty for none.
+    listing: str = ""
+    #: Whether nobody keeps the run from here on, and it goes on all the same.
+    detached: bool = False
+    #: Without items, why there are none: the run ends as fatal. A worker's word, not a client's.
+    trouble: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -255,6 +276,8 @@ class PoolWorker:
     suspect: bool
     #: When it last gave a sign of life, ms since 1970; None when its lease is gone.
     renewed_ms: int | None
+    #: By how much its clock was ahead of the pool's when it began, in ms.
+    skew_ms: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final
 
@@ -18,7 +18,7 @@ from redis.retry import Retry
 
 from pytest_supercheck.dispatch import Dispatcher, redis_errors
 from pytest_supercheck.errors import SupercheckError, Unreachable
-from pytest_supercheck.model import Admission, How, QueueStatus, RunId, RunRequest, RunStatus
+from pytest_supercheck.model import Admission, How, Offer, QueueStatus, RunId, RunRequest, RunStatus
 from pytest_supercheck.operators import masked
 
 if TYPE_CHECKING:
@@ -104,18 +104,9 @@ class RedisGateway:
         """As `Gateway.submit`."""
         return self.dispatcher.submit(request)
 
-    def offer(
-        self,
-        run: RunId,
-        nodeids: Sequence[str],
-        *,
-        single: int = 0,
-        joined: Sequence[int] = (),
-        listing: bytes = b"",
-        detached: bool = False,
-    ) -> bool:
+    def offer(self, run: RunId, offer: Offer) -> bool:
         """As `Gateway.offer`."""
-        return self.dispatcher.offer(run, nodeids, single=single, joined=joined, listing=listing, detached=detached)
+        return self.dispatcher.offer(run, offer)
 
     def events(self, run: RunId, *, after: str, wait_s: float) -> tuple[list[bytes], str]:
         """As `Gateway.events`."""
@@ -188,7 +179,11 @@ def check_server(facts: Mapping[str, Any]) -> None:
         )
     version = str(facts.get("redis_version", "0"))
     if not is_new_enough(version):
-        raise Unreachable(f"Redis {version} is too old. Use Redis 6.2 or later, or any Valkey.")
+        raise Unreachable(_too_old(version))
+
+
+def _too_old(version: str) -> str:
+    return f"Redis {version} is too old. Use Redis 6.2 or later, or any Valkey."
 
 
 def is_new_enough(version: str) -> bool:
@@ -234,7 +229,8 @@ def _check_within(client: redis.Redis, timeout_s: float) -> None:
                 facts: Any = client.info()
             check_server(facts)
         except SupercheckError as exc:
-            failures.append(Unreachable(str(exc)))
+            ancient = "unknown command" in str(exc)  # older than 6.0, it cannot even be greeted
+            failures.append(Unreachable(_too_old("that does not know HELLO") if ancient else str(exc)))
         except TypeError:
             failures.append(
                 Unreachable("Its URL has an option that is unknown: look at what follows the question mark.")

@@ -77,7 +77,7 @@ class Retrieval(threading.Thread):
     def _take(self, event: object) -> None:
         if isinstance(event, Files):
             for (name, key, _), place in zip(event.kept, event.places, strict=False):
-                self._due.append((key, os.path.normpath(os.path.join(place, name))))
+                self._due.append((key, os.path.normpath(os.path.join(self._rootdir, place, name))))
 
     def abandon(self) -> None:
         """Nobody waits for it any more: what is half here goes, what is here is remembered."""

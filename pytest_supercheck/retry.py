@@ -14,7 +14,7 @@ from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
 from pytest_supercheck.errors import CannotRetry
-from pytest_supercheck.model import RunDetails, RunId, RunRequest, new_run_id
+from pytest_supercheck.model import Offer, RunDetails, RunId, RunRequest, new_run_id
 from pytest_supercheck.record import FAILING, read_origin
 from pytest_supercheck.transcript import Submitted, Transcript, wire_nodeids
 
@@ -53,7 +53,8 @@ def retry(dispatcher: Dispatcher, run: RunId, *, failed: bool = False, nodeid: s
     request = _request(details)
     again, joined = _regroup(names, wanted)
     dispatcher.submit(request)
-    dispatcher.offer(request.run_id, again, single=len(again) if request.maxfail else 0, joined=joined)
+    offer = Offer(names=again, single=len(again) if request.maxfail else 0, joined=joined)
+    dispatcher.offer(request.run_id, offer)
     dispatcher.detach(request.run_id)
     return request.run_id
 

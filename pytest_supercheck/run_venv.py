@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from pytest_supercheck.errors import Fatal
+
 #: What an empty environment of uv has, which runs have of their own, or need not.
 OF_VENV: Final = re.compile(r"_virtualenv\.(py|pth)|__pycache__|activate.*|deactivate.*|.*\.bat|python.*")
 
@@ -39,9 +41,16 @@ class Python:
 
 
 def site_packages(environment: Path) -> Path:
-    """Where a virtual environment has its modules."""
-    [site] = environment.glob("lib/python*/site-packages")
-    return site
+    """
+    Where a virtual environment has its modules.
+
+    Raises:
+        Fatal: It has several such places, or none: a build has changed it.
+    """
+    found = list(environment.glob("lib/python*/site-packages"))
+    if len(found) != 1:
+        raise Fatal(f"the environment that was built has {len(found)} places for modules")
+    return found[0]
 
 
 def make_venv(place: Path, python: Python, shared: Path, first: Iterable[Path]) -> None:

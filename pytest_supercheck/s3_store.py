@@ -161,11 +161,13 @@ class S3Store:
                 if failed.get("Code") not in _ABSENT:
                     raise StoreTrouble(f"{self} does not remove {failed.get('Key')}: {failed.get('Message')}")
 
-    def url(self, key: str, *, ttl_s: float = 3600) -> str:
+    def url(self, key: str, *, ttl_s: float = 3600, download: bool = False) -> str:
         """As in `store.Store`: signed, so that no credentials are needed."""
-        check_key(key)
+        wanted = self._named(check_key(key))
+        if download:
+            wanted |= {"ResponseContentDisposition": "attachment", "ResponseContentType": "application/octet-stream"}
         with self._translated():
-            signed = self._client.generate_presigned_url("get_object", Params=self._named(key), ExpiresIn=int(ttl_s))
+            signed = self._client.generate_presigned_url("get_object", Params=wanted, ExpiresIn=int(ttl_s))
         return str(signed)
 
     def _named(self, key: str) -> dict[str, str]:

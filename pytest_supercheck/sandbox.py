@@ -103,14 +103,15 @@ class Sandbox:
         return [self._program, *spaces, *self._system(network=self._network), *self._mounts(places),
                 *("--remount-ro", "/dev", "--remount-ro", "/", "--chdir", "/", "--")]  # fmt: skip
 
-    def confine(self, command: list[str], writes: Sequence[Path]) -> list[str]:
+    def confine(self, command: list[str], writes: Sequence[Path], reads: Sequence[Path]) -> list[str]:
         """
-        Put a build behind the words: it has the network, and of the machine the system and where it writes.
+        Put a build behind the words: it has the network, the system, and of the machine what it reads and writes.
 
         It stays the user that we are, without that user's rights: what it writes is ours.
         """
         program = os.path.realpath(command[0])
-        shown = [*installations(sys.executable), *installations(os.path.abspath(sys.executable)), program]
+        ours = [*installations(sys.executable), *installations(os.path.abspath(sys.executable))]
+        shown = [*ours, program, *map(str, reads)]
         mounts = {path: "--ro-bind" for path in shown if not any(is_below(path, above) for above in SYSTEM)}
         mounts |= dict.fromkeys(self._readable, "--ro-bind-try") | {str(path): "--bind" for path in writes}
         words, made = [], {"/", "/tmp"}

@@ -22,7 +22,7 @@ from pytest_supercheck.ending import Refusal, conclude, explain, fail
 from pytest_supercheck.errors import SupercheckError
 from pytest_supercheck.follower import Follower
 from pytest_supercheck.listing import Lister
-from pytest_supercheck.model import RunId, RunRequest, new_run_id
+from pytest_supercheck.model import Offer, RunId, RunRequest, new_run_id
 from pytest_supercheck.operators import BadVariable, PoolSettings
 from pytest_supercheck.settings import HTTP_SCHEMES, Settings
 from pytest_supercheck.spec import Specifier
@@ -115,7 +115,8 @@ class LocalSession:
         if settings.detach:
             config.pluginmanager.register(self._lister, "supercheck-lister")
         self._released = False
-        #: What has come back of the tests' files, where some may.
+        #: Whether files of tests come back, and what has.
+        self._brings = settings.source == "ship" and settings.artifacts != "none"
         self._brought: dict[str, Any] | None = None
         self._stack: EmbeddedStack | None = None
         count = settings.executions or os.cpu_count() or 1
@@ -164,7 +165,7 @@ class LocalSession:
         """All plugins are configured: now the nodes are known, and the run can be submitted."""
         if self._attached:
             self.speaker.configure_nodes(session.config, self.run_id)
-            self._submission.attach(self.run_id)
+            self._submission.attach(self.run_id, rootdir=str(session.config.rootpath) if self._brings else "")
             return
         if self._stack is None and self._settings.executions is None:
             try:
@@ -281,8 +282,9 @@ class LocalSession:
         names = wire_names(session.items, places, joined)
         single = len(names) if one_by_one or session.config.getoption("maxfail") else arrangement.long
         detached = self._settings.detach
-        listing = self._lister.tell(session, places) if detached else b""
-        self._submission.offer(names, single=single, joined=joined, listing=listing, detached=detached)
+        listing = self._lister.tell(session, places).decode("ascii") if detached else ""
+        offer = Offer(names=names, single=single, joined=joined, listing=listing, detached=detached)
+        self._submission.offer(offer)
         self._announce(admission, min(self.speaker.count, arrangement.groups))
 
     def _announce(self, admission: Admission, wish: int) -> None:
@@ -304,7 +306,7 @@ class LocalSession:
         follower = self._follower
         if follower.ended is None:
             self._submission.close()
-        elif self._settings.source == "ship" and self._settings.artifacts != "none" and not self._attached:
+        elif self._brings:
             self._brought = self._submission.brought()
         if follower.replay is not None and follower.collected is None:
             durations.save(self._config, follower.replay.durations_s)

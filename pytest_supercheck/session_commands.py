@@ -68,4 +68,6 @@ def attach(url: str | None, run_id: str, args: tuple[str, ...]) -> None:
 
     Ctrl-C leaves the run alone. Runs are there for 7 days after their end.
     """
+    if args[:1] == ("--",):  # click takes it away in front of all arguments only
+        args = args[1:]
     sys.exit(start_session(url, args, run=run_id))

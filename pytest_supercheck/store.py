@@ -206,11 +206,12 @@ class Store(Protocol):
         """Remove objects; those that are not there are no matter."""
         ...
 
-    def url(self, key: str, *, ttl_s: float = 3600) -> str:
+    def url(self, key: str, *, ttl_s: float = 3600, download: bool = False) -> str:
         """
         An address under which a browser can read an object.
 
         Args:
             ttl_s: Seconds after which it may lapse, at most 7 days.
+            download: Whether the browser is told to save it and not to show it, where an address can say that.
         """
         ...

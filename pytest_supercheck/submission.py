@@ -18,7 +18,7 @@ from typing import Any, Final
 from pytest_supercheck import boot, errors
 from pytest_supercheck.errors import Infrastructure, QueueFull, SupercheckError
 from pytest_supercheck.keeper import Lines, send
-from pytest_supercheck.model import Admission, Figures, How, RunId, RunRequest, RunStatus
+from pytest_supercheck.model import Admission, Figures, How, Offer, RunId, RunRequest, RunStatus
 from pytest_supercheck.operators import hide
 
 #: Names in one message, and bytes in one read of events.
@@ -111,18 +111,20 @@ class Submission:
             self.heard_at = time.monotonic()
         return self.admission
 
-    def attach(self, run: RunId) -> None:
-        """Follow a run that somebody else has started; `result` says whether there is one."""
-        self._tell({"attach": run})
+    def attach(self, run: RunId, *, rootdir: str) -> None:
+        """
+        Follow a run that somebody else has started; `result` says whether there is one.
 
-    def offer(
-        self, names: Sequence[str], *, single: int, joined: Sequence[int], listing: bytes, detached: bool
-    ) -> None:
+        Args:
+            rootdir: Where files that its tests have left behind elsewhere are brought; empty to bring none.
+        """
+        self._tell({"attach": run, "rootdir": rootdir})
+
+    def offer(self, offer: Offer) -> None:
         """Hand over the run's items, as `Gateway.offer`."""
-        for start in range(0, len(names), OFFER_BATCH):
-            self._tell({"items": names[start : start + OFFER_BATCH]})
-        listed = listing.decode("ascii")
-        self._tell({"offer": {"single": single, "joined": joined, "listing": listed, "detached": detached}})
+        for start in range(0, len(offer.names), OFFER_BATCH):
+            self._tell({"items": offer.names[start : start + OFFER_BATCH]})
+        self._tell({"offer": dataclasses.asdict(dataclasses.replace(offer, names=()))})
         self._wait_for("offered")
 
     def events(self, wait_s: float) -> list[bytes]:

@@ -28,14 +28,14 @@ from pytest_supercheck.dispatch import Dispatcher
 from pytest_supercheck.errors import Fatal, SupercheckError, Unreachable
 from pytest_supercheck.events import encode_note
 from pytest_supercheck.keeper import send
-from pytest_supercheck.model import Begun, Chunk, Gone, JobId, Leave, Next, Recycle, Wait
+from pytest_supercheck.model import Begun, Chunk, Gone, JobId, Leave, Next, Offer, Recycle, Wait
 from pytest_supercheck.operators import StoreSettings
-from pytest_supercheck.uv_program import Confine, unconfined
 
 if TYPE_CHECKING:
     import redis
 
     from pytest_supercheck.artifacts import Artifacts
+    from pytest_supercheck.isolation import Confine
     from pytest_supercheck.preparation import Preparation
 
 logger = logging.getLogger(__name__)
@@ -76,8 +76,8 @@ class Workplace:
     cache: str = ""
     #: Directories of the service, from which no such file comes.
     hidden: tuple[str, ...] = ()
-    #: How environments are built, which runs the code of projects.
-    confine: Confine = unconfined
+    #: How builds of environments are shut in, which run the code of projects; None where that is trusted.
+    confine: Confine | None = None
 
 
 #: The workplace of this worker process: RQ calls `supervise` by name, so nothing can be handed to it.
@@ -456,16 +456,15 @@ class Supervisor:
         if not self._process.collects:
             return
         told = json.loads(frame)
-        listing = str(told["listing"]).encode("ascii")
         self._flush()
+        listing = str(told["listing"])
         if trouble := told.get("trouble"):
-            self._retry(lambda: self._dispatcher.offer(self._begun.run, (), listing=listing, trouble=str(trouble)))
-            return
-        names = [str(name) for name in told["names"]]
-        joined, single = [int(index) for index in told["joined"]], int(told["single"])
-        self._retry(
-            lambda: self._dispatcher.offer(self._begun.run, names, single=single, joined=joined, listing=listing)
-        )
+            offer = Offer(names=(), listing=listing, trouble=str(trouble))
+        else:
+            names = [str(name) for name in told["names"]]
+            joined = [int(index) for index in told["joined"]]
+            offer = Offer(names=names, single=int(told["single"]), joined=joined, listing=listing)
+        self._retry(lambda: self._dispatcher.offer(self._begun.run, offer))
 
     def _on_files(self, frame: bytes) -> None:
         """A test has left files behind: they go into the store before its result goes into the stream."""
@@ -478,8 +477,8 @@ class Supervisor:
             self._artifacts = Artifacts(begun.project, begun.run, begun.n, places, self._place.store, hidden)
         self._flush()  # what others have reported need not wait
         files = [(str(directory), str(name)) for directory, name in json.loads(named)]
-        told = self._artifacts.keep(int(index), files, self._wait_elsewhere)
-        self._batch.lines.append(self._home(told) if self._home else told)
+        root = self._spec["rootdir"] if "workspace" in self._spec else ""
+        self._batch.lines.append(self._artifacts.keep(int(index), files, self._wait_elsewhere, root=root))
 
     def _wait_elsewhere(self, source: int) -> bool:
         """Wait for something while the test process is not listened to; whether it is one to wait for."""

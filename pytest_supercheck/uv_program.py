@@ -7,6 +7,7 @@ Knows nothing of what is built with it.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
 import select
@@ -18,9 +19,12 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, TypeAlias
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 from pytest_supercheck.errors import Fatal
+
+if TYPE_CHECKING:
+    from pytest_supercheck.isolation import Confine
 
 #: Seconds that one call may take.
 LIMIT_S: Final = 1800.0
@@ -64,9 +68,6 @@ _OF_PIP: Final = {
 #: Tells whoever follows the run a line; True for one that only those want who ask for details.
 Tell: TypeAlias = "Callable[[str, bool], None]"
 
-#: Makes of a command, and the directories into which it writes, the command that is run.
-Confine: TypeAlias = "Callable[[list[str], list[Path]], list[str]]"
-
 #: What builds do to terminals.
 _CONTROL: Final = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
@@ -85,37 +86,44 @@ class Job:
     tell: Tell
 
 
-def unconfined(command: list[str], _writes: list[Path]) -> list[str]:
-    """For trusted code: the command as it is."""
-    return command
-
-
 class Uv:
     """
     uv on this worker.
 
     Args:
-        cache: Where it keeps what it fetches, packages and Pythons.
+        cache: The worker's: where Pythons are.
+        own: Where it keeps what it fetches and builds: the worker's, or another that only this project uses.
         worker: The worker's environment.
         pulse: Called at least once in `PULSE_S` while something runs; what it raises ends that.
-        confine: Makes of a command, and the directories into which it writes, one that can write nowhere else. Builds
-            run the code of projects.
+        confine: Shuts builds in, which run the code of projects; None where that is trusted.
 
     Raises:
         Fatal: There is none.
     """
 
-    def __init__(self, cache: Path, worker: Mapping[str, str], pulse: Callable[[], None], confine: Confine) -> None:
+    def __init__(
+        self,
+        cache: Path,
+        own: Path,
+        worker: Mapping[str, str],
+        pulse: Callable[[], None],
+        confine: Confine | None = None,
+    ) -> None:
         self._program = find_uv(worker)
-        self._cache = cache
+        #: Its cache is below, in `uv`.
+        self.own = own
         self._pulse = pulse
         self._confine = confine
+        #: Where Pythons are that it has fetched. No build writes there.
+        self.pythons = cache / "pythons"
         self._environ = uv_environ(worker, cache)
         self.version = self.ask("--version").partition(" (")[0]
 
     def ask(self, *arguments: str) -> str:
         """
         The one line that a short call prints; empty when it fails.
+
+        It is not shut in, so it reads nothing that builds may have written.
 
         Raises:
             Fatal: It cannot be started.
@@ -136,7 +144,7 @@ class Uv:
 
     def run(self, words: Sequence[str], at: Path, job: Job, more: Mapping[str, str] | None = None) -> None:
         """
-        Run it and tell what it prints, line by line, without credentials.
+        Run it, shut in, and tell what it prints, line by line, without credentials.
 
         Args:
             words: Its command and arguments.
@@ -146,17 +154,28 @@ class Uv:
 
         Raises:
             Fatal: It failed; with the last lines.
+            OSError: The disk is full.
         """
-        log = _Log(job.tell, {str(job.place): "ENV", str(self._cache): "CACHE"})
+        log = _Log(job.tell, {str(job.place): "ENV", str(self.own): "CACHE", str(self.pythons): "PYTHONS"})
         shown = log.shown(" ".join(["uv", *words]))
         job.tell(f"$ {shown}", True)
-        own = [Path(self._environ[name]) for name in ("UV_CACHE_DIR", "UV_PYTHON_INSTALL_DIR")]
-        for directory in own:
+        cache = self.own / "uv"
+        for directory in (cache, self.pythons):
             directory.mkdir(parents=True, exist_ok=True)
-        command = self._confine([self._program, *words, "--no-progress", "--color=never"], [job.place, *own])
-        status = run_watched(command, at, {**self._environ, **(more or {})}, log, self._pulse, job.lock)
+        command = [self._program, *words, "--no-progress", "--color=never"]
+        if self._confine is not None:
+            command = self._confine(command, [job.place, cache], [self.pythons])
+        environ = {**self._environ, "UV_CACHE_DIR": str(cache), **(more or {})}
+        status = run_watched(command, at, environ, log, self._pulse, job.lock)
+        if status and says_no_room(log.tail):
+            raise OSError(errno.ENOSPC, f"uv says: {log.tail[-1000:]}")
         if status:
             raise Fatal(f"the environment cannot be built: uv ended with {status}\n$ {shown}\n{log.tail}")
+
+
+def says_no_room(text: str) -> bool:
+    """Whether it is the words of a system whose disk is full."""
+    return any(os.strerror(number) in text for number in (errno.ENOSPC, errno.EDQUOT))
 
 
 def run_watched(
@@ -260,7 +279,7 @@ def uv_environ(worker: Mapping[str, str], cache: Path) -> dict[str, str]:
 
     Args:
         worker: The worker's environment.
-        cache: Where uv keeps what it fetches.
+        cache: The worker's, where uv keeps what it fetches.
     """
     environ = {
         name: value

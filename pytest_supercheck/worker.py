@@ -13,7 +13,7 @@ import signal
 import threading
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from redis import Redis
 from rq import Queue, Worker
@@ -29,7 +29,9 @@ from pytest_supercheck.errors import SupercheckError
 from pytest_supercheck.model import JobId, queue_name
 from pytest_supercheck.operators import StoreSettings
 from pytest_supercheck.redis_gateway import CONNECT_TIMEOUT_S, open_redis
-from pytest_supercheck.uv_program import Confine, unconfined
+
+if TYPE_CHECKING:
+    from pytest_supercheck.isolation import Confine
 
 logger = logging.getLogger(__name__)
 
@@ -122,8 +124,8 @@ class Place:
     cache: str = ""
     #: Directories of the service, from which no such file comes.
     hidden: tuple[str, ...] = ()
-    #: How environments are built, which runs the code of projects.
-    confine: Confine = unconfined
+    #: How builds of environments are shut in, which run the code of projects; None where that is trusted.
+    confine: Confine | None = None
 
 
 def work(place: Place, name: str, leash: int) -> None:

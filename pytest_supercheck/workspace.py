@@ -21,7 +21,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from pytest_supercheck import variables
 from pytest_supercheck.discard import link_to, lock_of
@@ -30,8 +30,10 @@ from pytest_supercheck.errors import Fatal, Infrastructure
 from pytest_supercheck.operators import StoreSettings
 from pytest_supercheck.sources import SourceCache
 from pytest_supercheck.stores import open_store
-from pytest_supercheck.uv_program import Confine, unconfined
 from pytest_supercheck.wish import EnvironmentWish
+
+if TYPE_CHECKING:
+    from pytest_supercheck.isolation import Confine
 
 #: Seconds between two looks whether another execution has made it ready.
 WAIT_S: Final = 0.1
@@ -64,11 +66,11 @@ class Workspaces:
         cache: Where what runs share is kept.
         links: A directory with a short name, for links to directories of temporary files.
         store: Where sources come from.
-        confine: How environments are built, which runs the code of projects.
+        confine: How builds of environments are shut in, which run the code of projects; None where that is trusted.
     """
 
     def __init__(
-        self, directory: Path, cache: Path, links: Path, store: StoreSettings, confine: Confine = unconfined
+        self, directory: Path, cache: Path, links: Path, store: StoreSettings, confine: Confine | None = None
     ) -> None:
         self._directory = directory
         self._links = links
@@ -99,7 +101,7 @@ class Workspaces:
                 sources = SourceCache(self._cache / "sources", SOURCES_BYTES, pulse=pulse)
                 sources.materialise(store, project, spec["source"]["bundle"], tree)
             pulse()
-            environments = Environments(self._cache, os.environ, pulse=pulse, confine=self._confine)
+            environments = Environments(self._cache, os.environ, project=project, pulse=pulse, confine=self._confine)
             rootdir = Path(_moved(spec["rootdir"], spec["source"]["root"], tree))
             environment = environments.prepare(tree, rootdir, place / "venv", wish, tell)
             session, strict = spec.get("fingerprint"), bool(spec.get("strict_env"))

@@ -30,6 +30,7 @@ from pytest_supercheck.model import (
     JobId,
     Leave,
     Next,
+    Offer,
     Recycle,
     RunId,
     RunRequest,
@@ -107,7 +108,7 @@ class Pool:
         self.submit(run, **asked)
         if items or groups:
             nodeids = [f"t.py::{run}[{n}]" for n in range(items or sum(groups))]
-            assert self.dispatcher.offer(RunId(run), nodeids, single=single, joined=joined(groups))
+            assert self.dispatcher.offer(RunId(run), Offer(names=nodeids, single=single, joined=joined(groups)))
         jobs = self.jobs(run)
         for job in jobs:
             self.begin(job)
@@ -543,7 +544,7 @@ def test_items_arrive_whole_and_unchanged(pool: Pool) -> None:
     pool.workers(1)
     (job,) = pool.started("a")
     nodeids = [f"t.py::é[{n}]" for n in range(2 * OFFER_BATCH + 1)] + ["t.py::lone[\udce9]", 'q"\\/\n']
-    assert pool.dispatcher.offer(RunId("a"), nodeids)
+    assert pool.dispatcher.offer(RunId("a"), Offer(names=nodeids))
     assert pool.dispatcher.nodeids(RunId("a")) == nodeids
     assert pool.word(job) == "items"
     seen: list[str] = []
@@ -558,7 +559,7 @@ def test_second_offer_changes_nothing(pool: Pool) -> None:
     pool.workers(1)
     (job,) = pool.started("a", 3)
     pool.take(job)
-    assert pool.dispatcher.offer(RunId("a"), ["other"] * 9)
+    assert pool.dispatcher.offer(RunId("a"), Offer(names=["other"] * 9))
     assert pool.dispatcher.keep(RunId("a")).total == 3
     assert len(pool.dispatcher.nodeids(RunId("a"))) == 3
     assert not [key for key in pool.all_keys() if ":offer" in key]
@@ -566,7 +567,7 @@ def test_second_offer_changes_nothing(pool: Pool) -> None:
 
 def test_offer_to_a_run_that_is_over(pool: Pool) -> None:
     """It is told so, and leaves nothing."""
-    assert not pool.dispatcher.offer(RunId("a"), ["x"])
+    assert not pool.dispatcher.offer(RunId("a"), Offer(names=["x"]))
     assert pool.all_keys() == set()
 
 
@@ -584,12 +585,12 @@ def test_offer_that_arrived_twice_is_sent_again(pool: Pool) -> None:
 
     stuttering = Stuttering(pool.client, now_ms=lambda: pool.now_ms)
     pool.submit("a")
-    assert stuttering.offer(RunId("a"), ["x", "y"])
+    assert stuttering.offer(RunId("a"), Offer(names=["x", "y"]))
     assert stuttering.nodeids(RunId("a")) == ["x", "y"]
     pool.submit("b")
     stuttering.stutters = 99
     with pytest.raises(Infrastructure, match="did not arrive whole"):
-        stuttering.offer(RunId("b"), ["x"])
+        stuttering.offer(RunId("b"), Offer(names=["x"]))
 
 
 def test_offers_at_the_same_time(pool: Pool) -> None:
@@ -599,10 +600,10 @@ def test_offers_at_the_same_time(pool: Pool) -> None:
     class Slow(Dispatcher):
         def _send_nodeids(self, key: str, nodeids: Sequence[str]) -> None:
             super()._send_nodeids(key, nodeids)
-            assert pool.dispatcher.offer(RunId("a"), ["first", "second"], listing=b'"of the first"')
+            assert pool.dispatcher.offer(RunId("a"), Offer(names=["first", "second"], listing='"of the first"'))
 
     slow = Slow(pool.client, now_ms=lambda: pool.now_ms)
-    assert slow.offer(RunId("a"), ["second", "first"], listing=b'"of the slow one"')
+    assert slow.offer(RunId("a"), Offer(names=["second", "first"], listing='"of the slow one"'))
     assert pool.dispatcher.nodeids(RunId("a")) == ["first", "second"]
     entries, _ = pool.dispatcher.events(RunId("a"), after="0", wait_s=0)
     assert [entry for entry in entries if b"of the" in entry] == [b'"of the first"']
@@ -614,7 +615,7 @@ def test_execution_waits_for_items(pool: Pool) -> None:
     pool.workers(2)
     jobs = pool.started("a", want=2)
     assert [pool.ask(job) for job in jobs] == [Wait(), Wait()]
-    pool.dispatcher.offer(RunId("a"), ["x", "y"])
+    pool.dispatcher.offer(RunId("a"), Offer(names=["x", "y"]))
     assert [pool.word(job) for job in jobs] == ["items", "items"]
     assert [pool.take(job) for job in jobs] == [[0], [1]]
 
@@ -623,7 +624,7 @@ def test_offer_bounds_the_wish(pool: Pool) -> None:
     """A run with one item wishes for one slot; more executions than items leave."""
     pool.workers(3)
     first, second = pool.started("a", want=2)
-    pool.dispatcher.offer(RunId("a"), ["x"])
+    pool.dispatcher.offer(RunId("a"), Offer(names=["x"]))
     assert pool.dispatcher.queue().runs[0].want == 1
     assert pool.take(first) == [0]
     assert pool.ask(second) == Leave(reason="done")
@@ -738,7 +739,7 @@ def test_run_without_items_ends(pool: Pool) -> None:
     """Nothing to run is finished at once."""
     pool.workers(1)
     (job,) = pool.started("a")
-    pool.dispatcher.offer(RunId("a"), [])
+    pool.dispatcher.offer(RunId("a"), Offer(names=[]))
     assert pool.ask(job) == Leave(reason="done")
     pool.dispatcher.leave(job)
     assert pool.dispatcher.keep(RunId("a")).outcome == "finished"

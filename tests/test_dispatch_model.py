@@ -38,6 +38,7 @@ from pytest_supercheck.model import (
     JobId,
     Leave,
     Next,
+    Offer,
     Priority,
     Recycle,
     RunId,
@@ -611,7 +612,8 @@ class Machine(RuleBasedStateMachine):
         numbers = (number for number, size in enumerate(itertools.cycle(sizes)) for _ in range(size))
         groups = list(itertools.islice(numbers, count))
         joined = [item for item in range(1, count) if groups[item] == groups[item - 1]]
-        taken = self.call(lambda: self.dispatcher.offer(RunId(run.id), nodeids(count), single=single, joined=joined))
+        offer = Offer(names=nodeids(count), single=single, joined=joined)
+        taken = self.call(lambda: self.dispatcher.offer(RunId(run.id), offer))
         assert taken == (run.state != "ended")
         if taken and run.total is None:
             run.total, run.single, run.pending, run.groups = count, single, list(range(count)), groups

@@ -5,10 +5,13 @@ What the doctor finds, with real pools, stores and servers.
 from __future__ import annotations
 
 import os
+import socketserver
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -68,6 +71,53 @@ def test_workers_of_another_release(valkey: redis.Redis, valkey_server: Valkey) 
     good, words = found(valkey_server.url)["release"]
     assert not good
     assert words == f"the workers' is 9.9.9, and {__version__} here: install the same everywhere."
+
+
+@pytest.mark.parametrize(("version", "which"), [("6.0.16", "6.0.16"), ("5.0.7", "that does not know HELLO")])
+def test_a_redis_that_is_too_old(version: str, which: str) -> None:
+    """Which it is, and what to use."""
+    with old_redis(version) as port:
+        good, words = found(f"redis://127.0.0.1:{port}")["pool"]
+    assert not good
+    assert words.endswith(f"Redis {which} is too old. Use Redis 6.2 or later, or any Valkey.")
+
+
+@contextmanager
+def old_redis(version: str) -> Iterator[int]:
+    """What speaks as much of Redis' protocol as tells its version; its port."""
+    facts = f"redis_version:{version}\r\nrole:master\r\nloading:0\r\n".encode()
+
+    class Answers(socketserver.StreamRequestHandler):
+        def handle(self) -> None:
+            while head := self.rfile.readline():
+                words = [self.rfile.read(int(self.rfile.readline()[1:]) + 2)[:-2].upper() for _ in range(int(head[1:]))]
+                told = {b"INFO": b"$%d\r\n%s\r\n" % (len(facts), facts)}
+                if version > "6":
+                    told[b"HELLO"] = b"%1\r\n$5\r\nproto\r\n:3\r\n"
+                self.wfile.write(told.get(words[0], b"-ERR unknown command `%s`\r\n" % words[0]))
+
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Answers) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield server.server_address[1]
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+@pytest.mark.parametrize(("shift_s", "way"), [(3600, "ahead of"), (-60, "behind")])
+def test_a_workers_clock_that_differs(valkey: redis.Redis, valkey_server: Valkey, shift_s: int, way: str) -> None:
+    """Which host's: told by a real worker, in a process whose clock is wrong."""
+    code = (
+        "import sys, time; real = time.time; time.time = lambda: real() + float(sys.argv[2])\n"
+        "from pytest_supercheck.redis_gateway import RedisGateway\n"
+        "RedisGateway.connect(sys.argv[1]).dispatcher.join('w', host='mars', pid=1)"
+    )
+    subprocess.run([sys.executable, "-c", code, valkey_server.url, str(shift_s)], check=True)
+    good, words = found(valkey_server.url)["clock"]
+    assert not good
+    assert words.startswith(f"that of the workers' host mars is {abs(shift_s)} s {way} the pool's: times in reports")
 
 
 @pytest.mark.parametrize(("shift_s", "way"), [(3600, "ahead of"), (-60, "behind")])

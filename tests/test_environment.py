@@ -21,10 +21,14 @@ import pytest
 from pytest_supercheck import __version__, uv_program
 from pytest_supercheck.boot import CONTROL_FD, boot
 from pytest_supercheck.environment import Environment, Environments
-from pytest_supercheck.errors import Fatal
-from pytest_supercheck.uv_program import Job, Uv, find_uv, unconfined, uv_environ
+from pytest_supercheck.errors import Fatal, Infrastructure
+from pytest_supercheck.isolation import Walls
+from pytest_supercheck.operators import IsolationSettings
+from pytest_supercheck.sandbox import Sandbox
+from pytest_supercheck.uv_program import Job, Uv, find_uv, uv_environ
 from pytest_supercheck.valkey import cache_dir
 from pytest_supercheck.wish import EnvironmentWish
+from tests.conftest import small_disk
 
 HATCHLING = '[build-system]\nrequires = ["hatchling"]\nbuild-backend = "hatchling.build"\n'
 SETUPTOOLS = '[build-system]\nrequires = ["setuptools"]\nbuild-backend = "setuptools.build_meta"\n'
@@ -383,6 +387,21 @@ def test_a_build_that_needs_a_compiler(bed: Bed, project: Path, monkeypatch: pyt
     assert [line for line in bed.told if "/nonexistent/cc" in line]
 
 
+@pytest.mark.parametrize(("size_bytes", "what"), [(1_000_000, "tree"), (4_000_000, "packages")])
+def test_a_full_disk(project: Path, tmp_path: Path, size_bytes: int, what: str) -> None:
+    """It is the worker's trouble, not the project's; nothing half is left."""
+    write(project, {"pyproject.toml": SHOP + TEST_EXTRA, "src/shop/__init__.py": "", "data": "x" * 2_000_000})
+    if what == "packages":
+        (project / "data").unlink()
+    with small_disk(tmp_path / "small", size_bytes) as small:
+        bed = Bed(small)
+        with pytest.raises(Infrastructure, match="no room for the environment on the worker's disk"):
+            bed.environments.prepare(
+                project, project, tmp_path / "venv", EnvironmentWish(kind="uv", client_python="3.11.1"), bed.tell
+            )
+        assert not [path for path in (bed.cache / "environments").iterdir() if path.suffix != ".lock"]
+
+
 def test_no_pytest(bed: Bed, project: Path) -> None:
     """Said with where to put it; an environment that is there is not built again for that."""
     write(project, {"pyproject.toml": SHOP, "shop/__init__.py": ""})
@@ -410,7 +429,7 @@ def test_a_python_that_is_not_there(bed: Bed, project: Path) -> None:
 
 def test_another_python(bed: Bed, project: Path) -> None:
     """One that uv finds on this machine."""
-    uv_here = Uv(bed.cache, os.environ, lambda: None, unconfined)
+    uv_here = Uv(bed.cache, bed.cache, os.environ, lambda: None)
     ours = ".".join(sys.version.split()[0].split(".")[:2])
     others = (f"3.{minor}" for minor in range(10, 15) if f"3.{minor}" != ours)
     find = ("python", "find", "--system", "--no-python-downloads")
@@ -484,7 +503,7 @@ def test_what_is_told_has_no_credentials_and_an_end(tmp_path: Path, monkeypatch:
     monkeypatch.setattr(uv_program, "LINES_LIMIT", 3)
     text = "print('https://ada:sesame@host/x https://token@host', os.getcwd(), '\\n'.join('abcdef')); sys.exit(3)"
     told: list[str] = []
-    program = Uv(tmp_path / "c", script(tmp_path, text), lambda: None, unconfined)
+    program = Uv(tmp_path / "c", tmp_path / "c", script(tmp_path, text), lambda: None)
     with pytest.raises(Fatal, match=r"(?s)uv ended with 3\n\$ uv x https://\*\*\*@h\n.*c\nd\ne\nf$") as caught:
         program.run(["x", "https://a:b@h"], tmp_path, Job(place=tmp_path, tell=lambda text, detail: told.append(text)))
     assert told == [
@@ -498,18 +517,70 @@ def test_what_is_told_has_no_credentials_and_an_end(tmp_path: Path, monkeypatch:
 
 
 def test_builds_can_be_confined(tmp_path: Path) -> None:
-    """What runs uv gets to know where it writes."""
-    seen: list[tuple[list[str], list[Path]]] = []
+    """What runs uv gets to know where it writes, and what it reads: no build writes where Pythons are."""
+    seen: list[tuple[Sequence[Path], Sequence[Path]]] = []
 
-    def confine(command: list[str], writes: list[Path]) -> list[str]:
-        seen.append((command, writes))
+    def confine(command: list[str], writes: Sequence[Path], reads: Sequence[Path]) -> list[str]:
+        seen.append((writes, reads))
         return ["/bin/echo", "confined", *command[1:]]
 
     told: list[str] = []
-    program = Uv(tmp_path / "c", script(tmp_path, ""), lambda: None, confine)
+    program = Uv(tmp_path / "c", tmp_path / "own", script(tmp_path, ""), lambda: None, confine)
     program.run(["pip", "x"], tmp_path, Job(place=tmp_path / "p", tell=lambda text, detail: told.append(text)))
     assert told[1] == "confined pip x --no-progress --color=never"
-    assert seen[0][1] == [tmp_path / "p", tmp_path / "c" / "uv", tmp_path / "c" / "pythons"]
+    assert seen == [([tmp_path / "p", tmp_path / "own" / "uv"], [tmp_path / "c" / "pythons"])]
+
+
+BACKEND = """
+import os, pathlib, zipfile
+def build_editable(wheel_directory, config_settings=None, metadata_directory=None):
+    {code}
+    with zipfile.ZipFile(f"{{wheel_directory}}/evil-1-py3-none-any.whl", "w") as wheel:
+        wheel.writestr("evil-1.dist-info/METADATA", "Metadata-Version: 2.1\\nName: evil\\nVersion: 1\\n")
+        wheel.writestr("evil-1.dist-info/WHEEL", "Wheel-Version: 1.0\\nRoot-Is-Purelib: true\\nTag: py3-none-any\\n")
+        wheel.writestr("evil-1.dist-info/RECORD", "")
+    return "evil-1-py3-none-any.whl"
+"""
+OWN_BACKEND = (
+    '[build-system]\nrequires = []\nbuild-backend = "backend"\nbackend-path = ["."]\n'
+    '[project]\nname = "evil"\nversion = "1"\n[dependency-groups]\ndev = ["pytest"]\n'
+)
+
+
+@pytest.mark.parametrize("there", ["../scratch/bin", "."])
+def test_a_build_leads_nobody_elsewhere(bed: Bed, project: Path, tmp_path: Path, there: str) -> None:
+    """Links that it leaves in place of what is to be taken are not followed: who takes it is not shut in."""
+    victim = tmp_path / "victim"
+    victim.mkdir()
+    (victim / "secret").touch()
+    code = f"at = os.path.abspath({there!r}); os.rename(at, at + '-'); os.symlink({str(victim)!r}, at)"
+    write(project, {"pyproject.toml": OWN_BACKEND, "backend.py": BACKEND.format(code=code)})
+    with pytest.raises(Fatal, match="a build has put a link in the place of"):
+        bed.prepare(project)
+    assert [path.name for path in victim.iterdir()] == ["secret"]
+
+
+def test_builds_of_projects_that_are_shut_in_share_nothing(bed: Bed, project: Path, tmp_path: Path) -> None:
+    """What one's builds have written no other one's read: neither packages, nor Pythons, nor environments."""
+    if shutil.which("bwrap") is None:
+        pytest.skip("bwrap is not installed")
+    code = (
+        f"[pathlib.Path(folder, 'poison').touch() for folder, _, _ in os.walk({str(bed.cache)!r}) "
+        "if os.access(folder, os.W_OK)]"
+    )
+    write(project, {"pyproject.toml": OWN_BACKEND, "backend.py": BACKEND.format(code=code)})
+    walls = Walls(None, Sandbox("bwrap", [], IsolationSettings.from_env({})), {})
+    made = []
+    for name in ("ours", "theirs"):
+        bed.environments = bed.make(project=name, confine=walls.confine)
+        made.append(bed.prepare(project))
+        poisoned = {path.relative_to(bed.cache).parts[:2] for path in bed.cache.rglob("poison")}
+        assert {top for top, _ in poisoned} == {"apart"}, poisoned
+        assert len(poisoned) == len(made), "a directory for each"
+    ours, theirs = ({*one.reads} for one in made)
+    python, runner = made[0].interpreter.resolve().parent.parent, made[0].held[1].path
+    assert ours & theirs == {python, runner}
+    assert not list(runner.rglob("poison"))
 
 
 def test_a_build_that_is_given_up(tmp_path: Path) -> None:
@@ -529,7 +600,7 @@ def test_a_build_that_is_given_up(tmp_path: Path) -> None:
         "time.sleep(600)",
     )
     worker = script(tmp_path, "if sys.argv[1] == '--version': sys.exit()\n" + "\n".join(steps))
-    program = Uv(tmp_path / "c", worker, pulse, unconfined)
+    program = Uv(tmp_path / "c", tmp_path / "c", worker, pulse)
     with pytest.raises(GivenUp):
         program.run(["x"], tmp_path, Job(place=tmp_path, tell=lambda text, detail: None))
     pid = int((tmp_path / "pid").read_text())
@@ -553,6 +624,7 @@ import os, sys
 from pathlib import Path
 from pytest_supercheck.environment import Environments
 from pytest_supercheck.wish import EnvironmentWish
+from tests.conftest import small_disk
 
 cache, tree, version = Path(sys.argv[1]), Path(sys.argv[2]), sys.version.split()[0]
 wish = EnvironmentWish(kind="uv", client_python=version)

@@ -19,7 +19,7 @@ from redis.retry import Retry
 
 from pytest_supercheck.errors import QueueFull, Unreachable
 from pytest_supercheck.gateway import Gateway
-from pytest_supercheck.model import RunId, RunRequest
+from pytest_supercheck.model import Offer, RunId, RunRequest
 from pytest_supercheck.operators import masked
 from pytest_supercheck.redis_gateway import (
     CONNECT_TIMEOUT_S,
@@ -194,7 +194,7 @@ def test_port_over_a_real_server(gateway: RedisGateway) -> None:
     port: Gateway = gateway
     run = RunId("a")
     assert port.submit(RunRequest(run_id=run)).state == "queued"
-    assert port.offer(run, ["t.py::x"], single=1)
+    assert port.offer(run, Offer(names=["t.py::x"], single=1))
     status = port.keep(run)
     assert (status.state, status.position, status.total) == ("waiting", 1, 1)
     assert [row.run for row in port.queue().runs] == [run]
@@ -203,7 +203,7 @@ def test_port_over_a_real_server(gateway: RedisGateway) -> None:
     entries, last = port.events(run, after="0", wait_s=0)
     assert b'"t":"end"' in entries[-1]
     assert port.events(run, after=last, wait_s=0) == ([], last)
-    assert not port.offer(run, ["t.py::x"])
+    assert not port.offer(run, Offer(names=["t.py::x"]))
 
 
 def test_full_queue_reaches_the_client(gateway: RedisGateway) -> None:

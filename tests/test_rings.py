@@ -70,8 +70,8 @@ RINGS: Final = (
                 "retrieval",
                 "coverage_data",
             ),
-            *("shipping", "sources"),
             *("hookspecs", "extensions", "stores"),
+            *("shipping", "sources", "fetched"),
         }
     ),
 )

@@ -14,7 +14,6 @@ import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -27,6 +26,7 @@ from pytest_supercheck.directory_store import DirectoryStore
 from pytest_supercheck.errors import Infrastructure, SourceTrouble, StoreTrouble
 from pytest_supercheck.packs import Located, Place
 from pytest_supercheck.sources import SourceCache, _ranges
+from tests.conftest import small_disk
 
 FOLDER = project_folder("shop")
 
@@ -282,19 +282,6 @@ def fill(store: DirectoryStore, cache: Path, bundle: str, target: Path) -> subpr
     """Another process that makes a tree."""
     code = textwrap.dedent(FILL)
     return subprocess.Popen([sys.executable, "-c", code, str(store.root), str(cache), bundle, str(target)])
-
-
-@contextlib.contextmanager
-def small_disk(path: Path, size_bytes: int) -> Iterator[Path]:
-    """A file system with little room; the test is skipped where none may be mounted."""
-    path.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", f"size={size_bytes}", "none", str(path)]
-    if os.geteuid() != 0 or subprocess.run(command, capture_output=True, timeout=30).returncode:
-        pytest.skip("no file system can be mounted here")
-    try:
-        yield path
-    finally:
-        subprocess.run(["umount", str(path)], check=True, timeout=30)
 
 
 @pytest.mark.parametrize("what", ["cache", "tree"])

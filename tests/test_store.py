@@ -263,6 +263,15 @@ def test_a_browser_can_read_the_url(kind: str, request: pytest.FixtureRequest, t
         assert answer.read() == b"<p>"
 
 
+def test_an_address_can_be_for_saving_only(moto_server: s3.S3Server) -> None:
+    """Whatever the object says of itself: no browser shows it as a page of the bucket's."""
+    store = make_s3_store(moto_server)
+    store.put("folder/a page.html", b"<script>")
+    with urllib.request.urlopen(store.url("folder/a page.html", download=True)) as answer:
+        assert answer.headers["Content-Disposition"] == "attachment"
+        assert answer.headers["Content-Type"] == "application/octet-stream"
+
+
 def test_tricks_in_keys_are_refused(store: Store) -> None:
     """By every verb, before anything is touched."""
     for key in TRICKS:

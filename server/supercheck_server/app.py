@@ -115,7 +115,8 @@ class Parts:
         self.history = History(self.database)
         store = open_store(settings.store, endpoint=settings.s3_endpoint)
         mark_served(settings.store)
-        self.shelf = Shelf(store, DirectoryStore(settings.data / "waiting"))
+        public = open_store(settings.store, endpoint=settings.s3_public_endpoint) if _is_public(settings) else None
+        self.shelf = Shelf(store, DirectoryStore(settings.data / "waiting"), public)
         self.access = Access(self.database, closed=bool(self.configuration.oidc))
         self.mirror = Mirror(self.access, store)
         self.metrics = Metrics(self.dispatcher)
@@ -184,6 +185,11 @@ class Parts:
         self.github.close()
         self.gateway.close()
         self.database.close()
+
+
+def _is_public(settings: Settings) -> bool:
+    """Whether clients get files from the store itself."""
+    return settings.s3_public_endpoint is not None and "://" in settings.store
 
 
 def create_app(parts: Parts) -> FastAPI:

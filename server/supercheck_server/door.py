@@ -7,6 +7,7 @@ session by a task, not a thread: there may be hundreds of them, and most have no
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator, Callable
 from typing import Annotated, Final, Literal
 
@@ -18,13 +19,16 @@ from pytest_supercheck.dispatch import Dispatcher
 from pytest_supercheck.errors import SupercheckError
 from pytest_supercheck.event_reader import EventReader
 from pytest_supercheck.events import Collected, decode, encode_collected
-from pytest_supercheck.model import Admission, How, Priority, RunId, RunRequest, RunStatus
+from pytest_supercheck.model import Admission, How, Offer, Priority, RunId, RunRequest, RunStatus
 from supercheck_server.api import ANSWERS, EVENTS, REFUSED, RUN_ID, UNKNOWN, RunPath
-from supercheck_server.feed import PING, PING_S
+from supercheck_server.feed import PING
 from supercheck_server.gate import Asking, Gate
 
-#: Seconds for which one read waits.
+#: Seconds for which one read waits, and between two signs that a stream is still there.
 READ_S: Final = 1.0
+SIGN_S: Final = 5.0
+#: Seconds after which a stream ends. Who reads it comes back, through the gate: a token is not good for ever.
+STREAM_S: Final = 60.0
 
 #: An id of a stream's entry, as Redis has it.
 _ENTRY_ID: Final = r"^\d{1,20}(-\d{1,20})?$"
@@ -54,7 +58,7 @@ class Submission(BaseModel):
 
 
 class Items(BaseModel):
-    """A run's items, in the order in which they are to run; see `Gateway.offer`."""
+    """What a run consists of; see `Offer`."""
 
     names: list[str]
     single: Annotated[int, Field(ge=0)] = 0
@@ -71,6 +75,11 @@ class Items(BaseModel):
         if not isinstance(found, Collected):
             raise ValueError("it is not the event `collected`")
         return encode_collected(found).decode("ascii")  # on one line, whatever it came in
+
+    def offer(self) -> Offer:
+        """As the dispatcher wants it."""
+        joined = [index for index in self.joined if index < len(self.names)]
+        return Offer(**{**self.model_dump(), "joined": joined})
 
 
 class Taken(BaseModel):
@@ -107,16 +116,7 @@ def door_routes(dispatcher: Dispatcher, reader: EventReader, is_closing: Callabl
         "/runs/{run_id}/items", summary="Hand over a run's items, once", responses=UNKNOWN, dependencies=submits
     )
     def offer(run_id: RunPath, items: Items) -> Taken:
-        joined = [index for index in items.joined if index < len(items.names)]
-        taken = dispatcher.offer(
-            RunId(run_id),
-            items.names,
-            single=items.single,
-            joined=joined,
-            listing=items.listing.encode("ascii"),
-            detached=items.detached,
-        )
-        return Taken(taken=taken)
+        return Taken(taken=dispatcher.offer(RunId(run_id), items.offer()))
 
     @routes.post(
         "/runs/{run_id}/keep",
@@ -142,30 +142,37 @@ def door_routes(dispatcher: Dispatcher, reader: EventReader, is_closing: Callabl
         responses={**EVENTS, **UNKNOWN}, response_class=StreamingResponse, dependencies=read,
     )  # fmt: skip
     async def events(
-        run_id: RunPath, last_event_id: Annotated[str, Header(pattern=_ENTRY_ID)] = "0"
+        run_id: RunPath, once: bool = False, last_event_id: Annotated[str, Header(pattern=_ENTRY_ID)] = "0"
     ) -> StreamingResponse:
         headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-        stream = _entries(reader, RunId(run_id), last_event_id, is_closing)
+        stream = _entries(reader, RunId(run_id), last_event_id, is_closing, once=once)
         return StreamingResponse(stream, media_type="text/event-stream", headers=headers)
 
     return routes
 
 
-async def _entries(reader: EventReader, run: RunId, after: str, is_closing: Callable[[], bool]) -> AsyncIterator[bytes]:
-    """A run's results as server-sent events, each of one or more NDJSON lines, until their reader goes."""
-    silent_s = 0.0
-    while not is_closing():
+async def _entries(
+    reader: EventReader, run: RunId, after: str, is_closing: Callable[[], bool], *, once: bool
+) -> AsyncIterator[bytes]:
+    """
+    A run's results as server-sent events, each of one or more NDJSON lines, for a while.
+
+    Args:
+        once: Whether to end with the first ones, or with none soon: for readers behind a proxy that holds streams back.
+    """
+    begun_at = sign_at = time.monotonic()
+    while not is_closing() and time.monotonic() < begun_at + (SIGN_S if once else STREAM_S):
         try:
             entries = await reader.read(run, after=after, wait_s=READ_S)
         except SupercheckError:
             return  # whoever reads comes back for the rest
         if entries:
             yield b"".join(_encode(entry, lines) for entry, lines in entries)
-            after = entries[-1][0]
-            continue
-        silent_s += READ_S
-        if silent_s >= PING_S:
-            silent_s = 0.0
+            after, sign_at = entries[-1][0], time.monotonic()
+            if once:
+                return
+        elif not once and time.monotonic() > sign_at + SIGN_S:
+            sign_at = time.monotonic()
             yield PING
 
 

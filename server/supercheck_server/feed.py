@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import AsyncIterator, Callable
 from typing import Final
 
@@ -21,6 +22,8 @@ logger = logging.getLogger(__name__)
 EVERY_S: Final = 0.25
 #: Seconds of silence after which a viewer gets a comment, so that a dead connection is noticed.
 PING_S: Final = 15.0
+#: Seconds after which a viewer is let go. Browsers come back by themselves, through the gate.
+WATCH_S: Final = 300.0
 
 PING: Final = b": still here\n\n"
 
@@ -66,7 +69,7 @@ class Feed:
 
     async def watch(self) -> AsyncIterator[bytes]:
         """
-        Watch until the feed is closed.
+        Watch for a while, at most until the feed is closed.
 
         Yields:
             Encoded events: the picture, at once and whenever it has changed, and pings.
@@ -74,9 +77,9 @@ class Feed:
         self._viewers += 1
         if self._watcher is None:
             self._watcher = asyncio.create_task(self._keep_looking(), name=f"feed {self._name}")
-        seen = b""
+        seen, until = b"", time.monotonic() + WATCH_S
         try:
-            while not self._closed:
+            while not self._closed and time.monotonic() < until:
                 changed = self._changed
                 if self._picture != seen:
                     seen = self._picture

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from typing import Annotated, Any, BinaryIO, Final
 
 from fastapi import APIRouter, HTTPException, Path
-from starlette.responses import StreamingResponse
+from starlette.responses import RedirectResponse, Response, StreamingResponse
 
 from pytest_supercheck.archive import run_folder
 from pytest_supercheck.errors import NotStored
@@ -26,7 +26,8 @@ CHUNK_BYTES: Final = 1 << 18
 _BEGINS: Final = "artifacts/"
 
 _FOUND: Final[dict[int | str, dict[str, Any]]] = {
-    200: {"content": {"application/octet-stream": {}}, "description": "The file."}
+    200: {"content": {"application/octet-stream": {}}, "description": "The file."},
+    307: {"description": "It is in the store, at an address that is good for some minutes and needs no token."},
 }
 
 
@@ -43,10 +44,13 @@ def file_routes(projects_of: Callable[[str], set[str]], shelf: Shelf, gate: Gate
         "/runs/{run_id}/files/{key:path}", summary="A file that a test has left behind",
         responses={**UNKNOWN, **_FOUND}, response_class=StreamingResponse,
     )  # fmt: skip
-    def file(run_id: RunPath, key: Annotated[str, Path(max_length=1000)]) -> StreamingResponse:
+    def file(run_id: RunPath, key: Annotated[str, Path(max_length=1000)]) -> Response:
         for project in sorted(projects_of(run_id)) if key.startswith(_BEGINS) else ():
             try:
-                stream = shelf.open(check_key(run_folder(project, run_id) + key))
+                name = check_key(run_folder(project, run_id) + key)
+                if address := shelf.address(name):
+                    return RedirectResponse(address, headers={"Cache-Control": "no-store"})
+                stream = shelf.open(name)
             except (NotStored, BadKey):
                 continue
             # Whatever it is, no browser is to show it as a page of ours.

@@ -37,6 +37,8 @@ class Settings:
     store: str
     #: Address of the S3 server; None for AWS.
     s3_endpoint: str | None
+    #: The same server's address for clients; None where they do not reach it.
+    s3_public_endpoint: str | None
     #: Days that a run is kept; None for ever.
     retention_days: int | None
     #: Runs that are kept of each project; None for all.
@@ -66,6 +68,7 @@ class Settings:
             database_url=_database_url(environ.get("SUPERCHECK_DATABASE_URL", "").strip(), data),
             store=environ.get("SUPERCHECK_STORE") or str(data / "store"),
             s3_endpoint=environ.get("SUPERCHECK_S3_ENDPOINT") or None,
+            s3_public_endpoint=environ.get("SUPERCHECK_S3_PUBLIC_ENDPOINT") or None,
             retention_days=_number(environ, "SUPERCHECK_RETENTION_DAYS"),
             retention_runs=_number(environ, "SUPERCHECK_RETENTION_RUNS"),
             bundle_days=_number(environ, "SUPERCHECK_BUNDLE_DAYS") or BUNDLE_DAYS,

@@ -7,8 +7,9 @@ Between the recorder, pages that show files, and two stores. Knows folders of ru
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
-from typing import BinaryIO
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import BinaryIO, Final
 
 from pytest_supercheck import report
 from pytest_supercheck.archive import PAGE, Archive, project_folder, run_folder, run_of
@@ -19,32 +20,40 @@ from pytest_supercheck.transcript import Recorded
 
 logger = logging.getLogger(__name__)
 
+#: Seconds for which a file can be asked of the store by an address; reading it may take longer.
+ADDRESS_S: Final = 300
+
 
 class Shelf:
     """A store with a waiting room."""
 
-    def __init__(self, store: Store, waiting: Store) -> None:
+    def __init__(self, store: Store, waiting: Store, public: Store | None = None) -> None:
         """
         Put them together.
 
         Args:
             store: Where everything goes.
             waiting: A directory of this server, for what the store does not take just now.
+            public: The store as clients reach it; None where they do not.
         """
         self._store = store
+        self._public = public
         self._waiting = waiting
         #: The records of the store.
         self.archive = Archive(store)
         self._waiting_archive = Archive(waiting)
+        self._refused = ""
 
     def check(self) -> None:
         """
-        Check that the store answers.
+        Check that the store answers, and took what it was last given.
 
         Raises:
-            StoreTrouble: It does not.
+            StoreTrouble: It does not, or has not.
         """
         self._store.head("projects/.ready")
+        if self._refused:
+            raise StoreTrouble(self._refused)
 
     def save(self, recorded: Recorded) -> tuple[str, bool]:
         """
@@ -55,7 +64,8 @@ class Shelf:
         """
         page = report.render_run(recorded.record)
         try:
-            return self._save(self._store, self.archive, recorded, page), True
+            with self._noted():
+                return self._save(self._store, self.archive, recorded, page), True
         except StoreTrouble as exc:
             run = recorded.record.summary.id
             logger.warning("record waits for the store", extra={"run_id": run, "reason": str(exc)})
@@ -79,7 +89,7 @@ class Shelf:
             entries = [entry.key for entry in self._waiting.list(folder)]
             # As when it was written: with the summary the run is recorded, so it goes last.
             for key in sorted(entries, key=lambda key: (key.endswith("/summary.json"), key)):
-                with self._waiting.get(key) as stream:
+                with self._noted(), self._waiting.get(key) as stream:
                     self._store.put(key, stream)
             on_delivered(run_of(folder))
             self._waiting_archive.remove(folder)
@@ -109,6 +119,19 @@ class Shelf:
             return self._waiting.get(key, start=start, length=length)
         except NotStored:
             return self._store.get(key, start=start, length=length)
+
+    def address(self, key: str) -> str | None:
+        """
+        Where whoever may have a file gets it from the store itself, for a short while; None when it comes through here.
+
+        Raises:
+            NotStored: It is nowhere.
+            StoreTrouble: The store cannot be used.
+        """
+        if self._public is None or self._waiting.head(key) is not None:
+            return None
+        self.size(key)
+        return self._public.url(key, ttl_s=ADDRESS_S, download=True)
 
     def size(self, key: str) -> int:
         """
@@ -146,6 +169,16 @@ class Shelf:
         """
         self._waiting_archive.remove(folder)
         self.archive.remove(folder)
+
+    @contextmanager
+    def _noted(self) -> Iterator[None]:
+        """Whether the store takes what it is given: answering is not enough."""
+        try:
+            yield
+        except StoreTrouble as exc:
+            self._refused = str(exc)
+            raise
+        self._refused = ""
 
     def _save(self, store: Store, archive: Archive, recorded: Recorded, page: bytes) -> str:
         # The report first: with the summary, which `Archive.save` writes last, all of the run is there.

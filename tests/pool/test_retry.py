@@ -14,7 +14,7 @@ import pytest
 from pytest_supercheck.dispatch import Dispatcher
 from pytest_supercheck.errors import CannotRetry, QueueFull
 from pytest_supercheck.events import End, Passed, Result
-from pytest_supercheck.model import RunId, RunRequest
+from pytest_supercheck.model import Offer, RunId, RunRequest
 from pytest_supercheck.retry import retry
 from pytest_supercheck.transcript import wire_nodeids
 from tests.pool.conftest import GUARD_S, Pool, wait_for
@@ -131,7 +131,7 @@ def test_spec_that_makes_no_sense_costs_nobody_else_anything(pool: Pool, change:
     spec = {**json.loads(details.spec), **change}
     bad = RunRequest(run_id=RunId("bad"), project="bad", spec=json.dumps(spec), detached=True)
     dispatcher.submit(bad)
-    dispatcher.offer(bad.run_id, ['"test_it.py::test_it[4]"'])
+    dispatcher.offer(bad.run_id, Offer(names=['"test_it.py::test_it[4]"']))
     wait_for(lambda: (dispatcher.details(bad.run_id) or details).state == "ended", "it ends")
     ended_as = dispatcher.details(bad.run_id)
     assert ended_as is not None

@@ -8,7 +8,10 @@ import json
 import logging
 import os
 import socket
+import subprocess
+import sys
 import tempfile
+import textwrap
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -25,7 +28,7 @@ import redis
 import uvicorn
 
 from pytest_supercheck.dispatch import Dispatcher
-from pytest_supercheck.model import JobId, RunId, RunRequest
+from pytest_supercheck.model import JobId, Offer, RunId, RunRequest
 from pytest_supercheck.record import ExecutionRecord, Failure, ItemRecord, Origin, RunRecord, RunSummary, Text
 from supercheck_server.app import Parts, create_app
 from supercheck_server.database import Database
@@ -141,7 +144,7 @@ class Pool:
         self.dispatcher.join("w-1", host="h", pid=1)
         self.dispatcher.submit(RunRequest(run_id=RunId(run), spec=spec, **asked))
         if nodeids:
-            self.dispatcher.offer(RunId(run), [json.dumps(nodeid) for nodeid in nodeids])
+            self.dispatcher.offer(RunId(run), Offer(names=[json.dumps(nodeid) for nodeid in nodeids]))
         return RunId(run)
 
     def job(self, run: str) -> JobId:
@@ -232,3 +235,68 @@ def unused_port() -> int:
         one.bind(("127.0.0.1", 0))
         port: int = one.getsockname()[1]
         return port
+
+
+#: Tests that wait for a word.
+SUITE = """
+    import pathlib, time, pytest
+
+    @pytest.mark.parametrize("n", range(8))
+    def test_it(n):
+        print("output of", n)
+        while not pathlib.Path("go").exists():
+            time.sleep(0.02)
+        assert n != 5
+"""
+
+
+@dataclass
+class Place:
+    """A project, and the workers of a pool."""
+
+    #: The project.
+    path: Path
+    #: The pool's address, for workers.
+    url: str
+
+    def start(self, url: str, *args: str, token: str = "", **more: str) -> subprocess.Popen[str]:
+        """Start a session that knows the server alone, perhaps with more variables."""
+        plugins = ("-p", "supercheck", "-p", "no:cacheprovider")
+        command = [
+            sys.executable,
+            "-m",
+            "pytest",
+            *plugins,
+            "--supercheck",
+            f"--supercheck-url={url}",
+            "--supercheck-source=place",
+        ]
+        environ = {**os.environ, "SUPERCHECK_TOKEN": token, **more}
+        return subprocess.Popen(
+            [*command, "--supercheck-executions=2", *args],
+            cwd=self.path, env=environ, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        )  # fmt: skip
+
+    def go(self) -> None:
+        """Let the tests run."""
+        (self.path / "go").touch()
+
+
+@pytest.fixture
+def place(tmp_path: Path, valkey: redis.Redis, valkey_server: Valkey, few_plugins: None) -> Iterator[Place]:
+    """A project whose tests wait for a word, and a worker on its machine."""
+    path = tmp_path / "project"
+    path.mkdir()
+    (path / "pytest.ini").write_text("[pytest]\n")
+    (path / "test_it.py").write_text(textwrap.dedent(SUITE))
+    command = [sys.executable, "-m", "pytest_supercheck.cli", "worker", "--url", valkey_server.url, "-c", "2"]
+    worker = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    yield Place(path, valkey_server.url)
+    worker.kill()
+    worker.wait()
+
+
+def ended(session: subprocess.Popen[str]) -> str:
+    """What a session has printed, when it has ended."""
+    output, _ = session.communicate(timeout=GUARD_S)
+    return output

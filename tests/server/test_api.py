@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from dataclasses import replace
 from typing import Any
 
@@ -16,7 +17,7 @@ import redis
 from pytest_supercheck.model import RunId
 from supercheck_server.settings import Settings
 from supercheck_server.view import HIDDEN, QueueView
-from tests.server.conftest import Pool, Served, serving, wait_for
+from tests.server.conftest import GUARD_S, Pool, Served, serving, wait_for
 
 
 def test_queue_has_the_figures_runs_and_executions(client: httpx.Client, pool: Pool) -> None:
@@ -125,6 +126,20 @@ def test_queue_is_told_when_it_changes(client: httpx.Client, pool: Pool) -> None
             if seen[-1]["runs"]:
                 break
     assert [len(queue["runs"]) for queue in seen] == [0, 1]
+
+
+def test_viewers_whose_token_is_no_more_are_let_go(served: Served, pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not at once, but soon: all streams end now and then, and who comes back has to be let in."""
+    monkeypatch.setattr("supercheck_server.feed.WATCH_S", 0.2)
+    monkeypatch.setattr("supercheck_server.feed.PING_S", 0.05)
+    token, secret = served.parts.access.create("ada")
+    with httpx.Client(base_url=served.url, headers={"Authorization": f"Bearer {secret}"}) as client:
+        with client.stream("GET", "/api/v1/queue/events") as answer:
+            served.parts.access.revoke(token.id)
+            deadline = time.monotonic() + GUARD_S
+            for _ in answer.iter_bytes():
+                assert time.monotonic() < deadline, "it never ends"
+        assert client.get("/api/v1/queue/events").status_code == 401
 
 
 def test_many_viewers_cost_one_look(served: Served, pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:

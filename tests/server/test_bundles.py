@@ -22,7 +22,7 @@ from typing import Any
 import httpx
 import pytest
 
-from pytest_supercheck import packs
+from pytest_supercheck import packs, shipping
 from pytest_supercheck.archive import project_folder
 from pytest_supercheck.bundle import PIECE_BYTES, Entry, Manifest
 from pytest_supercheck.directory_store import DirectoryStore
@@ -41,7 +41,7 @@ from supercheck_server.rebuild import rebuild
 from supercheck_server.settings import Settings
 from tests.conftest import Valkey
 from tests.s3 import BUCKET, KEY, SECRET, rclone
-from tests.server.conftest import GUARD_S, Pool, Served, serving
+from tests.server.conftest import GUARD_S, Pool, Served, serving, wait_for
 
 DAY_MS = 86_400_000
 
@@ -133,7 +133,11 @@ class Line:
         with contextlib.suppress(OSError):
             while True:
                 client, _ = self._listener.accept()
-                server = socket.create_connection(self._to)
+                try:
+                    server = socket.create_connection(self._to)
+                except ConnectionRefusedError:
+                    client.close()
+                    continue
                 threading.Thread(target=self._up, args=(client, server), daemon=True).start()
                 threading.Thread(target=self._down, args=(server, client), daemon=True).start()
 
@@ -168,6 +172,7 @@ def line(served: Served) -> Iterator[Line]:
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Requests without an answer are sent again soon."""
     monkeypatch.setattr("pytest_supercheck.http_gateway.AGAIN_S", (0.01, 0.01, 0.01))
+    monkeypatch.setattr("pytest_supercheck.http_gateway.AWAY_S", 0)
 
 
 # -- from end to end
@@ -275,6 +280,36 @@ def test_upload_that_was_cut_goes_on(line: Line, settings: Settings, tmp_path: P
     source = ship(line.url, project)
     assert 10_000_000 < line.sent < 30_000_000
     assert same(unpacked(settings, source["bundle"], tmp_path), project)
+
+
+def test_server_that_starts_again_in_the_middle_of_an_upload(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, unused_port: int
+) -> None:
+    """It goes on; sent again is at most what was on its way."""
+    monkeypatch.setattr("pytest_supercheck.http_gateway.AWAY_S", GUARD_S)
+    monkeypatch.setattr(shipping, "PACK_BYTES", 1_000_000)
+    project = tmp_path / "large"
+    project.mkdir()
+    for number in range(40):
+        (project / f"{number}.bin").write_bytes(random.Random(number).randbytes(1_000_000))
+    line, sources, packs_begun = Line(f"http://127.0.0.1:{unused_port}"), [], []
+
+    def note(first: bytes) -> bool:
+        packs_begun.extend([first] * (b"/packs" in first))
+        return False
+
+    line.breaks = note
+    session = threading.Thread(target=lambda: sources.append(ship(line.url, project)))
+    with serving(settings, port=unused_port):
+        session.start()
+        wait_for(lambda: len(packs_begun) > 1, "it is sent")
+    assert not sources, "it was in the middle"
+    with serving(settings, port=unused_port):
+        session.join(GUARD_S)
+    [source] = sources
+    assert same(unpacked(settings, source["bundle"], tmp_path), project)
+    assert line.sent < 40_000_000 + shipping.CONNECTIONS * 1_100_000
+    line.close()
 
 
 def test_connection_that_breaks_once_costs_nothing(

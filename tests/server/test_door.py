@@ -4,94 +4,25 @@ Sessions that reach nothing but the server's HTTP: real pytest, a real server, r
 
 from __future__ import annotations
 
-import os
 import signal
 import socket
-import subprocess
-import sys
-import textwrap
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
 import pytest
-import redis
 
 from pytest_supercheck import doctor
 from pytest_supercheck.errors import Infrastructure, QueueFull, Unreachable
 from pytest_supercheck.gateway import Gateway
 from pytest_supercheck.http_gateway import HttpGateway
-from pytest_supercheck.model import RunId, RunRequest
+from pytest_supercheck.model import Offer, RunId, RunRequest
 from pytest_supercheck.operators import StoreSettings
 from supercheck_server.settings import Settings
-from tests.conftest import Valkey
-from tests.server.conftest import GUARD_S, Pool, Served, serving, wait_for
-
-SUITE = """
-    import pathlib, time, pytest
-
-    @pytest.mark.parametrize("n", range(8))
-    def test_it(n):
-        print("output of", n)
-        while not pathlib.Path("go").exists():
-            time.sleep(0.02)
-        assert n != 5
-"""
-
-
-@dataclass
-class Place:
-    """A project, and the workers of a pool."""
-
-    #: The project.
-    path: Path
-    #: The pool's address, for workers.
-    url: str
-
-    def start(self, url: str, *args: str, token: str = "") -> subprocess.Popen[str]:
-        """Start a session that knows the server alone."""
-        plugins = ("-p", "supercheck", "-p", "no:cacheprovider")
-        command = [
-            sys.executable,
-            "-m",
-            "pytest",
-            *plugins,
-            "--supercheck",
-            f"--supercheck-url={url}",
-            "--supercheck-source=place",
-        ]
-        environ = {**os.environ, "SUPERCHECK_TOKEN": token}
-        return subprocess.Popen(
-            [*command, "--supercheck-executions=2", *args],
-            cwd=self.path, env=environ, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        )  # fmt: skip
-
-    def go(self) -> None:
-        """Let the tests run."""
-        (self.path / "go").touch()
-
-
-@pytest.fixture
-def place(tmp_path: Path, valkey: redis.Redis, valkey_server: Valkey, few_plugins: None) -> Iterator[Place]:
-    """A project whose tests wait for a word, and a worker on its machine."""
-    path = tmp_path / "project"
-    path.mkdir()
-    (path / "pytest.ini").write_text("[pytest]\n")
-    (path / "test_it.py").write_text(textwrap.dedent(SUITE))
-    command = [sys.executable, "-m", "pytest_supercheck.cli", "worker", "--url", valkey_server.url, "-c", "2"]
-    worker = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    yield Place(path, valkey_server.url)
-    worker.kill()
-    worker.wait()
-
-
-def ended(session: subprocess.Popen[str]) -> str:
-    """What a session has printed, when it has ended."""
-    output, _ = session.communicate(timeout=GUARD_S)
-    return output
+from tests.server.conftest import GUARD_S, Place, Pool, Served, ended, serving, wait_for
 
 
 def test_session_through_the_server(place: Place, served: Served, pool: Pool) -> None:
@@ -197,7 +128,7 @@ def test_gateway_fulfils_the_port(gateway: HttpGateway, pool: Pool) -> None:
     assert [port.submit(one).state for one in (behind, newest)] == ["queued", "queued"]
     assert port.keep(RunId("r2")).message == "superseded by run r3"
     assert port.queue() == pool.dispatcher.queue()
-    assert port.offer(RunId("r1"), ['"a"', '"b"', '["b", 1]'], single=1, joined=[1])
+    assert port.offer(RunId("r1"), Offer(names=['"a"', '"b"', '["b", 1]'], single=1, joined=[1]))
     job = pool.job("r1")
     pool.dispatcher.append(job, b'{"t":"text","x":"\\u2028"}\n[1]\n', seq=1, done=[])
     pool.dispatcher.append(job, b"[2]\n", seq=2, done=[])
@@ -222,6 +153,31 @@ def test_doctor_looks_through_the_server(served: Served, pool: Pool) -> None:
     findings = list(doctor.examine(served.url, None, (), StoreSettings(url=None, s3_endpoint=None)))
     assert [one.subject for one in findings] == ["pool", "release", "clock", "workers", "release"]
     assert all(one.good for one in findings)
+
+
+def test_doctor_finds_what_a_server_lacks(settings: Settings, pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another release, a store that takes nothing, and a pool that is away; in words, through the server."""
+    nowhere = StoreSettings(url=None, s3_endpoint=None)
+
+    def found(url: str) -> dict[str, str]:
+        return {one.subject: one.words for one in doctor.examine(url, None, (), nowhere) if not one.good}
+
+    monkeypatch.setattr("supercheck_server.app.__version__", "9.9.9")
+    monkeypatch.setattr("pytest_supercheck.http_gateway.AGAIN_S", (0.01,))
+    with serving(settings) as served:
+        store = Path(settings.store)
+        store.mkdir(parents=True)
+        assert "the server's is 9.9.9" in found(served.url)["release"]
+        (store / "projects").write_text("in the way")
+        pool.finish("r1")
+        wait_for(lambda: "server" in found(served.url), "the store takes no record")
+        assert str(store) in found(served.url)["server"]
+        (store / "projects").unlink()
+        wait_for(lambda: "server" not in found(served.url), "the store takes it")
+    with serving(replace(settings, redis_url="unix:///nonexistent/socket")) as served:
+        findings = found(served.url)
+        assert "Redis does not answer" in findings["server"]
+        assert "cannot serve just now" in findings["pool"]
 
 
 def test_events_go_on_after_the_last_one_that_was_read(served: Served, pool: Pool) -> None:

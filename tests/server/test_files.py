@@ -4,16 +4,24 @@ Files that tests have left behind, as the server hands them out.
 
 from __future__ import annotations
 
+import contextlib
+import socket
 from dataclasses import replace
 from pathlib import Path
 
 import httpx
 import pytest
 
+from pytest_supercheck.errors import Unreachable
+from pytest_supercheck.http_gateway import HttpGateway
+from pytest_supercheck.model import RunId
 from pytest_supercheck.record import Artifact
+from pytest_supercheck.stores import open_store
 from supercheck_server.ledger import Ledger, key_of
 from supercheck_server.settings import Settings
-from tests.server.conftest import Served, make_record
+from tests.s3 import BUCKET, KEY, SECRET, rclone
+from tests.server.conftest import Pool, Served, make_record, serving
+from tests.server.proxies import pass_on, proxy
 
 FOLDER = "projects/shop/runs/0190-000001/"
 
@@ -31,6 +39,40 @@ def files(served: Served, settings: Settings) -> str:
     record = replace(record, items=(record.items[0], replace(record.items[1], artifacts=kept)))
     Ledger(served.parts.database).write(record, FOLDER, delivered=True)
     return "/runs/0190-000001/files/artifacts/1"
+
+
+def test_sessions_get_them_from_the_store_itself(
+    settings: Settings, pool: Pool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where they reach it: by an address that is signed, for a while, without their token; else through the server."""
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", KEY)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
+    asked: list[bytes] = []
+
+    def note(client: socket.socket, server: socket.socket) -> None:
+        asked.append(client.recv(65536))
+        server.sendall(asked[-1])
+        pass_on(client, server)
+
+    content, key = bytes(range(256)) * 5000, "artifacts/1/a video.webm"
+    with rclone(tmp_path / "s3") as s3, proxy(s3.endpoint, note) as outside:
+        away = replace(settings, store=f"s3://{BUCKET}/x?addressing=path", s3_endpoint=s3.endpoint)
+        open_store(away.store, endpoint=s3.endpoint).put(FOLDER + key, content)
+        for public in (None, f"http://{outside}"):
+            with serving(replace(away, s3_public_endpoint=public)) as served:
+                Ledger(served.parts.database).write(make_record(1, "PF"), FOLDER, delivered=True)
+                _, secret = served.parts.access.create("ci", project="shop")
+                with contextlib.closing(HttpGateway(served.url, secret)) as gateway:
+                    assert b"".join(gateway.file(RunId("0190-000001"), key)) == content
+                    with pytest.raises(Unreachable, match="There is no such file"):
+                        list(gateway.file(RunId("0190-000001"), "artifacts/1/none"))
+                assert len(asked) == (public is not None)
+    [request] = asked
+    assert b"/x/projects/shop/" in request.partition(b"\r\n")[0]
+    assert b"X-Amz-Expires=300" in request
+    assert b"response-content-disposition=attachment" in request
+    assert b"sct_" not in request
+    assert b"authorization" not in request.lower()
 
 
 def test_pages_link_to_them(client: httpx.Client, files: str) -> None:

@@ -22,6 +22,7 @@ import redis
 from pytest_supercheck.archive import Archive
 from pytest_supercheck.directory_store import DirectoryStore
 from pytest_supercheck.errors import StoreTrouble, SupercheckError, Unreachable
+from pytest_supercheck.model import Offer
 from pytest_supercheck.stores import open_store
 from pytest_supercheck.transcript import Recorded
 from supercheck_server.app import Parts
@@ -152,7 +153,7 @@ def test_garbage_in_the_stream_is_no_obstacle(parts: Parts, pool: Pool) -> None:
 def test_names_that_are_no_json_are_names(parts: Parts, pool: Pool) -> None:
     """A client may send anything in the place of a test's id."""
     run = pool.submit("r1", project="shop")
-    pool.dispatcher.offer(run, ["plain", '["listed", 2]', "17", "[" * 5000])
+    pool.dispatcher.offer(run, Offer(names=["plain", '["listed", 2]', "17", "[" * 5000]))
     pool.dispatcher.cancel(run, outcome="cancelled", how="kill")
     assert parts.recorder.record_next()
     assert all_runs(parts) == [("r1", "cancelled", 0)]

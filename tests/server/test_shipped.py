@@ -221,6 +221,26 @@ def test_files_of_tests_come_back(far: Far, pool: Pool) -> None:
     assert (far.path / "shots/0/screen.png").stat().st_size, "also where nobody is told of it"
 
 
+def test_files_of_tests_come_to_who_follows(far: Far, pool: Pool, served: Served, tmp_path: Path) -> None:
+    """Of a run that was left, below the root directory there, unless that is not wanted."""
+    far.write(
+        test_it__py="import pathlib\ndef test_it():\n    pathlib.Path('shot.png').write_text('png')\n    assert 0\n"
+    )
+    code, output = far.run("--supercheck-detach", "--supercheck-artifact=*.png")
+    assert code == 0, output
+    wait_for(served.parts.history.slow, "the run is recorded")
+    [row] = served.parts.history.runs(RunFilter())
+    far.path = tmp_path / "elsewhere"
+    far.path.mkdir()
+    far.write(pytest__ini="[pytest]\n")
+    assert far.run(row.id, "--", "--supercheck-artifacts=none", command="attach")[0] == 1
+    assert not (far.path / "shot.png").exists()
+    code, output = far.run(row.id, command="attach")
+    assert code == 1, output
+    assert "1 file of tests brought here: shot.png" in output
+    assert (far.path / "shot.png").read_text() == "png"
+
+
 def test_coverage_is_that_of_the_sessions_files(far: Far, pool: Pool) -> None:
     """pytest-cov's data come back, with the session's paths in them."""
     far.write(

@@ -25,7 +25,7 @@ from pytest_supercheck.cli import main
 from pytest_supercheck.errors import Unreachable
 from pytest_supercheck.http_gateway import HttpGateway
 from pytest_supercheck.jobs import Git, Job
-from pytest_supercheck.model import RunId, RunRequest
+from pytest_supercheck.model import Offer, RunId, RunRequest
 from supercheck_server.access import SCOPES, Access, Scope, form_token
 from supercheck_server.app import create_app
 from supercheck_server.database import Database
@@ -424,12 +424,12 @@ def test_gateway_of_a_project_works(world: World) -> None:
     """Also where the run is unknown or another's, and with words where the project is."""
     gateway = HttpGateway(world.served.url, world.key("submit of bank").secret)
     assert gateway.submit(RunRequest(run_id=RunId("mine"), project="bank")).state in ("admitted", "queued")
-    assert gateway.offer(RunId("mine"), ['"a"'])
+    assert gateway.offer(RunId("mine"), Offer(names=['"a"']))
     assert gateway.keep(RunId("mine")).total == 1
     assert [run.run for run in gateway.queue().runs] == ["?", "bank-live", "mine"]
     assert gateway.cancel(RunId("mine"), outcome="withdrawn", how="kill").state in ("gone", "ended", "stopping")
     for run in (RunId("nobody"), RunId("shop-live")):
-        assert not gateway.offer(run, ['"a"'])
+        assert not gateway.offer(run, Offer(names=['"a"']))
         assert gateway.keep(run).state == "gone"
         assert gateway.cancel(run, outcome="cancelled", how="kill").state == "gone"
     with pytest.raises(Unreachable, match="the project 'bank'"):
