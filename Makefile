@@ -3,6 +3,8 @@
 
 PYTHON ?= python3
 ARGS ?=
+# Another major release of pytest than the pinned one: make clean test PYTEST=8
+PYTEST ?=
 UV_VERSION = 0.13.9
 
 BIN = .venv/bin
@@ -70,4 +72,5 @@ $(STAMP): pyproject.toml requirements-dev.txt
 	$(PYTHON) -m venv --clear .venv
 	$(BIN)/python -m pip install --quiet uv==$(UV_VERSION)
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --compile-bytecode -r requirements-dev.txt -e .
+	$(if $(PYTEST),$(BIN)/uv pip install --quiet --python $(BIN)/python "pytest==$(PYTEST).*")
 	@touch $(STAMP)

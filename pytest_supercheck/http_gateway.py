@@ -182,6 +182,20 @@ class HttpGateway:
         except (ValueError, LookupError, TypeError, AttributeError):
             return {}  # a proxy keeps it back
 
+    def judge(self, run: RunId, nodeids: Sequence[str], *, branch: str) -> list[dict[str, Any]]:
+        """
+        Ask what the history says of tests of a run, 200 at most, that fail.
+
+        Args:
+            branch: On which they may have failed before.
+
+        Returns:
+            Of each its ``nodeid``, its ``flakiness`` and since which run it is ``failing_since`` on the branch.
+        """
+        asked = {"nodeids": list(nodeids), "branch": branch}
+        found: list[dict[str, Any]] = self._call("POST", f"runs/{quote(run)}/judge", asked)["tests"]
+        return found
+
     def bundle(self, project: str, bundle: str, wish: bytes = b"") -> tuple[str, list[str]]:
         """
         Ask for a bundle of a project's files.

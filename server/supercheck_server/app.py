@@ -53,6 +53,7 @@ from supercheck_server.history import History
 from supercheck_server.job_pages import job_pages
 from supercheck_server.job_routes import Desk, job_routes
 from supercheck_server.jobs import Jobs, UnknownJob
+from supercheck_server.judgement_routes import judgement_routes
 from supercheck_server.ledger import Ledger
 from supercheck_server.live_pages import form_routes, live_routes
 from supercheck_server.messenger import Messenger, Postman
@@ -244,6 +245,7 @@ def create_app(parts: Parts) -> FastAPI:
     app.include_router(job_routes(desk, gate))
     app.include_router(file_routes(owners, parts.shelf, gate))
     app.include_router(exchange_routes(Issuers(parts.configuration.oidc), parts.access, gate))
+    app.include_router(judgement_routes(owners, parts.history, gate))
     app.include_router(sign_in_routes(parts.access, gate, renderer))
     sources = Sources(
         dispatcher=parts.dispatcher, history=parts.history, shelf=parts.shelf, renderer=renderer, feeds=parts.feeds

@@ -235,8 +235,13 @@ class History:
         rows = self._all(query.where(tests.c.project == project) if project else query)
         return TestRow(**rows[0]) if rows else None
 
-    def test_results(self, test_no: int) -> list[TestResult]:
-        """A test's last results, the newest first."""
+    def test_results(self, test_no: int, *, branch: str = "") -> list[TestResult]:
+        """
+        A test's last results, the newest first.
+
+        Args:
+            branch: Only those of this branch itself, without pull requests; empty for all.
+        """
         query = (
             select(
                 runs.c.id.label("run"), runs.c.branch, runs.c.commit, runs.c.submitted_ms, results.c.outcome,
@@ -246,6 +251,8 @@ class History:
             .where(results.c.test_no == test_no)
             .order_by(results.c.run_no.desc())
         )  # fmt: skip
+        if branch:
+            query = query.where(runs.c.branch == branch, runs.c.pull_request == 0)
         return [
             TestResult(duration_s=row["duration_us"] / 1e6, **{k: row[k] for k in row if k != "duration_us"})
             for row in self._all(query.limit(TEST_RESULTS))

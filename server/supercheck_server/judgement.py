@@ -1,0 +1,62 @@
+"""
+What the history says of tests that fail: whether they did so before, and whether they can be trusted.
+
+Between the history and the API. A run's own results are left out, whether they are recorded by now or not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from supercheck_server.history import History
+from supercheck_server.ledger import key_of, short
+from supercheck_server.outcomes import LETTERS, RECENT, flakiness
+from supercheck_server.rows import TestResult
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Judgement:
+    """One test's."""
+
+    #: The test.
+    nodeid: str
+    #: How flaky its last 50 results are, on all branches: 0 to 1.
+    flakiness: float
+    #: The run with which it began to fail on the branch asked for; empty when it does not fail there.
+    failing_since: str
+
+
+def judge(history: History, project: str, nodeids: Sequence[str], *, run: str, branch: str) -> list[Judgement]:
+    """
+    Judge tests of a run.
+
+    Args:
+        run: The run; it says nothing about itself.
+        branch: On which they may have failed before, in runs that are of no pull request: a fork's may have its name.
+    """
+    return [_judge(history, key_of(project, nodeid), nodeid, run, branch) for nodeid in nodeids]
+
+
+def _judge(history: History, key: str, nodeid: str, run: str, branch: str) -> Judgement:
+    test = history.test(key)
+    if test is None:
+        return Judgement(nodeid=nodeid, flakiness=0.0, failing_since="")
+    before = [one for one in history.test_results(test.no) if one.run != run][:RECENT]
+    there = [one for one in history.test_results(test.no, branch=short(branch)) if one.run != run] if branch else []
+    return Judgement(
+        nodeid=nodeid,
+        flakiness=flakiness("".join(LETTERS[one.outcome] for one in reversed(before))),
+        failing_since=_since(there),
+    )
+
+
+def _since(newest_first: Sequence[TestResult]) -> str:
+    """The first run of the failures at the head of a list."""
+    since = ""
+    for one in newest_first:
+        if one.outcome in ("failed", "error"):
+            since = one.run
+        elif one.outcome != "skipped":
+            break
+    return since
