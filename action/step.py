@@ -47,6 +47,7 @@ def main(environ: MutableMapping[str, str]) -> int:
         print(command("error", str(exc), title="supercheck"))
         return _USAGE
     outcome = _outcome(inputs, context, environ)
+    print(flush=True)  # commands begin lines, and whoever has written last may not have ended one
     for line in annotate(outcome):
         print(line)
     _append(context.output_file, _outputs(outcome))
