@@ -8,6 +8,7 @@ PYTEST ?=
 UV_VERSION = 0.13.9
 
 BIN = .venv/bin
+WORKFLOWS = $(wildcard .github/workflows/*.yml examples/workflows/*.yml)
 STAMP = .venv/.ready
 
 export SUPERCHECK_CACHE = $(CURDIR)/.cache
@@ -27,7 +28,7 @@ help:
 	@echo "make demo          run the example shop's tests on embedded workers"
 	@echo "make test          run the tests"
 	@echo "make bench         measure against pytest-xdist and plain pytest"
-	@echo "make lint          ruff, mypy, codespell"
+	@echo "make lint          ruff, mypy, codespell, and what checks workflows"
 	@echo "make format        let ruff rewrite what it can"
 	@echo "make requirements  pin requirements-dev.txt anew"
 	@echo "make clean         remove everything that was made"
@@ -46,6 +47,10 @@ lint: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/codespell
+	$(BIN)/actionlint -shellcheck= -pyflakes= $(WORKFLOWS)
+	$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows $(WORKFLOWS)
+	$(BIN)/check-jsonschema --builtin-schema vendor.github-actions action.yml
+	$(BIN)/zizmor --offline --quiet $(WORKFLOWS) action.yml
 
 format: $(STAMP)
 	$(BIN)/ruff check --fix .

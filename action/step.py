@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import json
 import os
-import secrets
 import signal
 import subprocess
+import sys
 import tempfile
-from collections.abc import Iterator, MutableMapping
-from contextlib import contextmanager
+from collections.abc import MutableMapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -23,11 +22,13 @@ from action.comment import Comment
 from action.context import Context
 from action.inputs import BadInput, Inputs
 from action.installation import InstallationError, python_for
+from action.log import follow
 from action.outcome import Outcome
 
-#: pytest's exit code for wrong usage, and ours for what is not there.
+#: pytest's exit code for wrong usage, and ours for what is not there, or breaks.
 _USAGE: Final = 4
 _UNREACHABLE: Final = 69
+_BROKEN: Final = 70
 
 
 def main(environ: MutableMapping[str, str]) -> int:
@@ -47,7 +48,7 @@ def main(environ: MutableMapping[str, str]) -> int:
         print(command("error", str(exc), title="supercheck"))
         return _USAGE
     outcome = _outcome(inputs, context, environ)
-    print(flush=True)  # commands begin lines, and whoever has written last may not have ended one
+    print()  # commands begin lines, and whoever has written last may not have ended one
     for line in annotate(outcome):
         print(line)
     _append(context.output_file, _outputs(outcome))
@@ -70,38 +71,31 @@ def _outcome(inputs: Inputs, context: Context, environ: MutableMapping[str, str]
         own = {name: value for name, value in environ.items() if name != "SUPERCHECK_URL"}
         if inputs.token:
             own["SUPERCHECK_TOKEN"] = inputs.token
-        with _only_text():
-            status = _run([python, str(Path(__file__).with_name("session.py")), directory], own)
+        status = _run([python, str(Path(__file__).with_name("session.py")), directory], own)
         try:
             return Outcome.of(json.loads(Path(directory, "told.json").read_bytes()))
         except OSError:
-            return Outcome.without_session(status or 70, "the session ended before it could tell of its results")
+            return Outcome.without_session(
+                status if status > 0 else 70, "the session ended before it could tell of its results"
+            )
 
 
 def _run(program: list[str], environ: dict[str, str]) -> int:
     """Run the session; it is told when the job is cancelled, which reaches the step's first process alone."""
-    process = subprocess.Popen(program, env=environ, start_new_session=True)
+    sys.stdout.flush()
+    process = subprocess.Popen(
+        program, env=environ, start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
 
     def pass_on(_number: int, _frame: Any) -> None:
         process.send_signal(signal.SIGINT)
 
     before = {number: signal.signal(number, pass_on) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        return process.wait()
+        return follow(process)
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-@contextmanager
-def _only_text() -> Iterator[None]:
-    """Whatever tests print meanwhile, GitHub acts upon none of it."""
-    token = secrets.token_hex(16)
-    print(command("stop-commands", token), flush=True)
-    try:
-        yield
-    finally:
-        print(f"\n{command(token)}", flush=True)
 
 
 def _outputs(outcome: Outcome) -> str:

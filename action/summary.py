@@ -72,7 +72,7 @@ def code(text: str) -> str:
 
 def _plain(text: str) -> str:
     """Text of which nothing means anything: entities are no part of Markdown's or HTML's structure."""
-    return "".join(letter if letter.isalnum() or letter in " /." else f"&#{ord(letter)};" for letter in text)
+    return "".join(letter if letter.isalnum() or letter in " /.,-()=" else f"&#{ord(letter)};" for letter in text)
 
 
 def _head(outcome: Outcome) -> Iterator[str]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -21,6 +22,7 @@ from pathlib import Path
 import pytest
 import redis
 
+from tests.action.github import GitHub, playing
 from tests.conftest import Valkey
 from tests.server.conftest import GUARD_S, Served, client, pool, served, settings, unused_port, wait_for
 
@@ -41,14 +43,17 @@ class Job:
 
     #: act's exit code: 0 when all jobs have succeeded.
     status: int
+    #: With which the action's step has ended; None when it has succeeded.
+    exit_status: int | None
     #: The outputs of the action.
     outputs: Mapping[str, str]
     #: What steps have written into the summary.
     summary: str
     #: Annotations: their kind, properties and message.
     annotations: list[tuple[str, Mapping[str, str], str]]
-    #: What steps have printed.
+    #: What steps have printed, and all of the log.
     output: str
+    log: str
 
 
 @dataclass
@@ -59,10 +64,12 @@ class Act:
     project: Path
     #: Where the doubles and act's own files are.
     directory: Path
-    #: The programs of the Python that jobs have.
-    python: Path
+    #: Where programs are, those of the Python that jobs have first.
+    path: str
     #: Variables of the repository.
     variables: dict[str, str] = field(default_factory=dict)
+    #: Secrets of the repository.
+    secrets: dict[str, str] = field(default_factory=dict)
     #: Variables of the environment.
     environ: dict[str, str] = field(default_factory=dict)
 
@@ -81,6 +88,7 @@ class Act:
         pairs = [
             *(("--local-repository", one) for one in replaced),
             *(("--var", f"{name}={value}") for name, value in self.variables.items()),
+            *(("--secret", f"{name}={value}") for name, value in self.secrets.items()),
             *(("--env", f"{name}={value}") for name, value in self.environ.items()),
             *(("--input", f"{name}={value}") for name, value in inputs.items()),
             ("--platform", "ubuntu-latest=-self-hosted"),
@@ -93,7 +101,7 @@ class Act:
         return subprocess.Popen(
             [program("act"), event, *flags, *(word for pair in pairs for word in pair)],
             cwd=self.project,
-            env={**os.environ, "PATH": f"{self.python}:{os.environ['PATH']}"},
+            env={**os.environ, "PATH": self.path},
             text=True,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -109,8 +117,10 @@ class Act:
         lines = [json.loads(line) for line in log.splitlines() if line.startswith("{")]
         mine = [line for line in lines if line.get("stage") == "Main"]
         ours = [line for line in mine if "OWNER/pytest-supercheck" in line["step"] and len(line["stepID"]) == 1]
+        ended = [re.fullmatch(r"exit status (\d+)", line["msg"]) for line in ours]
         return Job(
             status=process.returncode,
+            exit_status=next((int(one[1]) for one in ended if one), None),
             outputs={line["name"]: line["arg"] for line in ours if line.get("command") == "set-output"},
             summary="".join(line["content"] for line in ours if line.get("command") == "summary"),
             annotations=[
@@ -119,6 +129,7 @@ class Act:
                 if line.get("command") in ("error", "warning", "notice")
             ],
             output="".join(line["msg"] for line in mine if line.get("raw_output")),
+            log=log,
         )
 
     def _double(self, used: str) -> Path:
@@ -136,8 +147,7 @@ class Act:
 def used_actions(workflow: Path) -> set[str]:
     """The actions that a workflow uses, each as `OWNER/NAME@REF`, and those that this one uses."""
     texts = (workflow.read_text(), (ROOT / "action.yml").read_text())
-    lines = [line.strip(" -") for text in texts for line in text.splitlines()]
-    return {line.split()[1] for line in lines if line.startswith("uses: ")}
+    return {used for text in texts for used in re.findall(r'\buses"?: "?([^\s"]+)', text)}
 
 
 def program(name: str) -> str:
@@ -152,7 +162,7 @@ def job_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The programs of an environment with this package and nothing of the development's."""
     directory = tmp_path_factory.mktemp("job") / "venv"
     for words in (
-        ["venv", "--quiet", "--python", sys.executable, str(directory)],
+        ["venv", "--quiet", "--seed", "--python", sys.executable, str(directory)],
         ["pip", "install", "--quiet", "--python", str(directory), f"{ROOT}[http]"],
     ):
         subprocess.run([program("uv"), *words], check=True)
@@ -170,11 +180,12 @@ def act(tmp_path: Path, job_python: Path, valkey_server: Valkey) -> Act:
     shutil.copy(ROOT / "action.yml", directory / "action")
     project.mkdir()
     git = ["git", "-c", "user.name=ada", "-c", "user.email=ada@example.org"]
-    made = Act(project, directory, job_python)
+    made = Act(project, directory, f"{job_python}{os.pathsep}{os.environ['PATH']}")
     made.environ = {
         "PROJECT": str(project),
         "SUPERCHECK_VALKEY": valkey_server.program,
         "SUPERCHECK_ENV": "inherit",
+        "SUPERCHECK_PROJECT": "shop",
     }
     made.write(pytest__ini="[pytest]\n", requirements__txt="", test_shop__py="def test_good():\n    pass\n")
     for words in (
@@ -208,3 +219,8 @@ def worker(
         process.wait(GUARD_S)
 
 
+@pytest.fixture
+def github() -> Iterator[GitHub]:
+    """GitHub's API."""
+    with playing() as made:
+        yield made
