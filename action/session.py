@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 import time
 from pathlib import Path
@@ -30,6 +31,9 @@ TRACE_LINES: Final = 40
 SLOWEST: Final = 10
 #: Characters of other texts.
 TEXT_LIMIT: Final = 1000
+
+#: How pytest names a line.
+_PLACE: Final = re.compile(r"^(\S.*?):(\d{1,9}): ", re.MULTILINE)
 
 #: What another plugin registers that tells GitHub of failures and warnings.
 _OTHER_ANNOTATORS: Final = ("annotate_errors", "annotate_warnings")
@@ -142,7 +146,7 @@ class Notes:
         file, line = self._place(report)
         self._failures[nodeid] = {
             "nodeid": nodeid,
-            "message": (crash.message if crash else lines[-1])[:TEXT_LIMIT],
+            "message": (crash.message if crash else lines[-1].removeprefix("E").strip())[:TEXT_LIMIT],
             "trace": "\n".join(lines[-TRACE_LINES:])[-TRACE_LIMIT:],
             "file": file,
             "line": line,
@@ -159,6 +163,8 @@ class Notes:
         entries = getattr(getattr(report.longrepr, "reprtraceback", None), "reprentries", ())
         found = [getattr(entry, "reprfileloc", None) for entry in reversed(entries)]
         places += [(cwd, one.path, one.lineno) for one in found if one is not None]
+        if crash is None:  # a text, as of a file that cannot be collected
+            places += [(cwd, one[1], int(one[2])) for one in reversed([*_PLACE.finditer(report.longreprtext)])]
         file, line = (report.location or ("", None))[:2]
         places.append((self._config.rootpath, file, (line or 0) + 1))
         for directory, path, number in places:
