@@ -18,7 +18,6 @@ from typing import Any, Final
 import pytest
 
 from pytest_supercheck.errors import SupercheckError
-from pytest_supercheck.http_gateway import HttpGateway
 from pytest_supercheck.model import RunId
 from pytest_supercheck.settings import HTTP_SCHEMES, Settings
 from pytest_supercheck.thin import Thin, command_line
@@ -184,6 +183,8 @@ def _judge(told: dict[str, Any], base: str) -> None:
     failures = {one["nodeid"]: one for one in told["failures"]}
     if not (told["url"] and told["run"] and failures):
         return
+    from pytest_supercheck.http_gateway import HttpGateway  # needs httpx, which is there when there is a server
+
     gateway = HttpGateway(told["url"], os.environ.get("SUPERCHECK_TOKEN") or None)
     try:
         for found in gateway.judge(RunId(told["run"]), list(failures), branch=base):

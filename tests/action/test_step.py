@@ -50,6 +50,15 @@ def test_cancelled_job_ends_its_session(tmp_path: Path, environ: dict[str, str])
     assert (outputs(environ)["state"], outputs(environ)["passed"]) == ("cancelled", "1")
 
 
+def test_run_on_this_machine_needs_nothing_of_http(tmp_path: Path, environ: dict[str, str]) -> None:
+    """Only what pytest-supercheck has without extras."""
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "httpx.py").write_text("raise ImportError\n")
+    (tmp_path / "test_it.py").write_text("def test_it(): pass\n")
+    log, _ = start({**environ, "PYTHONPATH": str(tmp_path / "broken")}, tmp_path).communicate(timeout=GUARD_S)
+    assert outputs(environ)["state"] == "passed", log
+
+
 def test_files_that_cannot_be_collected_are_failures(tmp_path: Path, environ: dict[str, str]) -> None:
     """On their line; nothing was cancelled, although pytest says interrupted."""
     (tmp_path / "test_it.py").write_text("\nimport nowhere_to_be_found\n")
