@@ -120,8 +120,9 @@ def _tail(outcome: Outcome, context: Context) -> Iterator[str]:
         links.append(f"[the run]({_address(outcome.page)})")
     elif outcome.run:
         links.append(f"run {code(outcome.run)}")
-    again = f", attempt {context.attempt}" if context.attempt > 1 else ""
-    links.append(f"[the job]({_address(context.page)}){again}")
+    if context.repository:
+        again = f", attempt {context.attempt}" if context.attempt > 1 else ""
+        links.append(f"[the job]({_address(context.page)}){again}")
     yield f"\n{' · '.join(links)}"
 
 
