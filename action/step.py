@@ -75,9 +75,8 @@ def _outcome(inputs: Inputs, context: Context, environ: MutableMapping[str, str]
         try:
             return Outcome.of(json.loads(Path(directory, "told.json").read_bytes()))
         except OSError:
-            return Outcome.without_session(
-                status if status > 0 else 70, "the session ended before it could tell of its results"
-            )
+            status = status if status > 1 else _BROKEN  # 0 and 1 are about tests
+            return Outcome.without_session(status, "the session ended before it could tell of its results")
 
 
 def _run(program: list[str], environ: dict[str, str]) -> int:

@@ -47,7 +47,7 @@ def test_cancelled_job_ends_its_session(tmp_path: Path, environ: dict[str, str])
     process.send_signal(signal.SIGINT)
     log, _ = process.communicate(timeout=GUARD_S)
     assert process.returncode == 2, log
-    assert (outputs(environ)["state"], outputs(environ)["passed"]) == ("cancelled", "1")
+    assert (outputs(environ)["state"], outputs(environ)["passed"]) == ("cancelled", "1"), log
 
 
 def test_run_on_this_machine_needs_nothing_of_http(tmp_path: Path, environ: dict[str, str]) -> None:
@@ -64,7 +64,7 @@ def test_files_that_cannot_be_collected_are_failures(tmp_path: Path, environ: di
     (tmp_path / "test_it.py").write_text("\nimport nowhere_to_be_found\n")
     log, _ = start(environ, tmp_path).communicate(timeout=GUARD_S)
     told = outputs(environ)
-    assert (told["state"], told["failed"], told["run-id"] != "") == ("failed", "1", True)
+    assert (told["state"], told["failed"], told["run-id"] != "") == ("failed", "1", True), log
     assert "::error file=test_it.py,line=2,title=test_it.py::ModuleNotFoundError" in log
 
 
@@ -89,11 +89,11 @@ def test_another_session_than_told_of_is_an_error(tmp_path: Path, environ: dict[
     """A senseless input, and a session that dies: each has words."""
     log, _ = start({**environ, "INPUT_FAIL_ON": "all"}, tmp_path).communicate(timeout=GUARD_S)
     assert "::error title=supercheck::fail-on: 'all' is none of any, new, never" in log
-    (tmp_path / "conftest.py").write_text("import os\nos._exit(9)\n")
+    (tmp_path / "conftest.py").write_text("import os\nos._exit(1)\n")
     process = start(environ, tmp_path)
     log, _ = process.communicate(timeout=GUARD_S)
-    assert process.returncode == 9
-    assert outputs(environ)["state"] == "error"
+    assert process.returncode == 70, log
+    assert outputs(environ)["state"] == "broken"
     assert "the session ended before it could tell of its results" in log
 
 
