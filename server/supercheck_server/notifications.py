@@ -71,8 +71,9 @@ class Outbox:
         if row is None:
             return
         job, wanted = _job(connection, run)
-        subscriptions = [one for target in self._targets.values() for one in target.subscriptions(row)]
-        subscriptions += [one for one in wanted if one.to in self._targets]
+        hearing = {name: target for name, target in self._targets.items() if target.hears_of(row)}
+        subscriptions = [Subscription(to=name, on=on) for name, target in hearing.items() for on in target.section.on]
+        subscriptions += [one for one in wanted if one.to in hearing]
         if not subscriptions:
             return
         # Of two runs of a branch that are recorded at once, one is the first that fails.

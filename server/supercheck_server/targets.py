@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, SecretStr, field_validator, model_validator
 
-from pytest_supercheck.jobs import On, Subscription
+from pytest_supercheck.jobs import On
 from pytest_supercheck.operators import BadVariable
 from supercheck_server.messages import Wording
 from supercheck_server.notifier import Notifier
@@ -64,16 +64,14 @@ class Target:
     #: How runs are told there.
     wording: Wording
 
-    def subscriptions(self, run: RunRow) -> Iterable[Subscription]:
-        """What it wants to be told of a run, whatever became of it."""
+    def hears_of(self, run: RunRow) -> bool:
+        """Whether it is to be told of a run at all, whoever wants that."""
         chosen = (
             (self.section.projects, run.project),
             (self.section.branches, run.branch),
             (self.section.triggers, run.trigger),
         )
-        if all(patterns is None or _matches(value, patterns) for patterns, value in chosen):
-            return [Subscription(to=self.name, on=on) for on in self.section.on]
-        return []
+        return all(patterns is None or _matches(value, patterns) for patterns, value in chosen)
 
 
 def read_targets(

@@ -5,6 +5,9 @@ What GitHub is told: commands, summaries and statuses of outcomes, whatever is i
 from __future__ import annotations
 
 import html
+import re
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +18,7 @@ from markdown_it import MarkdownIt
 from action.commands import SHOWN, annotate, command
 from action.context import Context
 from action.inputs import BadInput, Inputs
+from action.log import follow
 from action.outcome import Failure, Outcome
 from action.summary import LIMIT_BYTES, code, render
 
@@ -156,3 +160,28 @@ def test_base_of_a_push_is_the_default_branch(tmp_path: Path) -> None:
     event.write_text('{"pull_request": {"number": 7, "head": {"repo": null}}}')
     fork = Context.read({**environ, "GITHUB_BASE_REF": "main", "GITHUB_EVENT_NAME": "pull_request"})
     assert (fork.base, fork.pull_request, fork.from_fork) == ("main", 7, True)
+
+
+def test_what_a_test_prints_is_no_command_but_a_mask(capfdbinary: pytest.CaptureFixture[bytes]) -> None:
+    """Also behind a carriage return, at which GitHub's runner ends a line as well."""
+    told = r"print('::add-mask::sesame\r::error file=a.py::forged', '::error::forged too', sep='\n')"
+    process = subprocess.Popen([sys.executable, "-c", told], stdout=subprocess.PIPE)
+    assert follow(process) == 0
+    assert process.stdout is not None
+    process.stdout.close()
+    stopped, heard = "", []
+    for line in re.split(r"[\r\n]+", capfdbinary.readouterr().out.decode()):
+        if stopped:
+            stopped = "" if line == f"::{stopped}::" else stopped
+        elif line.startswith("::stop-commands::"):
+            stopped = line.rpartition("::")[2]
+        elif line:
+            heard.append(line)
+    assert heard == ["::add-mask::sesame"]
+
+
+def test_known_failures_are_forgiven_and_a_session_that_fails_otherwise_is_not() -> None:
+    """As one whose coverage is too low: none of its tests has failed."""
+    known = make_outcome(make_failure(kind="known"))
+    assert [known.exit_status(on) for on in ("any", "new", "never")] == [1, 0, 0]
+    assert make_outcome(status=1).exit_status("new") == 1

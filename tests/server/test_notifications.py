@@ -248,6 +248,14 @@ def test_jobs_name_targets_too(database: Database) -> None:
     assert sorted(row[:2] for row in office.rows()) == [("quiet", "failure"), ("team", "failure")]
 
 
+def test_a_job_tells_nobody_of_runs_that_are_not_for_them(database: Database) -> None:
+    """The operator says of which projects a target hears; a job is its submitter's word."""
+    office = Office(database, make_target("theirs", projects=["other"]))
+    start_of_job(database, 1, Subscription(to="theirs", on="always"))
+    office.record(1, "F")
+    assert not office.rows()
+
+
 def test_runs_of_a_job_are_compared_with_each_other(database: Database) -> None:
     """They run other tests than the branch's other runs do."""
     office = Office(database, make_target("team", on=["first-failure", "recovery"]))
