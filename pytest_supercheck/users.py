@@ -32,6 +32,9 @@ COMMON: Final = ("/tmp", "/var/tmp", "/dev/shm", "/dev/mqueue")
 #: Seconds that killed processes have to be gone.
 GONE_S: Final = 10.0
 
+#: Paths that one command removes: well below what the kernel takes, however long they are.
+_AT_ONCE: Final = 200
+
 #: Tables of the kernel's shared memory, semaphores and queues, and the option of ipcrm for each.
 _IPC: Final = {"shm": "-m", "sem": "-s", "msg": "-q"}
 
@@ -208,9 +211,9 @@ def _remove_all_of(user: User) -> None:
     places = [place for place in COMMON if os.path.isdir(place)]
     left = [entry.path for place in places for entry in os.scandir(place) if _is_of(entry, user.uid)]
     left += [user.home] if user.home else []
-    if left:
-        # Not shutil: however deep a test's directories are.
-        os.execvp("rm", ["rm", "-rf", "--one-file-system", "--", *left])
+    # Not shutil: however deep a test's directories are. Not at once: however many they are.
+    for begin in range(0, len(left), _AT_ONCE):
+        subprocess.run(["rm", "-rf", "--one-file-system", "--", *left[begin : begin + _AT_ONCE]], check=True)
 
 
 def _is_of(entry: os.DirEntry[str], uid: int) -> bool:

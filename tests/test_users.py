@@ -70,7 +70,7 @@ def test_an_id_of_somebody_is_left_alone() -> None:
 
 
 def test_nothing_is_left_when_a_user_is_released(users: Users) -> None:
-    """No process, even one that forks all the time, and no file in the common places, however deep."""
+    """No process, even one that forks all the time, and no file in the common places, however deep or many."""
     user = took(users)
     # Faster than anybody could kill one after the other.
     bomb = """if True:
@@ -82,17 +82,19 @@ def test_nothing_is_left_when_a_user_is_released(users: Users) -> None:
             except OSError:
                 pass
     """
-    process = run_as(user, "/usr/bin/python3", "-c", bomb)
     name = f"supercheck-users-{os.getpid()}"
     deep = "/".join(["d" * 100] * 60)
     run_as(user, "sh", "-c", f"mkdir -p -m 700 /tmp/{name} && cd /tmp/{name} && mkdir -p {deep[:2000]}").wait()
+    many = f"for n in range(9_000): open(f'/tmp/{name}-{{n:0200}}', 'x').close()"  # more than a command can be given
+    run_as(user, "/usr/bin/python3", "-c", many).wait()
     run_as(user, "ipcmk", "-M", "4096").wait()
+    process = run_as(user, "/usr/bin/python3", "-c", bomb)
     wait(lambda: len(processes_of(user.uid)) > 5)
     users.release(user)
     users.close()
     process.wait()
     assert not processes_of(user.uid)
-    assert not Path("/tmp", name).exists()
+    assert not list(Path("/tmp").glob(f"{name}*"))
     assert str(user.uid) not in Path("/proc/sysvipc/shm").read_text().split()
     assert took(users).uid == user.uid
 
