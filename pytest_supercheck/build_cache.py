@@ -142,9 +142,9 @@ class BuildCache:
 
 def remove(directory: Path) -> None:
     """
-    Remove a directory, however deep, also one that has been made read-only; it may be gone already, or be a link by now.
+    Remove a directory, however deep, also one that has been made read-only; it may be gone, or be a link by now.
 
-    Best effort.  Safe also while those to whom it belongs still change it: `rm` follows no link, whenever it is put there.
+    Best effort.  Safe also while those to whom it belongs still change it: `rm` follows no link, whenever it comes.
     """
     rm = ["rm", "-rf", "--", str(directory)]
     quiet = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}

@@ -11,6 +11,7 @@ import contextlib
 import ctypes
 import os
 import platform
+import resource
 import shutil
 import subprocess
 import sys
@@ -88,10 +89,6 @@ class Isolation(Protocol):
     spare: bool
 
     @property
-    def limits(self) -> Mapping[str, int]:
-        """Limits of each process, by their names in Python's `resource`."""
-
-    @property
     def confine(self) -> Confine | None:
         """Shuts a build in, which is the code of a project, too; None where projects trust each other."""
 
@@ -119,9 +116,6 @@ class Open:
     temporary = ""
 
     confine = None
-
-    def __init__(self) -> None:
-        self.limits: Mapping[str, int] = {}
 
     def cell(self) -> Cell:
         """The same for all."""
@@ -156,7 +150,7 @@ class Walls:
     Args:
         users: Where users come from; None to stay the one that we are.
         sandbox: What makes namespaces; None for those of the machine.
-        limits: As `Isolation.limits`.
+        limits: Of each process, by their names in prlimit(1).
     """
 
     def __init__(self, users: Users | None, sandbox: Sandbox | None, limits: Mapping[str, int]) -> None:
@@ -164,8 +158,8 @@ class Walls:
         self.spare = sandbox is None
         self.users = users
         self.sandbox = sandbox
-        self.limits = limits
         self._setpriv = _program("setpriv", "util-linux") if users else ""
+        self._limits = [_program("prlimit", "util-linux"), *(_limit(name, most) for name, most in limits.items()), "--"]
 
     def confine(self, command: list[str], writes: Sequence[Path], reads: Sequence[Path]) -> list[str]:
         """In a sandbox: what is shared by runs, such as a cache of packages, is no one run's user's."""
@@ -183,8 +177,11 @@ class Walls:
             raise CannotIsolate("all users of SUPERCHECK_ISOLATE_UIDS are taken by other runs on this host")
         return _Walled(self, user)
 
-    def privileges(self, user: User) -> list[str]:
-        """A command prefix: be that user, and never more."""
+    def bounds(self, user: User | None) -> list[str]:
+        """A command prefix: be that user, never more, and within the limits, before anything of a project is there."""
+        return [*(self._privileges(user) if user else ()), *self._limits]
+
+    def _privileges(self, user: User) -> list[str]:
         identity = (f"--reuid={user.uid}", f"--regid={user.uid}", "--clear-groups")
         return [self._setpriv, *identity, "--no-new-privs", "--inh-caps=-all", "--bounding-set=-all"]
 
@@ -234,7 +231,7 @@ class _Walled:
         self, argv: Sequence[str], environ: Mapping[str, str], places: Places | None
     ) -> tuple[list[str], dict[str, str]]:
         _forget_keys()
-        command = [*self._walls.privileges(self._user), *argv] if self._user else list(argv)
+        command = [*self._walls.bounds(self._user), *argv]
         if self._walls.sandbox:
             assert places is not None
             command = [*self._walls.sandbox.prefix(places, privileged=self._user is not None), *command]
@@ -301,6 +298,13 @@ def _program(name: str, package: str) -> str:
     if found is None:
         raise CannotIsolate(f"{name} is not installed: apt-get install {package}, or dnf install {package}")
     return os.path.abspath(found)
+
+
+def _limit(name: str, most: int) -> str:
+    """A word for prlimit: no more than what this process may have, which not everybody could raise."""
+    hard = resource.getrlimit(getattr(resource, f"RLIMIT_{name.upper()}"))[1]
+    most = most if hard == resource.RLIM_INFINITY else min(most, hard)
+    return f"--{name}={most}:{most}"
 
 
 #: What helps where a trial fails.

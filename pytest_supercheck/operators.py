@@ -143,9 +143,9 @@ class IsolationSettings:
 
     @property
     def limits(self) -> dict[str, int]:
-        """Limits of a process, by their names in Python's `resource`."""
-        memory = {"RLIMIT_DATA": self.memory_mb << 20} if self.memory_mb else {}
-        return {"RLIMIT_CORE": 0, "RLIMIT_NPROC": self.processes, "RLIMIT_FSIZE": self.file_mb << 20, **memory}
+        """Limits of a process, by their names in prlimit(1)."""
+        memory = {"data": self.memory_mb << 20} if self.memory_mb else {}
+        return {"core": 0, "nproc": self.processes, "fsize": self.file_mb << 20, **memory}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
