@@ -147,11 +147,11 @@ def remove(directory: Path) -> None:
     Best effort.  Safe also while those to whom it belongs still change it: `rm` follows no link, whenever it comes.
     """
     rm = ["rm", "-rf", "--", str(directory)]
-    quiet = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    if subprocess.run(rm, check=False, **quiet).returncode and not directory.is_symlink() and os.geteuid() != 0:
+    failed = subprocess.run(rm, check=False, capture_output=True).returncode
+    if failed and os.geteuid() != 0 and not directory.is_symlink():
         # Only what is ours can be in there: for others' files we would need to be root, who needs no permission.
-        subprocess.run(["chmod", "-R", "u+rwx", "--", str(directory)], check=False, **quiet)
-        subprocess.run(rm, check=False, **quiet)
+        subprocess.run(["chmod", "-R", "u+rwx", "--", str(directory)], check=False, capture_output=True)
+        subprocess.run(rm, check=False, capture_output=True)
 
 
 def _try_lock(lock: int, how: int) -> bool:

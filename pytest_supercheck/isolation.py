@@ -24,7 +24,7 @@ from pytest_supercheck.boot import boot
 from pytest_supercheck.errors import CannotIsolate, Fatal
 from pytest_supercheck.operators import IsolationSettings
 from pytest_supercheck.sandbox import Places, Sandbox
-from pytest_supercheck.users import User, Users, give, is_closed_to
+from pytest_supercheck.users import User, Users, give, is_closed_to, own
 
 #: Names, the strongest first.
 STRENGTHS: Final = ("bwrap", "user", "none")
@@ -41,7 +41,7 @@ _JOIN_SESSION_KEYRING: Final = 1
 
 
 #: Makes of a build's command, the directories that it writes into and those that it reads besides the command that is
-#: run, or raises `Fatal` where that cannot be done.
+#: run, or raises `Fatal` where that cannot be done. What it writes into becomes whose the build is.
 Confine: TypeAlias = "Callable[[list[str], Sequence[Path], Sequence[Path]], list[str]]"
 
 
@@ -162,13 +162,19 @@ class Walls:
         self._limits = [_program("prlimit", "util-linux"), *(_limit(name, most) for name, most in limits.items()), "--"]
 
     def confine(self, command: list[str], writes: Sequence[Path], reads: Sequence[Path]) -> list[str]:
-        """In a sandbox: what is shared by runs, such as a cache of packages, is no one run's user's."""
+        """In a sandbox, as a user who is nobody else: caches are shared by runs, so that they are no run's user's."""
         if self.sandbox is None:
             raise Fatal(
                 "building an environment runs code of the project, which this worker's isolation 'user' cannot shut in:"
                 " install bubblewrap there and use 'bwrap', or use the worker's own environment"
             )
-        return self.sandbox.confine(command, writes, reads)
+        words = self.sandbox.confine(command[0], writes, reads, privileged=self.users is not None)
+        if self.users is None:
+            return [*words, *command]
+        for place in writes:
+            if os.lstat(place).st_uid != self.users.builder:
+                own(place, self.users.builder)
+        return [*words, *self._identity(self.users.builder), *command]
 
     def cell(self) -> Cell:
         """With a user whom nobody else has."""
@@ -179,10 +185,10 @@ class Walls:
 
     def bounds(self, user: User | None) -> list[str]:
         """A command prefix: be that user, never more, and within the limits, before anything of a project is there."""
-        return [*(self._privileges(user) if user else ()), *self._limits]
+        return [*(self._identity(user.uid) if user else ()), *self._limits]
 
-    def _privileges(self, user: User) -> list[str]:
-        identity = (f"--reuid={user.uid}", f"--regid={user.uid}", "--clear-groups")
+    def _identity(self, uid: int) -> list[str]:
+        identity = (f"--reuid={uid}", f"--regid={uid}", "--clear-groups")
         return [self._setpriv, *identity, "--no-new-privs", "--inh-caps=-all", "--bounding-set=-all"]
 
     def tidy(self) -> None:

@@ -25,10 +25,14 @@ from pytest_supercheck.errors import Fatal, Infrastructure
 from pytest_supercheck.isolation import Walls
 from pytest_supercheck.operators import IsolationSettings
 from pytest_supercheck.sandbox import Sandbox
+from pytest_supercheck.users import Users
 from pytest_supercheck.uv_program import Job, Uv, find_uv, uv_environ
 from pytest_supercheck.valkey import cache_dir
 from pytest_supercheck.wish import EnvironmentWish
 from tests.conftest import small_disk
+
+#: Not the default range of users: a worker may be running here.
+FIRST = 62_520
 
 HATCHLING = '[build-system]\nrequires = ["hatchling"]\nbuild-backend = "hatchling.build"\n'
 SETUPTOOLS = '[build-system]\nrequires = ["setuptools"]\nbuild-backend = "setuptools.build_meta"\n'
@@ -432,8 +436,8 @@ def test_another_python(bed: Bed, project: Path) -> None:
     uv_here = Uv(bed.cache, bed.cache, os.environ, lambda: None)
     ours = ".".join(sys.version.split()[0].split(".")[:2])
     others = (f"3.{minor}" for minor in range(10, 15) if f"3.{minor}" != ours)
-    find = ("python", "find", "--system", "--no-python-downloads")
-    other = next((version for version in others if uv_here.ask(*find, version)), None)
+    find = ("--system", "--no-python-downloads")
+    other = next((version for version in others if uv_here.find_python(*find, version)), None)
     if other is None:
         pytest.skip("there is no other Python on this machine")
     write(project, {"pyproject.toml": SHOP + TEST_EXTRA, "shop/__init__.py": "", ".python-version": f"{other}\n"})
@@ -532,7 +536,7 @@ def test_builds_can_be_confined(tmp_path: Path) -> None:
 
 
 BACKEND = """
-import os, pathlib, zipfile
+import os, pathlib, subprocess, sys, zipfile
 def build_editable(wheel_directory, config_settings=None, metadata_directory=None):
     {code}
     with zipfile.ZipFile(f"{{wheel_directory}}/evil-1-py3-none-any.whl", "w") as wheel:
@@ -547,29 +551,105 @@ OWN_BACKEND = (
 )
 
 
-@pytest.mark.parametrize("there", ["../scratch/bin", "."])
-def test_a_build_leads_nobody_elsewhere(bed: Bed, project: Path, tmp_path: Path, there: str) -> None:
-    """Links that it leaves in place of what is to be taken are not followed: who takes it is not shut in."""
-    victim = tmp_path / "victim"
-    victim.mkdir()
-    (victim / "secret").touch()
-    code = f"at = os.path.abspath({there!r}); os.rename(at, at + '-'); os.symlink({str(victim)!r}, at)"
-    write(project, {"pyproject.toml": OWN_BACKEND, "backend.py": BACKEND.format(code=code)})
-    with pytest.raises(Fatal, match="a build has put a link in the place of"):
-        bed.prepare(project)
-    assert [path.name for path in victim.iterdir()] == ["secret"]
-
-
-def test_builds_of_projects_that_are_shut_in_share_nothing(bed: Bed, project: Path, tmp_path: Path) -> None:
-    """What one's builds have written no other one's read: neither packages, nor Pythons, nor environments."""
+@pytest.fixture
+def walls() -> Iterator[Walls]:
+    """How a worker shuts builds in: as root, with users; else with namespaces alone."""
     if shutil.which("bwrap") is None:
         pytest.skip("bwrap is not installed")
+    users = Users(FIRST, FIRST + 3) if os.geteuid() == 0 else None
+    made = Walls(users, Sandbox("/usr/bin/bwrap", [], IsolationSettings.from_env({})), {})
+    yield made
+    made.close()
+
+
+HOSTILE = {
+    "programs": "at = os.path.abspath('../scratch/bin'); os.rename(at, at + '-'); os.symlink({victim!r}, at)",
+    "tree": "at = os.getcwd(); os.rename(at, at + '-'); os.symlink({victim!r}, at)",
+    "report": "os.symlink({victim!r} + '/secret', '../failed.txt'); sys.exit(1)",
+    "parts": "[os.symlink({victim!r}, f'../../{{name}}') for name in ('site', 'made')]",
+}
+
+
+@pytest.mark.parametrize("what", HOSTILE)
+def test_a_build_leads_nobody_elsewhere(bed: Bed, project: Path, tmp_path: Path, walls: Walls, what: str) -> None:
+    """Links that it leaves in place of what is to be taken, read or removed are not followed by who is not shut in."""
+    victim = tmp_path / "victim"
+    victim.mkdir(0o500)
+    (victim / "secret").write_text("sesame")
+    (victim / "secret").chmod(0o400)
+    code = HOSTILE[what].format(victim=str(victim))
+    write(project, {"pyproject.toml": OWN_BACKEND, "backend.py": BACKEND.format(code=code)})
+    bed.environments = bed.make(project="evil", confine=walls.confine)
+    said = ""
+    try:
+        bed.prepare(project)
+    except Fatal as exc:
+        said = str(exc)
+    assert "sesame" not in said + "".join(bed.told)
+    assert what == "tree" or said
+    assert [(path.name, path.read_text(), path.stat().st_mode & 0o777) for path in victim.iterdir()] == [
+        ("secret", "sesame", 0o400)
+    ]
+    assert (victim.stat().st_mode & 0o777, victim.stat().st_uid) == (0o500, os.geteuid())
+    copies = [path for path in tmp_path.rglob("*") if path.name == "secret" and path.parent != victim]
+    assert not copies
+
+
+def test_a_build_is_nobody(bed: Bed, project: Path, walls: Walls) -> None:
+    """Whoever starts it, it can neither read what is root's alone, nor leave a process behind."""
+    if walls.users is None:
+        pytest.skip("CANNOT BE TRIED: changing users takes root")
+    code = (
+        "pathlib.Path('found.py').write_text(repr([os.getuid(), os.access('/etc/shadow', os.R_OK), os.getppid()]));"
+        "subprocess.Popen(['sleep', '600'], start_new_session=True, stdout=-3, stderr=-3)"
+    )
+    write(project, {"pyproject.toml": OWN_BACKEND, "backend.py": BACKEND.format(code=code)})
+    bed.environments = bed.make(project="evil", confine=walls.confine)
+    environment = bed.prepare(project)
+    uid, readable, _ = json.loads((Path(tree_of(environment)) / "found.py").read_text().lower())
+    assert uid == FIRST + 1
+    assert not readable
+    assert not [path for path in Path("/proc").glob("[0-9]*") if owner(path) == uid]
+    assert walls.users.builder == uid
+    taken = walls.users.take()
+    assert taken is not None
+    assert taken.uid > uid, "no run is the builder"
+    walls.users.release(taken)
+    run(environment, "python", "-c", "import pytest")
+
+
+def owner(path: Path) -> int:
+    """Whose a process is."""
+    try:
+        return path.stat().st_uid
+    except OSError:
+        return -1
+
+
+@pytest.mark.parametrize("isolation", ["user", "bwrap"])
+def test_no_strangers_interpreter_is_run(bed: Bed, project: Path, tmp_path: Path, walls: Walls, isolation: str) -> None:
+    """A directory that is taken for an environment, to see which Python it has: not outside of a sandbox."""
+    write(tmp_path / "theirs", {"bin/python3": f"#!/bin/sh\ntouch {tmp_path}/ran\n", "pyvenv.cfg": ""})
+    (tmp_path / "theirs" / "bin" / "python3").chmod(0o755)
+    (tmp_path / "theirs" / "bin" / "python").symlink_to("python3")
+    write(project, {"requirements.txt": "pytest"})
+    if isolation == "user":
+        walls = Walls(walls.users, None, {})
+    bed.environments = bed.make(confine=walls.confine)
+    with pytest.raises(Fatal, match="cannot shut in" if isolation == "user" else "is not on this worker"):
+        bed.prepare(project, python=str(tmp_path / "theirs"))
+    assert not (tmp_path / "ran").exists()
+
+
+def test_builds_of_projects_that_are_shut_in_share_nothing(
+    bed: Bed, project: Path, tmp_path: Path, walls: Walls
+) -> None:
+    """What one's builds have written no other one's read: neither packages, nor Pythons, nor environments."""
     code = (
         f"[pathlib.Path(folder, 'poison').touch() for folder, _, _ in os.walk({str(bed.cache)!r}) "
         "if os.access(folder, os.W_OK)]"
     )
     write(project, {"pyproject.toml": OWN_BACKEND, "backend.py": BACKEND.format(code=code)})
-    walls = Walls(None, Sandbox("bwrap", [], IsolationSettings.from_env({})), {})
     made = []
     for name in ("ours", "theirs"):
         bed.environments = bed.make(project=name, confine=walls.confine)
