@@ -34,6 +34,7 @@ PYTHON: Final = re.compile(
     rf"|(?:[<>=!~]=?=? *{_PYTHON_VERSION}(?:\.\*)? *(?:, *(?=[<>=!~])|$))+"
 )
 
+_CLIENT: Final = re.compile(r"\d+\.\d+\.\d+")
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _VERSION: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9.!+_-]{0,99}")
 _FILE: Final = re.compile(r"[^/\0\n-][^\0\n]{0,499}")
@@ -81,7 +82,7 @@ class EnvironmentWish:
         return cls(
             kind=_word(value, "kind", KIND),
             python=_word(value, "python", PYTHON),
-            client_python=_word(value, "client_python", _VERSION),
+            client_python=_word(value, "client_python", _CLIENT),
             sources=_words(value, "sources", _FILE),
             extras=_words(value, "extras", _NAME),
             groups=_words(value, "groups", _NAME),
