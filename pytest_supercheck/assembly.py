@@ -55,6 +55,9 @@ _ASKED: Final = "asked.json"
 _FACTS: Final = f"{OURS}/facts.json"
 _FAILED: Final = f"{OURS}/failed.txt"
 
+#: The exit status of a build that says so there.
+_HAS_FAILED: Final = 70
+
 #: Arguments of an interpreter that loads nothing but its own library: what is installed may be anybody's code.
 _ALONE: Final = ("-I", "-S")
 
@@ -157,7 +160,8 @@ class Assembly:
         found = {"PYTHONPATH": str(Path(__file__).parent.parent)}
         status, tail = self._uv.watch(command, Path("/"), Job(place=place, lock=lock, tell=self._tell), found)
         if status:
-            text = read_text(place / _FAILED, place) or f"the build ended with {status}\n{tail}"
+            said = read_text(place / _FAILED, place) if status == _HAS_FAILED else ""
+            text = said or f"the build ended with {status}\n{tail}"
             if says_no_room(text):
                 raise OSError(errno.ENOSPC, text[-1000:])
             raise Fatal(text)
@@ -212,7 +216,7 @@ def main(_fd: int) -> int:
             _assemble(uv, job, look(copy, copy / asked["rootdir"], wish), copy, python, wish.version)
     except (SupercheckError, OSError) as exc:
         (place / _FAILED).write_text(str(exc), "utf-8", "replace")
-        return 1
+        return _HAS_FAILED
     remove(copy)
     _make_read_only(place)
     return 0

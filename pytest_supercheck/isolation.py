@@ -11,6 +11,7 @@ import contextlib
 import ctypes
 import os
 import platform
+import pwd
 import resource
 import shutil
 import subprocess
@@ -171,10 +172,15 @@ class Walls:
         words = self.sandbox.confine(command[0], writes, reads, privileged=self.users is not None)
         if self.users is None:
             return [*words, *command]
+        builder = self.users.builder
+        with contextlib.suppress(KeyError):
+            raise Fatal(
+                f"{pwd.getpwuid(builder).pw_name} has the user id of builds: set SUPERCHECK_ISOLATE_UIDS to others"
+            )
         for place in writes:
-            if os.lstat(place).st_uid != self.users.builder:
-                own(place, self.users.builder)
-        return [*words, *self._identity(self.users.builder), *command]
+            if os.lstat(place).st_uid != builder:
+                own(place, builder)
+        return [*words, *_FIRST, *self._identity(builder), *command]
 
     def cell(self) -> Cell:
         """With a user whom nobody else has."""
@@ -311,6 +317,10 @@ def _limit(name: str, most: int) -> str:
     hard = resource.getrlimit(getattr(resource, f"RLIMIT_{name.upper()}"))[1]
     most = most if hard == resource.RLIM_INFINITY else min(most, hard)
     return f"--{name}={most}:{most}"
+
+
+#: The first process of a build's space. It stays who it is: who becomes another user does not die with its parent.
+_FIRST: Final = ("/bin/sh", "-c", '"$@"; exit $?', "sh")
 
 
 #: What helps where a trial fails.

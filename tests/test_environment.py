@@ -6,6 +6,7 @@ What uv fetches stays in the user's cache of supercheck, so only the first sessi
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -75,7 +76,7 @@ class Bed:
         """A run's own copy of a project, without its history."""
         self._runs += 1
         tree = self.directory / f"run-{self._runs}" / "tree"
-        shutil.copytree(project, tree, ignore=shutil.ignore_patterns(".git"))
+        shutil.copytree(project, tree, symlinks=True, ignore=shutil.ignore_patterns(".git"))
         return tree
 
     def prepare(self, project: Path, rootdir: str = ".", **wish: object) -> Environment:
@@ -566,6 +567,7 @@ HOSTILE = {
     "programs": "at = os.path.abspath('../scratch/bin'); os.rename(at, at + '-'); os.symlink({victim!r}, at)",
     "tree": "at = os.getcwd(); os.rename(at, at + '-'); os.symlink({victim!r}, at)",
     "report": "os.symlink({victim!r} + '/secret', '../failed.txt'); sys.exit(1)",
+    "link": "os.unlink('out'); os.mkdir('out'); open('out/evil', 'w').close()",
     "parts": "[os.symlink({victim!r}, f'../../{{name}}') for name in ('site', 'made')]",
 }
 
@@ -579,6 +581,7 @@ def test_a_build_leads_nobody_elsewhere(bed: Bed, project: Path, tmp_path: Path,
     (victim / "secret").chmod(0o400)
     code = HOSTILE[what].format(victim=str(victim))
     write(project, {"pyproject.toml": OWN_BACKEND, "backend.py": BACKEND.format(code=code)})
+    (project / "out").symlink_to(victim)
     bed.environments = bed.make(project="evil", confine=walls.confine)
     said = ""
     try:
@@ -595,35 +598,52 @@ def test_a_build_leads_nobody_elsewhere(bed: Bed, project: Path, tmp_path: Path,
     assert not copies
 
 
-def test_a_build_is_nobody(bed: Bed, project: Path, walls: Walls) -> None:
-    """Whoever starts it, it can neither read what is root's alone, nor leave a process behind."""
+@pytest.mark.parametrize("how", ["done", "given up"])
+def test_a_build_is_nobody_and_leaves_nobody(bed: Bed, project: Path, walls: Walls, how: str) -> None:
+    """Whoever starts it, it cannot read what is root's alone; when it ends, or is ended, so do all its processes."""
     if walls.users is None:
         pytest.skip("CANNOT BE TRIED: changing users takes root")
+
+    class GivenUp(Exception):
+        pass
+
+    def pulse() -> None:
+        if how == "given up" and processes_of(FIRST + 1, "sleep"):
+            raise GivenUp
+
     code = (
-        "pathlib.Path('found.py').write_text(repr([os.getuid(), os.access('/etc/shadow', os.R_OK), os.getppid()]));"
-        "subprocess.Popen(['sleep', '600'], start_new_session=True, stdout=-3, stderr=-3)"
+        "pathlib.Path('found.py').write_text(repr([os.getuid(), os.access('/etc/shadow', os.R_OK)]));"
+        "subprocess.Popen(['sleep', '600'], start_new_session=True, stdin=-3, stdout=-3, stderr=-3)"
     )
+    code += ".wait()" if how == "given up" else ""
     write(project, {"pyproject.toml": OWN_BACKEND, "backend.py": BACKEND.format(code=code)})
-    bed.environments = bed.make(project="evil", confine=walls.confine)
+    bed.environments = bed.make(project="evil", confine=walls.confine, pulse=pulse)
+    if how == "given up":
+        with pytest.raises(GivenUp):
+            bed.prepare(project)
+        give_up_at = time.monotonic() + 30
+        while processes_of(FIRST + 1):
+            assert time.monotonic() < give_up_at
+            time.sleep(0.01)
+        return
     environment = bed.prepare(project)
-    uid, readable, _ = json.loads((Path(tree_of(environment)) / "found.py").read_text().lower())
-    assert uid == FIRST + 1
-    assert not readable
-    assert not [path for path in Path("/proc").glob("[0-9]*") if owner(path) == uid]
-    assert walls.users.builder == uid
+    assert not processes_of(FIRST + 1)
+    assert (Path(tree_of(environment)) / "found.py").read_text() == f"[{FIRST + 1}, False]"
     taken = walls.users.take()
     assert taken is not None
-    assert taken.uid > uid, "no run is the builder"
+    assert taken.uid > FIRST + 1, "no run is the builder"
     walls.users.release(taken)
     run(environment, "python", "-c", "import pytest")
 
 
-def owner(path: Path) -> int:
-    """Whose a process is."""
-    try:
-        return path.stat().st_uid
-    except OSError:
-        return -1
+def processes_of(uid: int, name: str = "") -> list[int]:
+    """Those of a user that live, or of them those of one program."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if path.stat().st_uid == uid and name in (path / "comm").read_text() and alive(int(path.name)):
+                found.append(int(path.name))
+    return found
 
 
 @pytest.mark.parametrize("isolation", ["user", "bwrap"])

@@ -5,6 +5,7 @@ Cells: what is started in one is bounded from its first instruction on.
 from __future__ import annotations
 
 import os
+import pwd
 import shutil
 import subprocess
 import sys
@@ -14,7 +15,10 @@ from pathlib import Path
 
 import pytest
 
+from pytest_supercheck.errors import Fatal
 from pytest_supercheck.isolation import Walls
+from pytest_supercheck.operators import IsolationSettings
+from pytest_supercheck.sandbox import Sandbox
 from pytest_supercheck.users import LOCKS, Users
 
 #: Not the default range: a worker may be running here.
@@ -50,3 +54,11 @@ def test_limits_hold_before_anything_of_a_project_is_loaded(walls: Walls) -> Non
         cell.release()
         shutil.rmtree(places)
     assert told.stdout.strip() == str([(0, 0), (77, 77), (1 << 20, 1 << 20)]), told.stderr
+
+
+def test_builds_are_not_somebody() -> None:
+    """An id of a user of this machine is left alone."""
+    somebody = max(entry.pw_uid for entry in pwd.getpwall() if entry.pw_uid < 60_000)
+    sandbox = Sandbox("/usr/bin/bwrap", [], IsolationSettings.from_env({}))
+    with pytest.raises(Fatal, match="has the user id of builds: set SUPERCHECK_ISOLATE_UIDS"):
+        Walls(Users(somebody - 1, somebody + 1), sandbox, {}).confine(["/bin/true"], [], [])
