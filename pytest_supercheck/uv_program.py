@@ -96,7 +96,7 @@ class Uv:
         worker: The worker's environment.
         pulse: Called at least once in `PULSE_S` while something runs; what it raises ends that.
         confine: Shuts builds in, which run the code of projects; None where that is trusted, or done already.
-        program: Where it is; looked for if empty.
+        program: Where it is, for a build that is watched itself; looked for if empty.
 
     Raises:
         Fatal: There is none.
@@ -113,6 +113,7 @@ class Uv:
         program: str = "",
     ) -> None:
         self.program = os.path.realpath(program or find_uv(worker))
+        self._watched = bool(program)
         #: Its cache is below, in `uv`.
         self.own = own
         self._pulse = pulse
@@ -188,7 +189,7 @@ class Uv:
         command = self.confined(command, [job.place, cache])
         environ = {**self._environ, "UV_CACHE_DIR": str(cache), **(more or {})}
         log = self._log(job)
-        return run_watched(command, at, environ, log, self._pulse, job.lock), log.tail
+        return run_watched(command, at, environ, log, self._pulse, job.lock, apart=not self._watched), log.tail
 
     def _log(self, job: Job) -> _Log:
         return _Log(job.tell, {str(job.place): "ENV", str(self.own): "CACHE", str(self.pythons): "PYTHONS"})
@@ -206,8 +207,15 @@ def run_watched(
     log: Callable[[bytes], None],
     pulse: Callable[[], None],
     lock: int = -1,
+    *,
+    apart: bool = True,
 ) -> int:
-    """Run a command in a process group of its own, of which nothing is left afterwards; returns its exit status."""
+    """
+    Run a command, in a process group of its own, of which nothing is left afterwards, or in that of who watches us.
+
+    Returns:
+        Its exit status.
+    """
     process = subprocess.Popen(
         command,
         cwd=directory,
@@ -215,7 +223,7 @@ def run_watched(
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        start_new_session=True,
+        start_new_session=apart,
         pass_fds=[lock] if lock >= 0 else [],
     )
     assert process.stdout is not None

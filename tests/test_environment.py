@@ -576,9 +576,10 @@ HOSTILE = {
 def test_a_build_leads_nobody_elsewhere(bed: Bed, project: Path, tmp_path: Path, walls: Walls, what: str) -> None:
     """Links that it leaves in place of what is to be taken, read or removed are not followed by who is not shut in."""
     victim = tmp_path / "victim"
-    victim.mkdir(0o500)
+    victim.mkdir()
     (victim / "secret").write_text("sesame")
     (victim / "secret").chmod(0o400)
+    victim.chmod(0o500)
     code = HOSTILE[what].format(victim=str(victim))
     write(project, {"pyproject.toml": OWN_BACKEND, "backend.py": BACKEND.format(code=code)})
     (project / "out").symlink_to(victim)
@@ -705,6 +706,31 @@ def test_a_build_that_is_given_up(tmp_path: Path) -> None:
         program.run(["x"], tmp_path, Job(place=tmp_path, tell=lambda text, detail: None))
     pid = int((tmp_path / "pid").read_text())
     while alive(pid):
+        time.sleep(0.01)
+
+
+def test_a_projects_build_that_is_given_up(bed: Bed, project: Path, tmp_path: Path) -> None:
+    """Likewise, with all that is between the worker and the project's code."""
+
+    class GivenUp(Exception):
+        pass
+
+    def pulse() -> None:
+        if (tmp_path / "pid").exists():
+            raise GivenUp
+
+    code = (
+        f"pathlib.Path({str(tmp_path / 'part')!r}).write_text(str(os.getpid()));"
+        f"os.rename({str(tmp_path / 'part')!r}, {str(tmp_path / 'pid')!r});"
+        "subprocess.run(['sleep', '600'])"
+    )
+    write(project, {"pyproject.toml": OWN_BACKEND, "backend.py": BACKEND.format(code=code)})
+    bed.environments = bed.make(pulse=pulse)
+    with pytest.raises(GivenUp):
+        bed.prepare(project)
+    pid, give_up_at = int((tmp_path / "pid").read_text()), time.monotonic() + 30
+    while alive(pid):
+        assert time.monotonic() < give_up_at
         time.sleep(0.01)
 
 
