@@ -312,7 +312,7 @@ def test_pythons_that_can_be_asked_for(python: str) -> None:
     "bad",
     [
         None,
-        {"kind": "docker"},
+        {"kind": "Docker"},
         {"kind": "uv", "python": "/bin/sh"},
         {"kind": "uv", "python": "-p"},
         {"kind": "uv", "python": "tmp"},
