@@ -26,7 +26,7 @@ from pytest_supercheck.errors import Fatal, Infrastructure
 from pytest_supercheck.isolation import Walls
 from pytest_supercheck.operators import IsolationSettings
 from pytest_supercheck.sandbox import Sandbox
-from pytest_supercheck.users import Users
+from pytest_supercheck.users import LOCKS, Users
 from pytest_supercheck.uv_program import Job, Uv, find_uv, uv_environ
 from pytest_supercheck.valkey import cache_dir
 from pytest_supercheck.wish import EnvironmentWish
@@ -561,6 +561,8 @@ def walls() -> Iterator[Walls]:
     made = Walls(users, Sandbox("/usr/bin/bwrap", [], IsolationSettings.from_env({})), {})
     yield made
     made.close()
+    for uid in range(FIRST, FIRST + 4):
+        (LOCKS / str(uid)).unlink(missing_ok=True)
 
 
 HOSTILE = {
