@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-import shutil
+import subprocess
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -141,13 +141,17 @@ class BuildCache:
 
 
 def remove(directory: Path) -> None:
-    """Remove a directory, also one that has been made read-only; it may be gone already, or be a link by now."""
-    if directory.is_symlink():
-        directory.unlink()
-    for folder, _, _ in os.walk(directory):
-        with contextlib.suppress(OSError):
-            os.chmod(folder, 0o700)
-    shutil.rmtree(directory, ignore_errors=True)
+    """
+    Remove a directory, however deep, also one that has been made read-only; it may be gone, or be a link by now.
+
+    Best effort.  Safe also while those to whom it belongs still change it: `rm` follows no link, whenever it comes.
+    """
+    rm = ["rm", "-rf", "--", str(directory)]
+    failed = subprocess.run(rm, check=False, capture_output=True).returncode
+    if failed and os.geteuid() != 0 and not directory.is_symlink():
+        # Only what is ours can be in there: for others' files we would need to be root, who needs no permission.
+        subprocess.run(["chmod", "-R", "u+rwx", "--", str(directory)], check=False, capture_output=True)
+        subprocess.run(rm, check=False, capture_output=True)
 
 
 def _try_lock(lock: int, how: int) -> bool:

@@ -6,6 +6,7 @@ Between a host and the supervisors beside it, which hold a workspace's lock for 
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import threading
@@ -55,15 +56,17 @@ def make_workspaces(cache: Path) -> Path:
 
 
 def _remove_deserted(lock: Path) -> None:
-    fd = os.open(lock, os.O_RDWR | os.O_CLOEXEC)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        remove(lock.with_suffix(""))
-        lock.unlink()
-    except BlockingIOError:
-        pass  # its process lives
-    finally:
-        os.close(fd)
+    """Best effort: whatever tests have left there, a worker starts."""
+    with contextlib.suppress(OSError):  # another worker removes it, too
+        fd = os.open(lock, os.O_RDWR | os.O_CLOEXEC)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)  # else its process lives
+            made = lock.with_suffix("")
+            remove(made)
+            if not made.exists():
+                lock.unlink()
+        finally:
+            os.close(fd)
 
 
 def end_workspaces(made: Path) -> None:

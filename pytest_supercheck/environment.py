@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import platform
 import re
 import sys
@@ -23,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Final
 from packaging.version import InvalidVersion, Version
 
 from pytest_supercheck import fingerprint
-from pytest_supercheck.assembly import Assembly
+from pytest_supercheck.assembly import Assembly, read_facts
 from pytest_supercheck.build_cache import BuildCache, Held, remove
 from pytest_supercheck.errors import Fatal, Infrastructure
 from pytest_supercheck.extensions import first
@@ -194,22 +193,22 @@ class Environments:
             uv = Uv(self._cache, own, self._worker, self._pulse, self._confine)
             tidy(uv, tell)
             python = self._python(uv, wanted_python(tree, resolution.directory, resolution.project, wish), tell)
-            assembly = Assembly(uv, tree, resolution, python, wish.version, tell)
+            assembly = Assembly(uv, tree, resolution, python, wish, tell)
             built = self._cached(own, "environments", self._kept).obtain(assembly.key, assembly.environment, waits)
             undo.callback(built.close)
-            facts = json.loads((built.path / "supercheck" / "facts.json").read_text("utf-8"))
-            _check(facts["fingerprint"], resolution)
+            names, found = read_facts(built.path, tree)
+            _check(found, resolution)
             runner = self._runners.obtain(assembly.runner_key, assembly.runner, waits)
             undo.callback(runner.close)
             if not venv.exists():
                 projects = self._cached(own, "projects", KEPT_PROJECTS)
-                self._make_venv(venv, assembly, built.path, runner.path, facts["projects"], projects)
+                self._make_venv(venv, assembly, built.path, runner.path, names, projects)
             undo.pop_all()
         return Environment(
             interpreter=venv / "bin" / "python",
             programs=venv / "bin",
             key=built.path.name,
-            fingerprint=facts["fingerprint"],
+            fingerprint=found,
             reads=(built.path, runner.path, python.path.parent.parent),
             held=(built, runner, *apart),
         )
@@ -312,7 +311,7 @@ def _fits(wanted: str, version: str) -> bool:
 
 def _found(uv: Uv, wanted: str) -> Python | None:
     """What uv finds on this machine."""
-    words = ("python", "find", "--system", "--no-project", "--no-python-downloads", wanted)
-    path, version = uv.ask(*words), uv.ask(*words, "--show-version")
+    words = ("--system", "--no-project", "--no-python-downloads", wanted)
+    path, version = uv.find_python(*words), uv.find_python(*words, "--show-version")
     match = re.search(r"\d+(\.\d+)+", version)
     return Python(path=Path(path).resolve(), version=match[0]) if path and match else None

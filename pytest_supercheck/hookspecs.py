@@ -74,6 +74,7 @@ class SupercheckHookspecs:
             venv: A path that is this run's alone; several executions may be here at once.
             cache: The worker's directory for what it keeps; shared by all runs.
             confine: Changes a command so that it is shut in as the run is; code of the project is run through it alone.
+                What it writes into becomes its own: look there when it has ended, and follow no links.
                 None where runs are not isolated.
             pulse: To be called about twice a second while something is awaited; what it raises is to be passed on.
             tell: Gets words for the user, and whether they are details.

@@ -180,8 +180,7 @@ class Host:
         runner.configured_for = n
         keys = ("path", "argv", "cwd", "args", "start", "collect", "markup", "width")
         known = {key: runner.spec[key] for key in keys} | {"before": spec.get("before", [])}
-        more = {"environ": xdist_environment(spec, n), "limits": dict(self._isolation.limits)}
-        self._tell(runner, {"spec": known | more})
+        self._tell(runner, {"spec": known | {"environ": xdist_environment(spec, n)}})
 
     def _tell(
         self, runner: RunnerProcess, message: dict[str, Any], fds: list[int] | None = None, *, warden: bool = False

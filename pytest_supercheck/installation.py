@@ -9,23 +9,30 @@ environments come from.
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import re
 import shutil
 import stat
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
 from pytest_supercheck.build_cache import remove
 from pytest_supercheck.errors import Fatal
+from pytest_supercheck.requirements import inside
 from pytest_supercheck.run_venv import OF_VENV, Python, site_packages
 from pytest_supercheck.uv_program import Job, Uv
 
 #: What builds write beside the sources and nobody needs there.
 _WASTE: Final = re.compile(r"(^|/)([^/]+\.egg-info|build|__pycache__|\.venv|\.pytest_cache)(/|$)")
+
+#: What an installation consists of: modules, programs, and what builds have written beside the sources. And a file that
+#: tells where that was.
+PARTS: Final = ("site", "bin", "made")
+ORIGIN: Final = "from.txt"
+
+#: Bytes of a text that a build has left, at most.
+_TEXT_BYTES: Final = 10_000_000
 
 #: Paths that can be written into any file as they are.
 _PLAIN: Final = re.compile(r"[\w./+,:=@%~ -]+")
@@ -58,51 +65,60 @@ def copy_tree(tree: Path, to: Path) -> None:
 
 def untouched(path: Path, place: Path) -> Path:
     """
-    A path in a place where a build has been at work, which may have put a link there.
+    A path in a place where a build has been at work, of which no process is left.
 
     Raises:
-        Fatal: It has: who follows it is not as confined as the build was.
+        Fatal: It has put a link there: who follows it is not as confined as the build was.
     """
     if path.resolve() != place.resolve() / path.relative_to(place):
         raise Fatal(f"a build has put a link in the place of {path.relative_to(place)}")
     return path
 
 
-def build_projects(uv: Uv, job: Job, tree: Path, projects: Sequence[str], python: Python, version: str) -> None:
+def read_text(path: Path, place: Path) -> str:
+    """
+    A file in such a place; empty if there is none.
+
+    Raises:
+        Fatal: As `untouched`.
+    """
+    if not untouched(path, place).is_file() or path.stat().st_size > _TEXT_BYTES:
+        return ""
+    return path.read_text("utf-8", "replace")
+
+
+def build_projects(uv: Uv, job: Job, copy: Path, projects: Sequence[str], python: Python, version: str) -> None:
     """
     Install projects as in development, in a form that `install_projects` reads.
 
     Args:
-        job: Its place is an empty directory, in which that will be.
-        tree: Where the projects are; only read.
-        projects: Directories relative to the tree.
+        job: In its place that will be.
+        copy: A copy of the tree in which the projects are, at a path found nowhere else.
+        projects: Directories relative to it.
         python: The interpreter of the environment that they belong to.
         version: What builds are told that would ask git; empty when nobody knows.
 
     Raises:
         Fatal: A build failed; with the end of its log.
     """
-    work = job.place / "work"  # nothing that is kept is where builds can write
-    work.mkdir()
-    inner = replace(job, place=work)
-    copy, scratch = work / "tree", work / "scratch"
-    copy_tree(tree, copy)
+    scratch = copy.with_name("scratch")
     before = set(_files(copy))
     venv = ["venv", "--quiet", "--relocatable", "--no-project", "--python", str(python.path), str(scratch)]
-    uv.run(venv, copy, inner)
+    uv.run(venv, copy, job)
     editable = [word for project in projects for word in ("--editable", str(copy / project))]
     install = ["pip", "install", "--no-deps", "--python", str(scratch / "bin" / "python"), *editable]
-    uv.run(install, copy, inner, version_variables(version or UNKNOWN_VERSION))
-    for name in list(_files(untouched(copy, work))):
+    uv.run(install, copy, job, version_variables(version or UNKNOWN_VERSION))
+    for part in PARTS:
+        (job.place / part).mkdir()
+    for name in list(_files(copy)):
         if name not in before and not _WASTE.search(name):
             _move(copy / name, job.place / "made" / name)
-    for kind, source in (("site", site_packages(scratch)), ("bin", scratch / "bin")):
-        (job.place / kind).mkdir()
-        for entry in list(untouched(source, work).iterdir()):
+    for part, source in (("site", site_packages(scratch)), ("bin", scratch / "bin")):
+        for entry in list(source.iterdir()):
             if not OF_VENV.fullmatch(entry.name):
-                entry.rename(job.place / kind / entry.name)
-    (job.place / "from.json").write_text(json.dumps(str(copy)), "utf-8")
-    remove(work)
+                entry.rename(job.place / part / entry.name)
+    (job.place / ORIGIN).write_text(str(copy), "utf-8")
+    remove(scratch)
 
 
 def install_projects(built: Path, tree: Path, venv: Path) -> None:
@@ -115,20 +131,23 @@ def install_projects(built: Path, tree: Path, venv: Path) -> None:
         venv: The run's environment.
 
     Raises:
-        Fatal: The tree's path cannot be written into code.
+        Fatal: The tree's path cannot be written into code, or a file would be written outside of it.
     """
     if not _PLAIN.fullmatch(str(tree)):
         raise Fatal(f"no project can be installed in {str(tree)!r}: a name there has unusual signs")
-    old, new = json.loads((built / "from.json").read_text("utf-8")).encode(), str(tree).encode()
-    for kind, target in (("site", site_packages(venv)), ("bin", venv / "bin"), ("made", tree)):
-        for name in _files(built / kind):
+    old, new = read_text(built / ORIGIN, built).encode(), str(tree).encode()
+    if not old.startswith(str(built).encode()):
+        raise Fatal("a build has changed what is said of it")
+    for part, target in zip(PARTS, (site_packages(venv), venv / "bin", tree), strict=True):
+        for name in _files(untouched(built / part, built)):
             path = target / name
+            inside(path.parent, target)  # a tree has links of its own
             with contextlib.suppress(FileExistsError):
                 path.parent.mkdir(parents=True, exist_ok=True)
-                content = (built / kind / name).read_bytes()
+                content = (built / part / name).read_bytes()
                 with path.open("xb") as file:
                     file.write(content if b"\0" in content else content.replace(old, new))
-                path.chmod(0o755 if os.access(built / kind / name, os.X_OK) else 0o644)
+                path.chmod(0o755 if os.access(built / part / name, os.X_OK) else 0o644)
 
 
 def _files(directory: Path) -> Iterator[str]:

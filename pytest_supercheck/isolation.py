@@ -11,6 +11,8 @@ import contextlib
 import ctypes
 import os
 import platform
+import pwd
+import resource
 import shutil
 import subprocess
 import sys
@@ -23,7 +25,7 @@ from pytest_supercheck.boot import boot
 from pytest_supercheck.errors import CannotIsolate, Fatal
 from pytest_supercheck.operators import IsolationSettings
 from pytest_supercheck.sandbox import Places, Sandbox
-from pytest_supercheck.users import User, Users, give, is_closed_to
+from pytest_supercheck.users import User, Users, give, is_closed_to, own
 
 #: Names, the strongest first.
 STRENGTHS: Final = ("bwrap", "user", "none")
@@ -40,7 +42,7 @@ _JOIN_SESSION_KEYRING: Final = 1
 
 
 #: Makes of a build's command, the directories that it writes into and those that it reads besides the command that is
-#: run, or raises `Fatal` where that cannot be done.
+#: run, or raises `Fatal` where that cannot be done. What it writes into becomes whose the build is.
 Confine: TypeAlias = "Callable[[list[str], Sequence[Path], Sequence[Path]], list[str]]"
 
 
@@ -88,10 +90,6 @@ class Isolation(Protocol):
     spare: bool
 
     @property
-    def limits(self) -> Mapping[str, int]:
-        """Limits of each process, by their names in Python's `resource`."""
-
-    @property
     def confine(self) -> Confine | None:
         """Shuts a build in, which is the code of a project, too; None where projects trust each other."""
 
@@ -119,9 +117,6 @@ class Open:
     temporary = ""
 
     confine = None
-
-    def __init__(self) -> None:
-        self.limits: Mapping[str, int] = {}
 
     def cell(self) -> Cell:
         """The same for all."""
@@ -156,7 +151,7 @@ class Walls:
     Args:
         users: Where users come from; None to stay the one that we are.
         sandbox: What makes namespaces; None for those of the machine.
-        limits: As `Isolation.limits`.
+        limits: Of each process, by their names in prlimit(1).
     """
 
     def __init__(self, users: Users | None, sandbox: Sandbox | None, limits: Mapping[str, int]) -> None:
@@ -164,17 +159,28 @@ class Walls:
         self.spare = sandbox is None
         self.users = users
         self.sandbox = sandbox
-        self.limits = limits
         self._setpriv = _program("setpriv", "util-linux") if users else ""
+        self._limits = [_program("prlimit", "util-linux"), *(_limit(name, most) for name, most in limits.items()), "--"]
 
     def confine(self, command: list[str], writes: Sequence[Path], reads: Sequence[Path]) -> list[str]:
-        """In a sandbox: what is shared by runs, such as a cache of packages, is no one run's user's."""
+        """In a sandbox, as a user who is nobody else: caches are shared by runs, so that they are no run's user's."""
         if self.sandbox is None:
             raise Fatal(
                 "building an environment runs code of the project, which this worker's isolation 'user' cannot shut in:"
                 " install bubblewrap there and use 'bwrap', or use the worker's own environment"
             )
-        return self.sandbox.confine(command, writes, reads)
+        words = self.sandbox.confine(command[0], writes, reads, privileged=self.users is not None)
+        if self.users is None:
+            return [*words, *command]
+        builder = self.users.builder
+        with contextlib.suppress(KeyError):
+            raise Fatal(
+                f"{pwd.getpwuid(builder).pw_name} has the user id of builds: set SUPERCHECK_ISOLATE_UIDS to others"
+            )
+        for place in writes:
+            if os.lstat(place).st_uid != builder:
+                own(place, builder)
+        return [*words, *_FIRST, *self._identity(builder), *command]
 
     def cell(self) -> Cell:
         """With a user whom nobody else has."""
@@ -183,9 +189,12 @@ class Walls:
             raise CannotIsolate("all users of SUPERCHECK_ISOLATE_UIDS are taken by other runs on this host")
         return _Walled(self, user)
 
-    def privileges(self, user: User) -> list[str]:
-        """A command prefix: be that user, and never more."""
-        identity = (f"--reuid={user.uid}", f"--regid={user.uid}", "--clear-groups")
+    def bounds(self, user: User | None) -> list[str]:
+        """A command prefix: be that user, never more, and within the limits, before anything of a project is there."""
+        return [*(self._identity(user.uid) if user else ()), *self._limits]
+
+    def _identity(self, uid: int) -> list[str]:
+        identity = (f"--reuid={uid}", f"--regid={uid}", "--clear-groups")
         return [self._setpriv, *identity, "--no-new-privs", "--inh-caps=-all", "--bounding-set=-all"]
 
     def tidy(self) -> None:
@@ -234,7 +243,7 @@ class _Walled:
         self, argv: Sequence[str], environ: Mapping[str, str], places: Places | None
     ) -> tuple[list[str], dict[str, str]]:
         _forget_keys()
-        command = [*self._walls.privileges(self._user), *argv] if self._user else list(argv)
+        command = [*self._walls.bounds(self._user), *argv]
         if self._walls.sandbox:
             assert places is not None
             command = [*self._walls.sandbox.prefix(places, privileged=self._user is not None), *command]
@@ -301,6 +310,17 @@ def _program(name: str, package: str) -> str:
     if found is None:
         raise CannotIsolate(f"{name} is not installed: apt-get install {package}, or dnf install {package}")
     return os.path.abspath(found)
+
+
+def _limit(name: str, most: int) -> str:
+    """A word for prlimit: no more than what this process may have, which not everybody could raise."""
+    hard = resource.getrlimit(getattr(resource, f"RLIMIT_{name.upper()}"))[1]
+    most = most if hard == resource.RLIM_INFINITY else min(most, hard)
+    return f"--{name}={most}:{most}"
+
+
+#: The first process of a build's space. It stays who it is: who becomes another user does not die with its parent.
+_FIRST: Final = ("/bin/sh", "-c", '"$@"; exit $?', "sh")
 
 
 #: What helps where a trial fails.

@@ -125,8 +125,8 @@ class IsolationSettings:
             raise BadVariable(f"SUPERCHECK_ISOLATE={wanted!r}: it must be one of {', '.join(ISOLATIONS)}")
         uids = environ.get("SUPERCHECK_ISOLATE_UIDS", "").strip() or "61000-61063"
         found = re.fullmatch(r"([0-9]{4,9})-([0-9]{4,9})", uids)
-        if found is None or not 1000 <= int(found[1]) < int(found[2]) < int(found[1]) + 10_000:
-            raise BadVariable(f"SUPERCHECK_ISOLATE_UIDS={uids!r}: it must be FIRST-LAST, from 1000 up, 10,000 at most")
+        if found is None or not 1000 <= int(found[1]) <= int(found[2]) - 2 < int(found[1]) + 9_998:
+            raise BadVariable(f"SUPERCHECK_ISOLATE_UIDS={uids!r}: it must be FIRST-LAST, from 1000 up, 3 to 10,000 ids")
         readable = [path for path in environ.get("SUPERCHECK_ISOLATE_READABLE", "").split(":") if path]
         if bad := [path for path in readable if not os.path.isabs(path)]:
             raise BadVariable(f"SUPERCHECK_ISOLATE_READABLE: {bad[0]!r} is not an absolute path")
@@ -143,9 +143,9 @@ class IsolationSettings:
 
     @property
     def limits(self) -> dict[str, int]:
-        """Limits of a process, by their names in Python's `resource`."""
-        memory = {"RLIMIT_DATA": self.memory_mb << 20} if self.memory_mb else {}
-        return {"RLIMIT_CORE": 0, "RLIMIT_NPROC": self.processes, "RLIMIT_FSIZE": self.file_mb << 20, **memory}
+        """Limits of a process, by their names in prlimit(1)."""
+        memory = {"data": self.memory_mb << 20} if self.memory_mb else {}
+        return {"core": 0, "nproc": self.processes, "fsize": self.file_mb << 20, **memory}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

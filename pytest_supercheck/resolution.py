@@ -47,7 +47,8 @@ class Resolution:
 
     #: ``lock`` (uv.lock), ``pylock`` or ``requirements``: requirement files, the project's own dependencies, or both.
     kind: Literal["lock", "pylock", "requirements"]
-    #: Where uv runs.
+    #: The session's root directory in the tree, and where uv runs.
+    rootdir: Path
     directory: Path
     #: What it is given, in words for people relative to the tree.
     sources: tuple[Path, ...]
@@ -83,10 +84,10 @@ def look(tree: Path, rootdir: Path, wish: EnvironmentWish) -> Resolution:
         sources = [inside(rootdir / name, tree) for name in wish.sources]
         if absent := [name for name, path in zip(wish.sources, sources, strict=True) if not path.is_file()]:
             raise Fatal(f"supercheck_env_sources: {absent[0]} was not shipped, or does not exist")
-        return _resolution(tree, sources[0].parent if len(sources) == 1 else rootdir, sources, wish)
+        return _resolution(tree, rootdir, sources[0].parent if len(sources) == 1 else rootdir, sources, wish)
     for directory, sources in _places(tree, rootdir):
         if sources:
-            return _resolution(tree, directory, sources, wish)
+            return _resolution(tree, rootdir, directory, sources, wish)
     raise Fatal(
         "there is nothing to make an environment from: no uv.lock, pylock.toml, requirements.txt (or "
         "requirements-dev.txt and its like) and no dependencies in pyproject.toml, in the root directory or above. Add "
@@ -112,7 +113,7 @@ def wanted_python(tree: Path, directory: Path, project: Project | None, wish: En
             return lines[0]
     allowed = project.requires_python if project else ""
     own = ".".join(wish.client_python.split(".")[:2])
-    return own if own and allows(allowed, wish.client_python) else allowed
+    return own if allows(allowed, wish.client_python or "3") and own else allowed
 
 
 def allows(specifier: str, version: str) -> bool:
@@ -204,7 +205,7 @@ def _is_member(directory: Path, root: Path) -> bool:
     )
 
 
-def _resolution(tree: Path, directory: Path, sources: list[Path], wish: EnvironmentWish) -> Resolution:
+def _resolution(tree: Path, rootdir: Path, directory: Path, sources: list[Path], wish: EnvironmentWish) -> Resolution:
     project = read_project(directory)
     files = [directory / name for name in (*FILES, "uv.toml") if (directory / name).is_file()]
     kind: Literal["lock", "pylock", "requirements"] = "requirements"
@@ -228,6 +229,7 @@ def _resolution(tree: Path, directory: Path, sources: list[Path], wish: Environm
             files += [place / name for name in FILES if (place / name).is_file()]
     return Resolution(
         kind=kind,
+        rootdir=rootdir,
         directory=directory,
         sources=tuple(sources),
         title=", ".join(str(path.relative_to(tree)) for path in sources),

@@ -19,7 +19,6 @@ import importlib
 import os
 import platform
 import random
-import resource
 import selectors
 import signal
 import socket
@@ -371,7 +370,6 @@ def main(fd: int) -> int:
     threads = threading.active_count()
     _prepare()
     spec = host.wait_for("spec")
-    _limit(spec["limits"])
     sys.path[:] = spec["path"] or [*spec["before"], *sys.path]
     sys.argv[:] = spec["argv"]
     os.chdir(spec["cwd"])
@@ -384,15 +382,6 @@ def main(fd: int) -> int:
     if runner.execution:
         leave_process()
     return code or 1
-
-
-def _limit(limits: dict[str, int]) -> None:
-    """Bound this process and all that come from it, for good."""
-    for name, wanted in limits.items():
-        number = getattr(resource, name)
-        _, hard = resource.getrlimit(number)
-        most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
-        resource.setrlimit(number, (most, most))
 
 
 def _prepare() -> None:

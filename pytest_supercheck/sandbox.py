@@ -103,15 +103,21 @@ class Sandbox:
         return [self._program, *spaces, *self._system(network=self._network), *self._mounts(places),
                 *("--remount-ro", "/dev", "--remount-ro", "/", "--chdir", "/", "--")]  # fmt: skip
 
-    def confine(self, command: list[str], writes: Sequence[Path], reads: Sequence[Path]) -> list[str]:
+    def confine(self, program: str, writes: Sequence[Path], reads: Sequence[Path], *, privileged: bool) -> list[str]:
         """
-        Put a build behind the words: it has the network, the system, and of the machine what it reads and writes.
+        The words in front of a build: it has the network, the system, and of the machine what it reads and writes.
 
-        It stays the user that we are, without that user's rights: what it writes is ours.
+        Its first process is the first of its space: when that has ended, none is left.
+
+        Args:
+            program: What is run; it is shown.
+            writes: Directories.
+            reads: Directories.
+            privileged: Whether root starts it, and the command becomes another user by itself.
         """
-        program = os.path.realpath(command[0])
-        ours = [*installations(sys.executable), *installations(os.path.abspath(sys.executable))]
-        shown = [*ours, program, *map(str, reads)]
+        ours = [*installations(sys.executable), os.path.dirname(os.path.abspath(__file__))]
+        shown = [*ours, *map(str, reads)]
+        shown += [] if any(is_below(program, path) for path in shown) else [program]
         mounts = {path: "--ro-bind" for path in shown if not any(is_below(path, above) for above in SYSTEM)}
         mounts |= dict.fromkeys(self._readable, "--ro-bind-try") | {str(path): "--bind" for path in writes}
         words, made = [], {"/", "/tmp"}
@@ -119,9 +125,9 @@ class Sandbox:
             words += [*_parents(path, made), mounts[path], path, path]
             made.add(path)
         own = ("--setenv", "HOME", self.home, "--setenv", "TMPDIR", self.temporary)
-        spaces = self._spaces(privileged=False, network=True, root=os.geteuid() == 0)
-        return [self._program, *spaces, *self._system(network=True), *words,
-                *("--remount-ro", "/dev", "--remount-ro", "/", *own, "--", program, *command[1:])]  # fmt: skip
+        spaces = self._spaces(privileged=privileged, network=True, root=privileged)
+        return [self._program, *spaces, "--as-pid-1", *self._system(network=True), *words,
+                *("--remount-ro", "/dev", "--remount-ro", "/", *own, "--")]  # fmt: skip
 
     def _spaces(self, *, privileged: bool, network: bool, root: bool) -> Iterator[str]:
         yield from ("--unshare-pid", "--unshare-ipc", "--unshare-uts", "--unshare-cgroup-try")

@@ -32,6 +32,9 @@ COMMON: Final = ("/tmp", "/var/tmp", "/dev/shm", "/dev/mqueue")
 #: Seconds that killed processes have to be gone.
 GONE_S: Final = 10.0
 
+#: Paths that one command removes: well below what the kernel takes, however long they are.
+_AT_ONCE: Final = 200
+
 #: Tables of the kernel's shared memory, semaphores and queues, and the option of ipcrm for each.
 _IPC: Final = {"shm": "-m", "sem": "-s", "msg": "-q"}
 
@@ -55,13 +58,15 @@ class Users:
     Those of a range of ids.
 
     Args:
-        first: The first id. It runs nothing: as it processes of the others are killed.
+        first: The first id. It runs nothing: as it processes of the others are killed. The next one is the builder's.
         last: The last one.
     """
 
     def __init__(self, first: int, last: int) -> None:
         self._reaper = first
-        self._range = range(first + 1, last + 1)
+        #: Who builds what runs share: no run's user, and not the reaper, whom it could kill.
+        self.builder = first + 1
+        self._range = range(first + 2, last + 1)
         self._sweeping: dict[int, User] = {}
 
     def take(self) -> User | None:
@@ -114,18 +119,23 @@ class Users:
 
 
 def give(tree: str, user: User) -> None:
+    """Make a directory and what is in it a user's own; others do not get in."""
+    own(tree, user.uid)
+    os.chmod(tree, 0o700)
+    user.trees.append(tree)
+
+
+def own(tree: str | Path, uid: int) -> None:
     """
-    Make a directory and what is in it a user's own.
+    Make a directory and what is in it somebody's own.
 
     Files that have several names stay as they are: the others may be somebody else's.
     """
     for _, _, files, at in os.fwalk(tree):
-        os.fchown(at, user.uid, user.uid)
+        os.fchown(at, uid, uid)
         for name in files:
             if os.stat(name, dir_fd=at, follow_symlinks=False).st_nlink == 1:
-                os.chown(name, user.uid, user.uid, dir_fd=at, follow_symlinks=False)
-    os.chmod(tree, 0o700)
-    user.trees.append(tree)
+                os.chown(name, uid, uid, dir_fd=at, follow_symlinks=False)
 
 
 def is_closed_to(user: User, directory: str, *, above: bool) -> bool:
@@ -208,9 +218,9 @@ def _remove_all_of(user: User) -> None:
     places = [place for place in COMMON if os.path.isdir(place)]
     left = [entry.path for place in places for entry in os.scandir(place) if _is_of(entry, user.uid)]
     left += [user.home] if user.home else []
-    if left:
-        # Not shutil: however deep a test's directories are.
-        os.execvp("rm", ["rm", "-rf", "--one-file-system", "--", *left])
+    # Not shutil: however deep a test's directories are. Not at once: however many they are.
+    for begin in range(0, len(left), _AT_ONCE):
+        subprocess.run(["rm", "-rf", "--one-file-system", "--", *left[begin : begin + _AT_ONCE]], check=True)
 
 
 def _is_of(entry: os.DirEntry[str], uid: int) -> bool:

@@ -88,14 +88,15 @@ class Job:
 
 class Uv:
     """
-    uv on this worker.
+    uv on this worker, or where that has shut a build in.
 
     Args:
         cache: The worker's: where Pythons are.
         own: Where it keeps what it fetches and builds: the worker's, or another that only this project uses.
         worker: The worker's environment.
         pulse: Called at least once in `PULSE_S` while something runs; what it raises ends that.
-        confine: Shuts builds in, which run the code of projects; None where that is trusted.
+        confine: Shuts builds in, which run the code of projects; None where that is trusted, or done already.
+        program: Where it is, for a build that is watched itself; looked for if empty.
 
     Raises:
         Fatal: There is none.
@@ -108,32 +109,43 @@ class Uv:
         worker: Mapping[str, str],
         pulse: Callable[[], None],
         confine: Confine | None = None,
+        *,
+        program: str = "",
     ) -> None:
-        self._program = find_uv(worker)
+        self.program = os.path.realpath(program or find_uv(worker))
+        self._watched = bool(program)
         #: Its cache is below, in `uv`.
         self.own = own
         self._pulse = pulse
         self._confine = confine
+        self.cache = cache
         #: Where Pythons are that it has fetched. No build writes there.
         self.pythons = cache / "pythons"
         self._environ = uv_environ(worker, cache)
-        self.version = self.ask("--version").partition(" (")[0]
+        self.version = self._ask([self.program, "--version"]).partition(" (")[0]
 
-    def ask(self, *arguments: str) -> str:
+    def find_python(self, *arguments: str) -> str:
         """
-        The one line that a short call prints; empty when it fails.
-
-        It is not shut in, so it reads nothing that builds may have written.
+        The one line that a search for a Python prints, which runs what it finds; empty when there is none.
 
         Raises:
             Fatal: It cannot be started.
         """
+        return self._ask(self.confined([self.program, "python", "find", *arguments]))
+
+    def confined(self, command: Sequence[str], writes: Sequence[Path] = ()) -> list[str]:
+        """A command, shut in as builds are: it sees the system and Pythons, and writes into some directories."""
+        for directory in (*writes, self.pythons):
+            directory.mkdir(parents=True, exist_ok=True)
+        return list(command) if self._confine is None else self._confine(list(command), writes, [self.pythons])
+
+    def _ask(self, command: Sequence[str]) -> str:
         try:
             done = subprocess.run(
-                [self._program, *arguments],
+                command,
                 stdin=subprocess.DEVNULL,
                 capture_output=True,
-                env=self._environ,
+                env={**self._environ, "UV_NO_CACHE": "1"},  # builds write there
                 cwd="/",
                 timeout=60,
                 check=False,
@@ -156,21 +168,31 @@ class Uv:
             Fatal: It failed; with the last lines.
             OSError: The disk is full.
         """
-        log = _Log(job.tell, {str(job.place): "ENV", str(self.own): "CACHE", str(self.pythons): "PYTHONS"})
-        shown = log.shown(" ".join(["uv", *words]))
+        shown = self._log(job).shown(" ".join(["uv", *words]))
         job.tell(f"$ {shown}", True)
-        cache = self.own / "uv"
-        for directory in (cache, self.pythons):
-            directory.mkdir(parents=True, exist_ok=True)
-        command = [self._program, *words, "--no-progress", "--color=never"]
-        if self._confine is not None:
-            command = self._confine(command, [job.place, cache], [self.pythons])
-        environ = {**self._environ, "UV_CACHE_DIR": str(cache), **(more or {})}
-        status = run_watched(command, at, environ, log, self._pulse, job.lock)
-        if status and says_no_room(log.tail):
-            raise OSError(errno.ENOSPC, f"uv says: {log.tail[-1000:]}")
+        status, tail = self.watch([self.program, *words, "--no-progress", "--color=never"], at, job, more)
+        if status and says_no_room(tail):
+            raise OSError(errno.ENOSPC, f"uv says: {tail[-1000:]}")
         if status:
-            raise Fatal(f"the environment cannot be built: uv ended with {status}\n$ {shown}\n{log.tail}")
+            raise Fatal(f"the environment cannot be built: uv ended with {status}\n$ {shown}\n{tail}")
+
+    def watch(
+        self, command: Sequence[str], at: Path, job: Job, more: Mapping[str, str] | None = None
+    ) -> tuple[int, str]:
+        """
+        Run what builds, uv or something that runs it, as `run` does.
+
+        Returns:
+            Its exit status, and the last lines that it printed.
+        """
+        cache = self.own / "uv"
+        command = self.confined(command, [job.place, cache])
+        environ = {**self._environ, "UV_CACHE_DIR": str(cache), **(more or {})}
+        log = self._log(job)
+        return run_watched(command, at, environ, log, self._pulse, job.lock, apart=not self._watched), log.tail
+
+    def _log(self, job: Job) -> _Log:
+        return _Log(job.tell, {str(job.place): "ENV", str(self.own): "CACHE", str(self.pythons): "PYTHONS"})
 
 
 def says_no_room(text: str) -> bool:
@@ -185,8 +207,15 @@ def run_watched(
     log: Callable[[bytes], None],
     pulse: Callable[[], None],
     lock: int = -1,
+    *,
+    apart: bool = True,
 ) -> int:
-    """Run a command in a process group of its own, of which nothing is left afterwards; returns its exit status."""
+    """
+    Run a command, in a process group of its own, of which nothing is left afterwards, or in that of who watches us.
+
+    Returns:
+        Its exit status.
+    """
     process = subprocess.Popen(
         command,
         cwd=directory,
@@ -194,7 +223,7 @@ def run_watched(
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        start_new_session=True,
+        start_new_session=apart,
         pass_fds=[lock] if lock >= 0 else [],
     )
     assert process.stdout is not None

@@ -24,9 +24,17 @@ KIND: Final = re.compile(r"[a-z][a-z0-9_-]{0,29}")
 #: What extras and groups are taken when none are asked for, where they exist.
 CONVENTION: Final = ("dev", "test", "tests")
 
-#: Requests for a Python that a stranger may make: no paths, no addresses.
-PYTHON: Final = re.compile(r"[A-Za-z0-9<>=!~][A-Za-z0-9.<>=!~,*@+_ -]{0,99}")
+_NAMES: Final = "cpython|pypy|graalpy|pyodide"
+_PYTHON_VERSION: Final = r"\d+(?:\.\d+){0,2}(?:(?:a|b|rc)\d+)?"
 
+#: Requests for a Python that a stranger may make: an implementation, a version, bounds of versions. Any other word uv
+#: takes for a program, or for a directory that has one, which it runs to see what it is.
+PYTHON: Final = re.compile(
+    rf"(?:(?:{_NAMES}|python)[@-]?)?{_PYTHON_VERSION}(?:t|\+freethreaded)?|{_NAMES}"
+    rf"|(?:[<>=!~]=?=? *{_PYTHON_VERSION}(?:\.\*)? *(?:, *(?=[<>=!~])|$))+"
+)
+
+_CLIENT: Final = re.compile(r"\d+\.\d+\.\d+")
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _VERSION: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9.!+_-]{0,99}")
 _FILE: Final = re.compile(r"[^/\0\n-][^\0\n]{0,499}")
@@ -74,7 +82,7 @@ class EnvironmentWish:
         return cls(
             kind=_word(value, "kind", KIND),
             python=_word(value, "python", PYTHON),
-            client_python=_word(value, "client_python", _VERSION),
+            client_python=_word(value, "client_python", _CLIENT),
             sources=_words(value, "sources", _FILE),
             extras=_words(value, "extras", _NAME),
             groups=_words(value, "groups", _NAME),

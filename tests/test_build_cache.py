@@ -14,7 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from pytest_supercheck.build_cache import BuildCache, Held
+from pytest_supercheck.build_cache import BuildCache, Held, remove
+from pytest_supercheck.discard import make_workspaces
 
 
 def nothing() -> None:
@@ -108,6 +109,54 @@ def test_read_only_ones_are_removed_too(tmp_path: Path) -> None:
     cache.obtain("a", build, nothing).close()
     obtain(cache, "b").close()
     assert entries(tmp_path) == {"b"}
+
+
+def deepen(place: Path, depth: int = 3_000) -> None:
+    """Make directories in directories that no path can name any more; the last one is read-only."""
+    at = os.open(place, os.O_RDONLY)
+    for _ in range(depth):
+        os.mkdir("d", dir_fd=at)
+        inner = os.open("d", os.O_RDONLY, dir_fd=at)
+        os.close(at)
+        at = inner
+    os.close(os.open("file", os.O_CREAT, dir_fd=at))
+    os.fchmod(at, 0o500)
+    os.close(at)
+
+
+def test_deep_ones_are_removed_too(tmp_path: Path) -> None:
+    """Tests can make them as deep as they like."""
+    place = tmp_path / "place"
+    place.mkdir()
+    deepen(place)
+    remove(place)
+    assert not os.path.lexists(place)
+
+
+def test_what_links_lead_to_stays(tmp_path: Path) -> None:
+    """In a directory, and in its place; neither its contents nor who may read it change."""
+    there = tmp_path / "there"
+    there.mkdir(mode=0o500)
+    place, link = tmp_path / "place", tmp_path / "link"
+    place.mkdir()
+    (place / "inner").symlink_to(there)
+    link.symlink_to(there)
+    for path in (place, link):
+        remove(path)
+        assert not os.path.lexists(path)
+    assert there.stat().st_mode & 0o777 == 0o500
+
+
+def test_a_worker_starts_whatever_tests_have_left(tmp_path: Path) -> None:
+    """The workspaces of one that was killed go, however deep they are."""
+    place = tmp_path / "workspaces"
+    deserted = place / "1-x"
+    deserted.mkdir(parents=True)
+    (place / "1-x.host").touch()
+    (place / "2-x.host").symlink_to(tmp_path / "nowhere" / "lock")
+    deepen(deserted)
+    made = make_workspaces(tmp_path)
+    assert {path.name for path in place.iterdir()} == {made.name, f"{made.name}.host", "2-x.host"}
 
 
 CHILD = """

@@ -6,6 +6,7 @@ What uv fetches stays in the user's cache of supercheck, so only the first sessi
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -25,10 +26,14 @@ from pytest_supercheck.errors import Fatal, Infrastructure
 from pytest_supercheck.isolation import Walls
 from pytest_supercheck.operators import IsolationSettings
 from pytest_supercheck.sandbox import Sandbox
+from pytest_supercheck.users import LOCKS, Users
 from pytest_supercheck.uv_program import Job, Uv, find_uv, uv_environ
 from pytest_supercheck.valkey import cache_dir
 from pytest_supercheck.wish import EnvironmentWish
 from tests.conftest import small_disk
+
+#: Not the default range of users: a worker may be running here.
+FIRST = 62_520
 
 HATCHLING = '[build-system]\nrequires = ["hatchling"]\nbuild-backend = "hatchling.build"\n'
 SETUPTOOLS = '[build-system]\nrequires = ["setuptools"]\nbuild-backend = "setuptools.build_meta"\n'
@@ -71,7 +76,7 @@ class Bed:
         """A run's own copy of a project, without its history."""
         self._runs += 1
         tree = self.directory / f"run-{self._runs}" / "tree"
-        shutil.copytree(project, tree, ignore=shutil.ignore_patterns(".git"))
+        shutil.copytree(project, tree, symlinks=True, ignore=shutil.ignore_patterns(".git"))
         return tree
 
     def prepare(self, project: Path, rootdir: str = ".", **wish: object) -> Environment:
@@ -432,8 +437,8 @@ def test_another_python(bed: Bed, project: Path) -> None:
     uv_here = Uv(bed.cache, bed.cache, os.environ, lambda: None)
     ours = ".".join(sys.version.split()[0].split(".")[:2])
     others = (f"3.{minor}" for minor in range(10, 15) if f"3.{minor}" != ours)
-    find = ("python", "find", "--system", "--no-python-downloads")
-    other = next((version for version in others if uv_here.ask(*find, version)), None)
+    find = ("--system", "--no-python-downloads")
+    other = next((version for version in others if uv_here.find_python(*find, version)), None)
     if other is None:
         pytest.skip("there is no other Python on this machine")
     write(project, {"pyproject.toml": SHOP + TEST_EXTRA, "shop/__init__.py": "", ".python-version": f"{other}\n"})
@@ -532,7 +537,7 @@ def test_builds_can_be_confined(tmp_path: Path) -> None:
 
 
 BACKEND = """
-import os, pathlib, zipfile
+import os, pathlib, subprocess, sys, zipfile
 def build_editable(wheel_directory, config_settings=None, metadata_directory=None):
     {code}
     with zipfile.ZipFile(f"{{wheel_directory}}/evil-1-py3-none-any.whl", "w") as wheel:
@@ -547,29 +552,127 @@ OWN_BACKEND = (
 )
 
 
-@pytest.mark.parametrize("there", ["../scratch/bin", "."])
-def test_a_build_leads_nobody_elsewhere(bed: Bed, project: Path, tmp_path: Path, there: str) -> None:
-    """Links that it leaves in place of what is to be taken are not followed: who takes it is not shut in."""
-    victim = tmp_path / "victim"
-    victim.mkdir()
-    (victim / "secret").touch()
-    code = f"at = os.path.abspath({there!r}); os.rename(at, at + '-'); os.symlink({str(victim)!r}, at)"
-    write(project, {"pyproject.toml": OWN_BACKEND, "backend.py": BACKEND.format(code=code)})
-    with pytest.raises(Fatal, match="a build has put a link in the place of"):
-        bed.prepare(project)
-    assert [path.name for path in victim.iterdir()] == ["secret"]
-
-
-def test_builds_of_projects_that_are_shut_in_share_nothing(bed: Bed, project: Path, tmp_path: Path) -> None:
-    """What one's builds have written no other one's read: neither packages, nor Pythons, nor environments."""
+@pytest.fixture
+def walls() -> Iterator[Walls]:
+    """How a worker shuts builds in: as root, with users; else with namespaces alone."""
     if shutil.which("bwrap") is None:
         pytest.skip("bwrap is not installed")
+    users = Users(FIRST, FIRST + 3) if os.geteuid() == 0 else None
+    made = Walls(users, Sandbox("/usr/bin/bwrap", [], IsolationSettings.from_env({})), {})
+    yield made
+    made.close()
+    for uid in range(FIRST, FIRST + 4):
+        (LOCKS / str(uid)).unlink(missing_ok=True)
+
+
+HOSTILE = {
+    "programs": "at = os.path.abspath('../scratch/bin'); os.rename(at, at + '-'); os.symlink({victim!r}, at)",
+    "tree": "at = os.getcwd(); os.rename(at, at + '-'); os.symlink({victim!r}, at)",
+    "report": "os.symlink({victim!r} + '/secret', '../failed.txt'); sys.exit(1)",
+    "link": "os.unlink('out'); os.mkdir('out'); open('out/evil', 'w').close()",
+    "parts": "[os.symlink({victim!r}, f'../../{{name}}') for name in ('site', 'made')]",
+}
+
+
+@pytest.mark.parametrize("what", HOSTILE)
+def test_a_build_leads_nobody_elsewhere(bed: Bed, project: Path, tmp_path: Path, walls: Walls, what: str) -> None:
+    """Links that it leaves in place of what is to be taken, read or removed are not followed by who is not shut in."""
+    victim = tmp_path / "victim"
+    victim.mkdir()
+    (victim / "secret").write_text("sesame")
+    (victim / "secret").chmod(0o400)
+    victim.chmod(0o500)
+    code = HOSTILE[what].format(victim=str(victim))
+    write(project, {"pyproject.toml": OWN_BACKEND, "backend.py": BACKEND.format(code=code)})
+    (project / "out").symlink_to(victim)
+    bed.environments = bed.make(project="evil", confine=walls.confine)
+    said = ""
+    try:
+        bed.prepare(project)
+    except Fatal as exc:
+        said = str(exc)
+    assert "sesame" not in said + "".join(bed.told)
+    assert what == "tree" or said
+    assert [(path.name, path.read_text(), path.stat().st_mode & 0o777) for path in victim.iterdir()] == [
+        ("secret", "sesame", 0o400)
+    ]
+    assert (victim.stat().st_mode & 0o777, victim.stat().st_uid) == (0o500, os.geteuid())
+    copies = [path for path in tmp_path.rglob("*") if path.name == "secret" and path.parent != victim]
+    assert not copies
+
+
+@pytest.mark.parametrize("how", ["done", "given up"])
+def test_a_build_is_nobody_and_leaves_nobody(bed: Bed, project: Path, walls: Walls, how: str) -> None:
+    """Whoever starts it, it cannot read what is root's alone; when it ends, or is ended, so do all its processes."""
+    if walls.users is None:
+        pytest.skip("CANNOT BE TRIED: changing users takes root")
+
+    class GivenUp(Exception):
+        pass
+
+    def pulse() -> None:
+        if how == "given up" and processes_of(FIRST + 1, "sleep"):
+            raise GivenUp
+
+    code = (
+        "pathlib.Path('found.py').write_text(repr([os.getuid(), os.access('/etc/shadow', os.R_OK)]));"
+        "subprocess.Popen(['sleep', '600'], start_new_session=True, stdin=-3, stdout=-3, stderr=-3)"
+    )
+    code += ".wait()" if how == "given up" else ""
+    write(project, {"pyproject.toml": OWN_BACKEND, "backend.py": BACKEND.format(code=code)})
+    bed.environments = bed.make(project="evil", confine=walls.confine, pulse=pulse)
+    if how == "given up":
+        with pytest.raises(GivenUp):
+            bed.prepare(project)
+        give_up_at = time.monotonic() + 30
+        while processes_of(FIRST + 1):
+            assert time.monotonic() < give_up_at
+            time.sleep(0.01)
+        return
+    environment = bed.prepare(project)
+    assert not processes_of(FIRST + 1)
+    assert (Path(tree_of(environment)) / "found.py").read_text() == f"[{FIRST + 1}, False]"
+    taken = walls.users.take()
+    assert taken is not None
+    assert taken.uid > FIRST + 1, "no run is the builder"
+    walls.users.release(taken)
+    run(environment, "python", "-c", "import pytest")
+
+
+def processes_of(uid: int, name: str = "") -> list[int]:
+    """Those of a user that live, or of them those of one program."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if path.stat().st_uid == uid and name in (path / "comm").read_text() and alive(int(path.name)):
+                found.append(int(path.name))
+    return found
+
+
+@pytest.mark.parametrize("isolation", ["user", "bwrap"])
+def test_no_strangers_interpreter_is_run(bed: Bed, project: Path, tmp_path: Path, walls: Walls, isolation: str) -> None:
+    """A directory that is taken for an environment, to see which Python it has: not outside of a sandbox."""
+    write(tmp_path / "theirs", {"bin/python3": f"#!/bin/sh\ntouch {tmp_path}/ran\n", "pyvenv.cfg": ""})
+    (tmp_path / "theirs" / "bin" / "python3").chmod(0o755)
+    (tmp_path / "theirs" / "bin" / "python").symlink_to("python3")
+    write(project, {"requirements.txt": "pytest"})
+    if isolation == "user":
+        walls = Walls(walls.users, None, {})
+    bed.environments = bed.make(confine=walls.confine)
+    with pytest.raises(Fatal, match="cannot shut in" if isolation == "user" else "is not on this worker"):
+        bed.prepare(project, python=str(tmp_path / "theirs"))
+    assert not (tmp_path / "ran").exists()
+
+
+def test_builds_of_projects_that_are_shut_in_share_nothing(
+    bed: Bed, project: Path, tmp_path: Path, walls: Walls
+) -> None:
+    """What one's builds have written no other one's read: neither packages, nor Pythons, nor environments."""
     code = (
         f"[pathlib.Path(folder, 'poison').touch() for folder, _, _ in os.walk({str(bed.cache)!r}) "
         "if os.access(folder, os.W_OK)]"
     )
     write(project, {"pyproject.toml": OWN_BACKEND, "backend.py": BACKEND.format(code=code)})
-    walls = Walls(None, Sandbox("bwrap", [], IsolationSettings.from_env({})), {})
     made = []
     for name in ("ours", "theirs"):
         bed.environments = bed.make(project=name, confine=walls.confine)
@@ -605,6 +708,31 @@ def test_a_build_that_is_given_up(tmp_path: Path) -> None:
         program.run(["x"], tmp_path, Job(place=tmp_path, tell=lambda text, detail: None))
     pid = int((tmp_path / "pid").read_text())
     while alive(pid):
+        time.sleep(0.01)
+
+
+def test_a_projects_build_that_is_given_up(bed: Bed, project: Path, tmp_path: Path) -> None:
+    """Likewise, with all that is between the worker and the project's code."""
+
+    class GivenUp(Exception):
+        pass
+
+    def pulse() -> None:
+        if (tmp_path / "pid").exists():
+            raise GivenUp
+
+    code = (
+        f"pathlib.Path({str(tmp_path / 'part')!r}).write_text(str(os.getpid()));"
+        f"os.rename({str(tmp_path / 'part')!r}, {str(tmp_path / 'pid')!r});"
+        "subprocess.run(['sleep', '600'])"
+    )
+    write(project, {"pyproject.toml": OWN_BACKEND, "backend.py": BACKEND.format(code=code)})
+    bed.environments = bed.make(pulse=pulse)
+    with pytest.raises(GivenUp):
+        bed.prepare(project)
+    pid, give_up_at = int((tmp_path / "pid").read_text()), time.monotonic() + 30
+    while alive(pid):
+        assert time.monotonic() < give_up_at
         time.sleep(0.01)
 
 

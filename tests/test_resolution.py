@@ -270,7 +270,7 @@ def test_which_python_is_asked_for(tmp_path: Path, files: dict[str, str], asked:
     assert wanted_python(tmp_path, tmp_path / "app", read_project(tmp_path), wish(python=asked)) == wanted
 
 
-@pytest.mark.parametrize("pinned", ["/tmp/evil", "-h", "../x", "http://x"])
+@pytest.mark.parametrize("pinned", ["/tmp/evil", "-h", "../x", "http://x", "tmp", "bin/python", "python3.12/bin"])
 def test_a_file_cannot_ask_for_a_program(tmp_path: Path, pinned: str) -> None:
     """Only for a version."""
     (tmp_path / ".python-version").write_text(pinned)
@@ -295,12 +295,30 @@ def test_a_wish_travels() -> None:
 
 
 @pytest.mark.parametrize(
+    "python",
+    [
+        *("3", "3.12", "3.14.0rc1", "3.13t", "3.14+freethreaded", "python3.12"),
+        *("cpython", "pypy@3.11", "cpython-3.12.1"),
+        *(">=3.11", "<3.14,>=3.10", ">= 3.10, !=3.11.*, < 4", "~=3.11", "==3.12.*"),
+    ],
+)
+def test_pythons_that_can_be_asked_for(python: str) -> None:
+    """Versions, bounds, and other implementations."""
+    sent = wish(python=python)
+    assert EnvironmentWish.decode(sent.encode()) == sent
+
+
+@pytest.mark.parametrize(
     "bad",
     [
         None,
-        {"kind": "docker"},
+        {"kind": "Docker"},
         {"kind": "uv", "python": "/bin/sh"},
         {"kind": "uv", "python": "-p"},
+        {"kind": "uv", "python": "tmp"},
+        {"kind": "uv", "python": "python"},
+        {"kind": "uv", "python": ">=3.11, tmp"},
+        {"kind": "uv", "client_python": "tmp"},
         {"kind": "uv", "extras": ["--all"]},
         {"kind": "uv", "groups": "dev"},
         {"kind": "uv", "sources": ["/etc/passwd"]},

@@ -124,6 +124,8 @@ def test_a_pythons_links_are_followed(tmp_path: Path) -> None:
         ("SUPERCHECK_ISOLATE_UIDS", "0-63"),
         ("SUPERCHECK_ISOLATE_UIDS", "61063-61000"),
         ("SUPERCHECK_ISOLATE_UIDS", "1000"),
+        ("SUPERCHECK_ISOLATE_UIDS", "61000-61001"),
+        ("SUPERCHECK_ISOLATE_UIDS", "61000-71000"),
         ("SUPERCHECK_ISOLATE_READABLE", "relative"),
         ("SUPERCHECK_ISOLATE_PROCESSES", "0"),
         ("SUPERCHECK_ISOLATE_MEMORY_MB", "much"),

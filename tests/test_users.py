@@ -24,10 +24,10 @@ pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="CANNOT BE TRIED: chan
 @pytest.fixture
 def users() -> Iterator[Users]:
     """Three of them."""
-    made = Users(FIRST, FIRST + 3)
+    made = Users(FIRST, FIRST + 4)
     yield made
     made.close()
-    for uid in range(FIRST, FIRST + 4):
+    for uid in range(FIRST, FIRST + 5):
         (LOCKS / str(uid)).unlink(missing_ok=True)
 
 
@@ -53,10 +53,10 @@ def wait(condition: Callable[[], object]) -> None:
 
 
 def test_nobody_has_a_user_twice(users: Users) -> None:
-    """Not in this process, not in another one that has the same range; the first of the range runs nothing."""
-    mine, others = [took(users), took(users)], Users(FIRST, FIRST + 3)
+    """Not in this process, not in another one that has the same range; the first two of the range run no tests."""
+    mine, others = [took(users), took(users)], Users(FIRST, FIRST + 4)
     last = took(others)
-    assert sorted(user.uid for user in (*mine, last)) == [FIRST + 1, FIRST + 2, FIRST + 3]
+    assert sorted(user.uid for user in (*mine, last)) == [FIRST + 2, FIRST + 3, FIRST + 4]
     assert users.take() is None
     others.release(last)
     others.close()
@@ -66,11 +66,11 @@ def test_nobody_has_a_user_twice(users: Users) -> None:
 def test_an_id_of_somebody_is_left_alone() -> None:
     """It is a user of this machine: their processes are not ours to kill."""
     somebody = max(entry.pw_uid for entry in pwd.getpwall() if entry.pw_uid < 60_000)
-    assert Users(somebody - 1, somebody).take() is None
+    assert Users(somebody - 2, somebody).take() is None
 
 
 def test_nothing_is_left_when_a_user_is_released(users: Users) -> None:
-    """No process, even one that forks all the time, and no file in the common places, however deep."""
+    """No process, even one that forks all the time, and no file in the common places, however deep or many."""
     user = took(users)
     # Faster than anybody could kill one after the other.
     bomb = """if True:
@@ -82,17 +82,19 @@ def test_nothing_is_left_when_a_user_is_released(users: Users) -> None:
             except OSError:
                 pass
     """
-    process = run_as(user, "/usr/bin/python3", "-c", bomb)
     name = f"supercheck-users-{os.getpid()}"
     deep = "/".join(["d" * 100] * 60)
     run_as(user, "sh", "-c", f"mkdir -p -m 700 /tmp/{name} && cd /tmp/{name} && mkdir -p {deep[:2000]}").wait()
+    many = f"for n in range(9_000): open(f'/tmp/{name}-{{n:0200}}', 'x').close()"  # more than a command can be given
+    run_as(user, "/usr/bin/python3", "-c", many).wait()
     run_as(user, "ipcmk", "-M", "4096").wait()
+    process = run_as(user, "/usr/bin/python3", "-c", bomb)
     wait(lambda: len(processes_of(user.uid)) > 5)
     users.release(user)
     users.close()
     process.wait()
     assert not processes_of(user.uid)
-    assert not Path("/tmp", name).exists()
+    assert not list(Path("/tmp").glob(f"{name}*"))
     assert str(user.uid) not in Path("/proc/sysvipc/shm").read_text().split()
     assert took(users).uid == user.uid
 

@@ -386,7 +386,12 @@ def test_builds_of_an_environment_are_shut_in_as_tests_are(
             """,
         setup__py=f"""
             import json, os, pathlib, setuptools
-            command_lines = [open(f"/proc/{{pid}}/cmdline").read() for pid in os.listdir("/proc") if pid.isdigit()]
+            def command_line(pid):
+                try:
+                    return pathlib.Path("/proc", pid, "cmdline").read_text()
+                except OSError:
+                    return ""  # it has ended
+            command_lines = [command_line(pid) for pid in os.listdir("/proc") if pid.isdigit()]
             seen = {{
                 "service": any("pytest_supercheck.cli" in line for line in command_lines),
                 "files": os.path.exists({str(home / "secret")!r}),
