@@ -136,7 +136,7 @@ def _relocated(spec: dict[str, Any], tree: Path) -> dict[str, Any]:
         return inside.sub(lambda _: str(tree), text)
 
     cwd = _moved(spec["cwd"], root, tree)
-    paths = [_moved(path, root, tree) for path in spec["path"] if _is_inside(path, root)]
+    paths = [_moved(path, root, tree) for path in spec["path"] if _is_inside(os.path.normpath(path), root)]
     return {
         **spec,
         "cwd": cwd if os.path.isdir(cwd) else str(tree),
@@ -153,6 +153,7 @@ def _is_inside(path: str, root: str) -> bool:
 
 
 def _moved(path: str, root: str, tree: Path) -> str:
+    path = os.path.normpath(path)  # nothing leads out of the tree by its name
     return f"{tree}{path[len(root.rstrip('/')) :]}" if _is_inside(path, root) else str(tree)
 
 
