@@ -239,7 +239,8 @@ def create_app(parts: Parts) -> FastAPI:
     app.include_router(health_routes(checks, parts.metrics))
     app.include_router(api_routes(parts.dispatcher, parts.history, queue_feed, gate))
     reader = EventReader(parts.settings.redis_url or "", password=parts.settings.redis_password)
-    app.include_router(door_routes(parts.dispatcher, reader, lambda: parts.feeds.is_closed, gate))
+    in_place = parts.settings.in_place
+    app.include_router(door_routes(parts.dispatcher, reader, lambda: parts.feeds.is_closed, gate, in_place=in_place))
     app.include_router(bundle_routes(parts.bundles, gate))
     desk = Desk(jobs=parts.jobs, starts=parts.starts, starter=parts.starter, bundles=parts.bundles)
     app.include_router(job_routes(desk, gate))
