@@ -579,6 +579,27 @@ def test_what_nobody_asks_for_goes(keeping: Keeping) -> None:
     assert keeping.take({**shared, "x": b"old"}) == old
 
 
+def test_bundle_whose_packs_go_meanwhile_is_incomplete(keeping: Keeping, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is asked for as any other then, and whole once they are there again."""
+    manifest = manifest_of({"x": b"a", "y": b"b"})
+    wish = zlib.compress(manifest.encode())
+    for content in (b"a", b"b"):
+        keeping.bundles.keep("shop", pack_of(content))
+    take_in = keeping.bundles._take_in
+
+    def late(*args: Any) -> None:
+        assert keeping.bundles.sweep(time.time() * 1000 + 15 * DAY_MS) == 2
+        take_in(*args)
+
+    monkeypatch.setattr(keeping.bundles, "_take_in", late)
+    state, missing = keeping.bundles.ask("shop", manifest.id, wish)
+    assert (state, sorted(missing)) == ("incomplete", sorted([sha(b"a"), sha(b"b")]))
+    assert keeping.bundles.ask("shop", manifest.id, b"") == ("unknown", [])
+    monkeypatch.undo()
+    keeping.bundles.keep("shop", pack_of(b"a", b"b"))
+    assert keeping.bundles.ask("shop", manifest.id, wish) == ("ready", [])
+
+
 def test_asking_for_a_bundle_keeps_it(keeping: Keeping, monkeypatch: pytest.MonkeyPatch) -> None:
     """For as many days again; its packs with it."""
     bundle = keeping.take({"x": b"a"})
