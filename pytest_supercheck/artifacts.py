@@ -1,28 +1,27 @@
 """
 Files that tests have left behind → the store.
 
-Beside the supervisor, on the side that has the store's credentials.  Test processes only name files (`leftovers`), and
-are not believed: a file is taken below the directories of its run alone, through no symbolic link, and within bounds.
-Whatever goes wrong is told in the event that names the files, and costs no result.
+Beside the supervisor, on the side that has the store's credentials.  Test processes open their files themselves and
+send them (`leftovers`), so nothing is opened here by a name: whatever a test may not read, it cannot have kept.  A file
+is taken within bounds; whatever goes wrong is told in the event that names the files, and costs no result.
 """
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import io
 import os
 import stat
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Final
 
 from pytest_supercheck import events
 from pytest_supercheck.archive import escaped, run_folder
 from pytest_supercheck.errors import StoreTrouble
 from pytest_supercheck.operators import StoreSettings
-from pytest_supercheck.sandbox import is_below
 from pytest_supercheck.store import BadKey, Slice, Store, check_key
 from pytest_supercheck.stores import open_store
 
@@ -37,6 +36,9 @@ TROUBLE_S: Final = 30.0
 _TOLD: Final = 100
 _TEXT: Final = 500
 
+#: Characters of a directory that is told, at most.
+_PLACE: Final = 4096
+
 #: Characters of a segment of a key, at most; a longer one ends with a hash and its suffix.
 _SEGMENT: Final = 150
 _SUFFIX: Final = 16
@@ -44,6 +46,19 @@ _SUFFIX: Final = 16
 
 class _NotKept(Exception):
     """The file is not one to keep; the message says why."""
+
+
+@dataclass
+class _Test:
+    """A test whose files come."""
+
+    index: int
+    keys: Keys
+    give_up_at: float
+    kept: list[tuple[str, str, int]] = field(default_factory=list)
+    left: list[tuple[str, str]] = field(default_factory=list)
+    places: list[str] = field(default_factory=list)
+    more: bool = False
 
 
 class Artifacts:
@@ -54,70 +69,69 @@ class Artifacts:
         project: Whose run it is.
         run: The run.
         n: Number of the execution.
-        places: The directories below which files are taken.
-        store: Where they go.
-        hidden: Directories of the service, of which none is taken.
+        store: Where the files go.
     """
 
-    def __init__(
-        self, project: str, run: str, n: int, places: Sequence[str], store: StoreSettings, hidden: Sequence[str] = ()
-    ) -> None:
+    def __init__(self, project: str, run: str, n: int, store: StoreSettings) -> None:
         self._folder = run_folder(project, run)
         self._n = n
-        # A place may be named through a symbolic link, and its files without it.
-        both = (path for place in places for path in (os.path.normpath(place), os.path.realpath(place)))
-        self._places = sorted(set(both), key=len, reverse=True)
         self._settings = store
-        self._hidden = tuple(os.path.realpath(path) for path in hidden)
+        self._test: _Test | None = None
         self._store: Store | None = None
         self._trouble = "" if store.url else "the worker has no store: SUPERCHECK_STORE is not set"
         self._again_at = 0.0 if store.url else float("inf")
 
-    def keep(
-        self, index: int, named: Sequence[tuple[str, str]], wait: Callable[[int], bool], *, root: str = ""
-    ) -> bytes:
+    def keep(self, index: int, place: str | None, name: str, fd: int, wait: Callable[[int], bool]) -> None:
         """
-        Bring a test's files into the store.
+        Bring a file of a test into the store.
 
         Args:
-            index: Of the test.
-            named: Its files, as directory and name in it.
+            index: Of the test; its files come one after the other.
+            place: The directory that the name is relative to, itself relative to the run's root; None to tell none.
+            name: The file's.
+            fd: The file, open for reading at its beginning; it is closed.
             wait: Called until all is done, with a descriptor that is readable then; waits for that for some seconds at
                 most, and returns False when there is no more time.
-            root: The run's root directory, from which is told where they were; empty to tell nothing of that.
-
-        Returns:
-            The event that tells which files are kept, and why others are not.
         """
-        if time.monotonic() < self._again_at:
-            left = [(name, self._trouble) for _, name in named]
-            return self._event(index, [], left, [])
-        delivery = _Delivery(self, index, named[: events.FILES_LIMIT])
-        give_up_at = time.monotonic() + PATIENCE_S
+        if (test := self._next(index)) is None or time.monotonic() < self._again_at:
+            os.close(fd)
+            if test:
+                test.left.append((name[:_TEXT], self._trouble))
+            return
+        key = test.keys.of(name)
+        delivery = _Delivery(self, key, fd)
         try:
             while not delivery.over and wait(delivery.fd):
-                if time.monotonic() > give_up_at:
+                if time.monotonic() > test.give_up_at:
                     self._leave_alone("the store takes too long")
                     break
         finally:  # waiting ends also when the slot is lost
-            delivery.abandoned = True
             os.close(delivery.fd)
-        done = list(delivery.done)
-        kept = [(name, key, size) for name, key, size in done if isinstance(size, int)]
-        there = [place for (place, _), (_, _, size) in zip(named, done, strict=False) if isinstance(size, int)]
-        places = [os.path.relpath(os.path.realpath(place), os.path.realpath(root)) for place in there if root]
-        left = [(name, why) for name, _, why in done if isinstance(why, str)]
-        left += [(name, "there was no time left for it") for _, name in named[len(done) : events.FILES_LIMIT]]
-        if len(named) > events.FILES_LIMIT:
-            left.append(("", f"more files: there are more than {events.FILES_LIMIT:,}"))
-        return self._event(index, kept, left, places)
+        outcome = delivery.outcome
+        if isinstance(outcome, str):
+            test.left.append((name[:_TEXT], outcome[:_TEXT]))
+            return
+        test.kept.append((name[:_TEXT], key, outcome))
+        if place is not None:
+            test.places.append(place[:_PLACE])
 
-    def put(self, key: str, directory: str, name: str) -> int:
+    def leave(self, index: int, name: str, why: str) -> None:
+        """A file of a test cannot be kept."""
+        if test := self._next(index):
+            test.left.append((name[:_TEXT], why[:_TEXT]))
+
+    def tell(self, index: int) -> bytes | None:
+        """The event that tells which files of a test are kept, and why others are not; None when it has left none."""
+        test, self._test = self._test, None
+        return self._event(test) if test and test.index == index else None
+
+    def put(self, key: str, fd: int) -> int:
         """
         Bring one file into the store.
 
         Args:
             key: In the run's folder.
+            fd: The file; it is closed.
 
         Returns:
             How many bytes it had.
@@ -126,107 +140,86 @@ class Artifacts:
             _NotKept: It is none to keep.
             StoreTrouble: The store cannot be used; it is left alone for a while.
         """
-        if time.monotonic() < self._again_at:
-            raise StoreTrouble(self._trouble)
-        fd = self._open(os.path.normpath(os.path.join(directory, name)))
         try:
             size_bytes = _size(fd)
-        except _NotKept:
+        except BaseException:
             os.close(fd)
             raise
-        with os.fdopen(fd, "rb") as file:
-            content = io.BufferedReader(Slice(file, size_bytes))  # no more than it had: it may be growing
+        content = Slice(os.fdopen(fd, "rb"), size_bytes)  # no more than it had: it may be growing
+        with io.BufferedReader(content) as file:
             try:
                 self._store = self._store or open_store(self._settings.url or "", endpoint=self._settings.s3_endpoint)
-                self._store.put(check_key(self._folder + key), content)
+                self._store.put(check_key(self._folder + key), file)
             except BadKey:
                 raise _NotKept("its name is too long") from None
             except StoreTrouble as exc:
                 self._leave_alone(str(exc))
                 raise
-            return file.tell()
+            return size_bytes - content.left
+
+    def _next(self, index: int) -> _Test | None:
+        """The test of which a file has come; None where it has left too many."""
+        if self._test is None or self._test.index != index:
+            self._test = _Test(index, Keys(index), time.monotonic() + PATIENCE_S)
+        test = self._test
+        test.more = len(test.kept) + len(test.left) >= events.FILES_LIMIT
+        return None if test.more else test
 
     def _leave_alone(self, trouble: str) -> None:
         self._trouble, self._again_at = trouble, time.monotonic() + TROUBLE_S
 
-    def _open(self, path: str) -> int:
-        """Open a file below one of the places, step by step, so that nothing on the way can be exchanged for a link."""
-        place = next((place for place in self._places if path.startswith(os.path.join(place, ""))), None)
-        if place is None:
-            raise _NotKept("it is outside of the root directory and of the directory in which pytest was started")
-        if any(is_below(os.path.realpath(place) + path[len(place) :], above) for above in self._hidden):
-            raise _NotKept("it is not the project's")
-        *folders, last = path[len(os.path.join(place, "")) :].split("/")
-        try:
-            at = os.open(place, os.O_RDONLY | os.O_DIRECTORY)
-            for folder in folders:
-                at = _step(at, folder, os.O_DIRECTORY)
-            return _step(at, last, os.O_NONBLOCK)
-        except OSError as exc:
-            if exc.errno in (errno.ELOOP, errno.ENOTDIR):
-                raise _NotKept("it is a symbolic link, or behind one") from exc
-            raise _NotKept(exc.strerror or str(exc)) from exc
-        except ValueError as exc:  # a NUL in its name
-            raise _NotKept(str(exc)) from exc
-
-    def _event(
-        self, index: int, kept: list[tuple[str, str, int]], left: list[tuple[str, str]], places: list[str]
-    ) -> bytes:
+    def _event(self, test: _Test) -> bytes:
+        left = test.left
+        if test.more:
+            left = [*left, ("", f"more files: there are more than {events.FILES_LIMIT:,}")]
         if len(left) > _TOLD:
             left = [*left[:_TOLD], ("", f"{len(left) - _TOLD} more files")]
-        told = [(name[:_TEXT], why[:_TEXT]) for name, why in left]
-        return events.encode_files(
-            index, self._n, [(name[:_TEXT], key, size) for name, key, size in kept], told, places
-        )
+        return events.encode_files(test.index, self._n, test.kept, left, test.places)
 
 
 class _Delivery(threading.Thread):
-    """Beside the supervisor, which has a lease to renew: the files of one test, one after the other."""
+    """Beside the supervisor, which has a lease to renew: one file."""
 
-    def __init__(self, artifacts: Artifacts, index: int, named: Sequence[tuple[str, str]]) -> None:
+    def __init__(self, artifacts: Artifacts, key: str, file: int) -> None:
         super().__init__(daemon=True, name="supercheck-artifacts")
         self._artifacts = artifacts
-        self._keys = keys(index, [name for _, name in named])
-        self._named = named
-        #: Of each file that has had its turn: its name, its key, and its length or why it is not kept.
-        self.done: list[tuple[str, str, int | str]] = []
-        self.over = self.abandoned = False
+        self._key = key
+        self._file = file
+        #: Its length, or why it is not kept.
+        self.outcome: int | str = "there was no time left for it"
+        self.over = False
         self.fd, self._told = os.pipe()
         self.start()
 
     def run(self) -> None:
-        for (directory, name), key in zip(self._named, self._keys, strict=True):
-            if self.abandoned:
-                break
-            outcome: int | str
-            try:
-                outcome = self._artifacts.put(key, directory, name)
-            except Exception as exc:  # noqa: BLE001 - whatever it is, it must not cost the result
-                outcome = str(exc) or type(exc).__name__
-            self.done.append((name, key, outcome))
+        try:
+            self.outcome = self._artifacts.put(self._key, self._file)
+        except Exception as exc:  # noqa: BLE001 - whatever it is, it must not cost the result
+            self.outcome = str(exc) or type(exc).__name__
         self.over = True
         os.close(self._told)
 
 
-def keys(index: int, names: Sequence[str]) -> Iterator[str]:
+class Keys:
     """
     Where in the run's folder the files of a test are kept.
 
     Args:
         index: Of the test.
-        names: Theirs, in an order that stays.
-
-    Returns:
-        A key for each, no two the same: of names that are told apart by nothing, a later one is in a folder of its own.
     """
-    taken: set[str] = set()
-    for number, name in enumerate(names):
-        segments = "/".join(_segment(part) for part in name.split("/") if part)
-        key = f"artifacts/{index}/{segments or '~'}"
-        if key in taken:
-            key = f"artifacts/{index}/~{number}/{segments or '~'}"
-        taken.add(key)
-        yield key
+
+    def __init__(self, index: int) -> None:
+        self._folder = f"artifacts/{index}"
+        self._taken: set[str] = set()
+
+    def of(self, name: str) -> str:
+        """A key for its next file, which no other has: of names that nothing tells apart, later ones get a folder."""
+        segments = "/".join(_segment(part) for part in name.split("/") if part) or "~"
+        key = f"{self._folder}/{segments}"
+        if key in self._taken:
+            key = f"{self._folder}/~{len(self._taken)}/{segments}"
+        self._taken.add(key)
+        return key
 
 
 def _segment(name: str) -> str:
@@ -245,11 +238,3 @@ def _size(fd: int) -> int:
     if found.st_size > FILE_BYTES:
         raise _NotKept(f"it is larger than {FILE_BYTES // 1_000_000} MB")
     return found.st_size
-
-
-def _step(at: int, name: str, how: int) -> int:
-    """Open what is in an open directory, which is closed."""
-    try:
-        return os.open(name, os.O_RDONLY | os.O_NOFOLLOW | how, dir_fd=at)
-    finally:
-        os.close(at)

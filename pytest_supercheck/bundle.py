@@ -31,6 +31,9 @@ PIECE_BYTES: Final = 4 << 20
 #: Entries of a bundle, links among them, directories that they are in, bytes of all its files, and of its manifest, at
 #: most.
 ENTRIES: Final = 100_000
+
+#: Values of an entry, and names removed for each, on average at most.
+_VALUES: Final = 8
 LINKS: Final = 20_000
 DIRECTORIES: Final = 100_000
 BYTES: Final = 10_000_000_000
@@ -237,6 +240,9 @@ def _dump(row: object) -> bytes:
 
 
 def _load(encoded: bytes) -> dict[str, Any]:
+    # Before it is taken apart: of a few bytes each can be a list, which takes a hundred.
+    if encoded.count(b"[") + encoded.count(b"{") > 2 * ENTRIES or encoded.count(b",") > _VALUES * ENTRIES:
+        raise SourceTrouble(f"A bundle has {ENTRIES:,} files at most.")
     try:
         row = json.loads(encoded)
     except (ValueError, RecursionError) as exc:

@@ -483,6 +483,12 @@ local function forget_peer(group, run_id)
   for _, key in ipairs({'sc:group:', 'sc:turn:', 'sc:behind:'}) do call('ZREM', key .. group, run_id) end
 end
 
+-- A run that has expired has left its group to itself.
+local function forget_expired(group, run_id)
+  forget_peer(group, run_id)
+  leave_waiting(string.match(group, '^(.*)\31'), run_id)
+end
+
 -- A member at one end of a group's index, and its score; nil when that is empty.
 local function peer_at(key, place)
   local found = call('ZRANGE', key, place, place, 'WITHSCORES')
@@ -501,7 +507,7 @@ local function take_turns(group)
     local id = too_many and last or (room > 0 and first)
     if not id then return end
     local run = load_run(id)
-    if not run then forget_peer(group, id) elseif too_many then hold_back(group, run) else call_up(group, run) end
+    if not run then forget_expired(group, id) elseif too_many then hold_back(group, run) else call_up(group, run) end
   end
 end
 
@@ -751,14 +757,10 @@ local function reap_controller(run_id)
   if run then stop_run(run, 'abandoned', 'kill', 'the session that started the run is gone') end
 end
 
--- A run that has expired has left its group to itself.
 local function reap_group(group)
   lease('g:' .. group)
   for _, id in ipairs(call('ZRANGE', 'sc:group:' .. group, 0, -1)) do
-    if call('EXISTS', run_key(id)) == 0 then
-      forget_peer(group, id)
-      leave_waiting(string.match(group, '^(.*)\31'), id)
-    end
+    if call('EXISTS', run_key(id)) == 0 then forget_expired(group, id) end
   end
   take_turns(group)
 end

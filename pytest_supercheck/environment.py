@@ -213,6 +213,31 @@ class Environments:
             held=(built, runner, *apart),
         )
 
+    def hold(self, paths: Iterable[Path]) -> tuple[Held, ...]:
+        """
+        Hold what an environment consists of that has been prepared for the same run, without looking at its tree.
+
+        Args:
+            paths: Of the environment's `held`.
+
+        Raises:
+            Infrastructure: It is not there any more.
+        """
+
+        def is_gone(place: Path, _lock: int) -> None:
+            raise Infrastructure(
+                f"the run's environment on the worker was removed: {place.parent} has lost a part of it"
+            )
+
+        with contextlib.ExitStack() as undo:
+            held = []
+            for path in paths:
+                one = BuildCache(path.parent, kept=KEPT_PROJECTS, pulse=self._pulse).obtain(path.name, is_gone, _rest)
+                undo.callback(one.close)
+                held.append(one)
+            undo.pop_all()
+        return tuple(held)
+
     def _cached(self, own: Path, name: str, kept: int) -> BuildCache:
         return BuildCache(own / name, kept=kept, pulse=self._pulse)
 

@@ -4,10 +4,11 @@ One execution inside the test process: pulls items, runs them, tells what they r
 Between the supervisor's connection and pytest's runtest protocol; knows nothing of Redis or of the controller.  Runs
 inside the user's environment: stdlib, pytest and this package's wire format only.
 
-Lines to the supervisor: ``C items`` (what there is to run, where it wants to know), ``A index files`` (what a test has
-left behind, before its result), ``R index failed event`` (a finished test), ``N failed`` (hand out the next chunk), ``E
-event`` (to be passed on).  Lines from it: ``{"items": [[index, name], ...]}``, ``{"leave": why}`` (after the current
-test), or ``{"yield": true}`` (after the current group, if it is in one).
+Lines to the supervisor: ``C items`` (what there is to run, where it wants to know), ``A index file`` (what a test has
+left behind, before its result: place, name, and why it cannot be had; else it comes along), ``R index failed event`` (a
+finished test), ``N failed`` (hand out the next chunk), ``E event`` (to be passed on).  Lines from it:
+``{"items": [[index, name], ...]}``, ``{"leave": why}`` (after the current test), or ``{"yield": true}`` (after the
+current group, if it is in one).
 """
 
 from __future__ import annotations

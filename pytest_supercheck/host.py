@@ -206,12 +206,17 @@ class Host:
             self._spare_at = time.monotonic() + SPARE_S  # or when it has collected: not beside that
         else:
             runner = None
-        if cell is None:
-            cell = self._cells[run] = runner.cell if runner else self._isolation.cell()
-            cell.admit(places)
-        runner = runner or self._start(spec["interpreter"], run, cell, places, spec.get("environment"))
-        self._give_spec(runner, spec, n, start)
-        self._tell(runner, {"configure": node_input(spec, n)})
+        try:
+            if cell is None:
+                cell = self._cells[run] = runner.cell if runner else self._isolation.cell()
+                cell.admit(places)
+            runner = runner or self._start(spec["interpreter"], run, cell, places, spec.get("environment"))
+            self._give_spec(runner, spec, n, start)
+            self._tell(runner, {"configure": node_input(spec, n)})
+        except BaseException:
+            if runner:  # nobody will ask for it, nor for its cell, which goes with it
+                self._kill(runner)
+            raise
         return runner
 
     @staticmethod

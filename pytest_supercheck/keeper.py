@@ -233,22 +233,58 @@ def say(connection: socket.socket, kind: bytes, value: object) -> None:
         pass
 
 
-class Lines:
+class Frames:
     """
-    Newline-separated JSON messages, each with as many descriptors as its ``fds`` says, from a stream socket.
+    Frames that end with a newline each, and descriptors that come with them, from a stream socket.
 
     Args:
         connection: The socket.
         fds: How many descriptors may come in one read; the kernel closes those beyond.
-        limit: Bytes of a message, at most; 0 for any.
+        limit: Bytes of a frame, at most; 0 for any.
+        read: Bytes of one read, at most.
     """
 
-    def __init__(self, connection: socket.socket, *, fds: int = 16, limit: int = 0) -> None:
+    def __init__(self, connection: socket.socket, *, fds: int = 16, limit: int = 0, read: int = 1 << 16) -> None:
         self.connection = connection
+        #: Descriptors that have come and that nobody has taken, in the order of their frames.
+        self.fds: list[int] = []
         self._most = fds
         self._limit = limit
-        self._buffer = b""
-        self._fds: list[int] = []
+        self._read = read
+        self._rest = bytearray()
+
+    def read(self) -> list[bytes] | None:
+        """
+        Read once, blocking until there is something.
+
+        Returns:
+            The frames that are complete now; None when the other side has gone.
+
+        Raises:
+            ValueError: A frame is too long. It is forgotten up to here.
+        """
+        try:
+            chunk, fds, _, _ = socket.recv_fds(self.connection, self._read, self._most)
+        except ConnectionError:
+            return None
+        for fd in fds:
+            os.set_inheritable(fd, False)  # recvmsg leaves them open over exec
+        self.fds += fds
+        if not chunk:
+            return None
+        self._rest += chunk
+        frames: list[bytes] = []
+        if b"\n" in chunk:  # else what is there is not looked at again and again
+            *frames, rest = bytes(self._rest).split(b"\n")
+            self._rest = bytearray(rest)
+        if self._limit and len(self._rest) > self._limit:
+            self._rest.clear()
+            raise ValueError("a message is too long")
+        return frames
+
+
+class Lines(Frames):
+    """JSON messages as frames, each with as many descriptors as its ``fds`` says."""
 
     def receive(self) -> list[tuple[dict[str, Any], list[int]]] | None:
         """
@@ -260,24 +296,15 @@ class Lines:
         Raises:
             ValueError: A message is no JSON, or too long.
         """
-        try:
-            chunk, fds, _, _ = socket.recv_fds(self.connection, 65536, self._most)
-        except ConnectionError:
+        frames = self.read()
+        if frames is None:
             return None
-        for fd in fds:
-            os.set_inheritable(fd, False)  # recvmsg leaves them open over exec
-        self._fds += fds
-        if not chunk:
-            return None
-        *lines, self._buffer = (self._buffer + chunk).split(b"\n")
-        if self._limit and len(self._buffer) > self._limit:
-            raise ValueError("a message is too long")
         messages = []
-        for raw in lines:
+        for raw in frames:
             message = json.loads(raw)
             count = message.get("fds", 0)
-            messages.append((message, self._fds[:count]))
-            del self._fds[:count]
+            messages.append((message, self.fds[:count]))
+            del self.fds[:count]
         return messages
 
 

@@ -1,12 +1,13 @@
 """
-The files that a test has left behind, by name.
+The files that a test has left behind.
 
-Inside the test process, beside the recorder; whoever holds the store opens them (`artifacts`).  Runs inside the user's
-environment: stdlib, pytest and this package's wire format only.
+Inside the test process, beside the recorder; opened here, with the test's own rights, for whoever holds the store
+(`artifacts`).  Runs inside the user's environment: stdlib, pytest and this package's wire format only.
 """
 
 from __future__ import annotations
 
+import errno
 import glob
 import os
 import stat
@@ -83,6 +84,22 @@ class Leftovers:
         except OSError:
             return False
         return not stat.S_ISDIR(found.st_mode) and found.st_mtime_ns >= self._began_ns
+
+
+def open_file(directory: str, name: str) -> tuple[int, str]:
+    """
+    Open a file of a test, that is no symbolic link.
+
+    Returns:
+        A descriptor, -1 where it cannot be; and then why.
+    """
+    try:
+        # Neither waits for who writes into a pipe, nor becomes a terminal's.
+        return os.open(os.path.join(directory, name), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY), ""
+    except OSError as exc:
+        return -1, "it is a symbolic link" if exc.errno == errno.ELOOP else exc.strerror or str(exc)
+    except ValueError as exc:  # a NUL in its name
+        return -1, str(exc)
 
 
 def _playwright_directory(item: Any) -> str:

@@ -35,7 +35,9 @@ def summary(event: Crash) -> str:
 
 
 def manner(known: dict[str, Any]) -> str:
-    """How a process died: by which signal, or with which exit code."""
+    """How a process died: in words of whoever ended it, or by which signal, or with which exit code."""
+    if reason := known.get("reason"):
+        return str(reason)
     if "signal" not in known:
         return f"it exited with code {known['exit_code']}" if "exit_code" in known else "how is not known"
     try:

@@ -8,9 +8,11 @@ inside the user's environment: stdlib, pytest and this package's wire format onl
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import socket
 import sys
+import time
 from collections.abc import Callable, Generator
 from io import StringIO
 from typing import Any, Final
@@ -20,7 +22,7 @@ from _pytest._io import TerminalWriter
 
 from pytest_supercheck import events
 from pytest_supercheck.keeper import Marks
-from pytest_supercheck.leftovers import Leftovers
+from pytest_supercheck.leftovers import Leftovers, open_file
 
 #: What a report of a passing phase consists of, when nobody added to it (pytest 8 has ``nodeid``, 9.2 ``_id``).
 _PLAIN: Final = tuple(
@@ -28,6 +30,9 @@ _PLAIN: Final = tuple(
                "duration", "start", "stop"})
     for name in ("nodeid", "_id")
 )  # fmt: skip
+
+#: Seconds until a file is sent again that was one too many on its way.
+_CROWDED_S: Final = 0.01
 
 _PHASE: Final = {"setup": 0, "call": 1, "teardown": 2}
 
@@ -135,8 +140,8 @@ class Recorder:
         if aborted:
             self._calls.append(("aborted", None))
         if self._calls:
-            if files := self._leftovers.named():
-                self._connection.sendall(b"A %d %b\n" % (self._index, events.line(files)))
+            for directory, name in self._leftovers.named():
+                self._send_file(directory, name)
             body = self._passed() or events.encode_result(self._index, self._n, [self._serial(*c) for c in self._calls])
             self._send(self._index, self.take_failed(), body)
         self._marks.set(-1, 0)
@@ -152,6 +157,16 @@ class Recorder:
 
     def _send(self, index: int, failed: int, body: bytes) -> None:
         self._connection.sendall(b"R %d %d %b\n" % (index, failed, body))
+
+    def _send_file(self, directory: str, name: str) -> None:
+        fd, why = open_file(directory, name)
+        place = os.path.relpath(os.path.realpath(directory), os.path.realpath(self._config.rootpath))
+        frame = b"A %d %b\n" % (self._index, events.line([place, name, why]))
+        try:
+            self._connection.sendall(frame[_send_with(self._connection, frame, fd) :])
+        finally:
+            if fd >= 0:
+                os.close(fd)
 
     def _take_text(self) -> None:
         if isinstance(self._sink, StringIO) and self._sink.tell():
@@ -212,6 +227,18 @@ class Recorder:
         writer.hasmarkup, writer.fullwidth = colour, self._width
         longrepr.toterminal(writer)
         return file.getvalue()
+
+
+def _send_with(connection: socket.socket, frame: bytes, fd: int) -> int:
+    """Send the beginning of a frame together with a descriptor, if there is one; returns how much of it."""
+    while fd >= 0:
+        try:
+            return socket.send_fds(connection, [frame], [fd])
+        except OSError as exc:
+            if exc.errno != errno.ETOOMANYREFS:  # more of this user's are on their way than may be: unix(7)
+                raise
+        time.sleep(_CROWDED_S)
+    return 0
 
 
 class JunitNotes:

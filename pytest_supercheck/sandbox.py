@@ -27,7 +27,9 @@ OWN: Final = ("tree", "home", "tmp")
 
 #: What a run has of its own, and what is the kernel's: nothing is mounted there.
 _OWN: Final = ("/tmp", "/var/tmp", "/run", "/proc", "/sys", "/dev")
-_KERNEL: Final = ("/proc", "/sys", "/dev")
+
+#: Of those what nothing below is shown of: the kernel's, and sockets of whoever runs here.
+_CLOSED: Final = ("/run", "/proc", "/sys", "/dev")
 
 #: Links that are followed from a program to where it is installed, at most.
 _LINKS: Final = 20
@@ -164,7 +166,7 @@ class Sandbox:
         for path in self._readable:
             shown[path] = "--ro-bind-try"
         for path in map(os.path.normpath, places.project):
-            if not self._may_be_shown(path):
+            if not self._may_be_shown(path) or self._is_personal(path) or _has_our_packages(path):
                 raise CannotIsolate(f"tests must not see {path}, which is the run's root directory or where it began")
             shown[path] = "--bind"
         if places.workspace:
@@ -190,15 +192,25 @@ class Sandbox:
             return False  # it is there
         if places.workspace:
             return True
-        personal = is_below(path, self._home) and os.path.relpath(path, self._home).startswith(".")
-        return self._may_be_shown(path) and (not personal or path in places.installed)
+        return self._may_be_shown(path) and (not self._is_personal(path) or path in places.installed)
+
+    def _is_personal(self, path: str) -> bool:
+        """Whether a path is in a directory of the worker's home that is not for others: keys and settings are there."""
+        real = os.path.realpath(path)
+        return any(is_below(one, self._home) and os.path.relpath(one, self._home)[0] == "." for one in (path, real))
 
     def _may_be_shown(self, path: str) -> bool:
         """Whether a path that a client has named is neither the machine's, nor the service's, nor the worker's home."""
         real = os.path.realpath(path)
         if not os.path.isabs(path) or any(is_below(own, real) for own in (*SYSTEM, *_OWN, self._home)):
             return False
-        return not any(is_below(real, above) for above in (*_KERNEL, *self._hidden))
+        return not any(is_below(real, above) for above in (*_CLOSED, *self._hidden))
+
+
+def _has_our_packages(path: str) -> bool:
+    """Whether a path is in the worker's own environment, where nobody else writes; not where that is the system's."""
+    prefix = os.path.realpath(sys.prefix)
+    return prefix not in SYSTEM and is_below(os.path.realpath(path), prefix)
 
 
 def _parents(path: str, made: set[str]) -> Iterator[str]:

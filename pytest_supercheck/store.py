@@ -130,7 +130,8 @@ class Slice(io.RawIOBase):
 
     def __init__(self, file: BinaryIO, length: int) -> None:
         self._file = file
-        self._left = length
+        #: How many of them have not been read.
+        self.left = length
 
     def readable(self) -> bool:
         """As of a file."""
@@ -138,9 +139,9 @@ class Slice(io.RawIOBase):
 
     def readinto(self, buffer: bytearray | memoryview) -> int:  # type: ignore[override]
         """As of a file."""
-        chunk = self._file.read(min(len(buffer), self._left))
+        chunk = self._file.read(min(len(buffer), self.left))
         buffer[: len(chunk)] = chunk
-        self._left -= len(chunk)
+        self.left -= len(chunk)
         return len(chunk)
 
     def close(self) -> None:

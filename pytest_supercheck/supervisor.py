@@ -4,7 +4,7 @@ The RQ job: one execution, from the side that holds the lease.
 Third step of the flow.  Runs in the work-horse; moves bytes between the dispatcher and the test process and knows
 deadlines, cancelling and killing.  It never imports user code and does not decode what tests report.
 
-Frames from the test process (`execution`): ``C items``, ``A index files``, ``R index failed event``, ``N failed``,
+Frames from the test process (`execution`): ``C items``, ``A index file``, ``R index failed event``, ``N failed``,
 ``E event``; from its parent (`keeper`): ``X ended``, after which nothing follows; from the host: ``F message`` when
 there is no runner to be had.
 """
@@ -19,7 +19,7 @@ import select
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any, Final
 from pytest_supercheck.dispatch import Dispatcher
 from pytest_supercheck.errors import Fatal, SupercheckError, Unreachable
 from pytest_supercheck.events import encode_note
-from pytest_supercheck.keeper import send
+from pytest_supercheck.keeper import Frames, send
 from pytest_supercheck.model import Begun, Chunk, Gone, JobId, Leave, Next, Offer, Recycle, Wait
 from pytest_supercheck.operators import StoreSettings
 
@@ -49,6 +49,10 @@ GATHER_S: Final = 0.01
 
 #: Seconds that a test process has to exit once its session is over, and after an interrupt.
 EXIT_S: Final = 5.0
+
+#: Bytes of a frame, at most, some of the largest results together, and descriptors that may have come before theirs.
+FRAME_BYTES: Final = 128 << 20
+EARLY: Final = 16
 
 #: What a spec gets on the worker alone; from a client nobody takes it.
 OURS: Final = frozenset({"workspace", "environment", "readable", "before"})
@@ -74,8 +78,6 @@ class Workplace:
     #: Directory of the workspaces of this host's runs, and of what runs share; empty where all runs are in place.
     workspaces: str = ""
     cache: str = ""
-    #: Directories of the service, from which no such file comes.
-    hidden: tuple[str, ...] = ()
     #: How builds of environments are shut in, which run the code of projects; None where that is trusted.
     confine: Confine | None = None
 
@@ -177,18 +179,26 @@ class TestProcess:
         self.told = ""
         self.ready = False
         self._host_socket, self._job = host_socket, begun.job
-        self._buffer = b""
+        self._frames = Frames(self.connection, fds=1, limit=FRAME_BYTES, read=1 << 20)
+        #: Whether it has sent what no test process of ours sends: nothing more is believed but how it ended.
+        self.senseless = False
 
     def read(self) -> list[bytes] | None:
-        """The frames that have come; None when no more can."""
-        try:
-            chunk = self.connection.recv(1 << 20)
-        except ConnectionError:
-            chunk = b""
-        if not chunk:
-            return None
-        *frames, self._buffer = (self._buffer + chunk).split(b"\n")
+        """
+        The frames that have come; None when no more can.
+
+        Raises:
+            ValueError: It sends what it must not.
+        """
+        frames = self._frames.read()
+        if len(self._frames.fds) > EARLY:
+            self._drop_files()
+            raise ValueError("descriptors come without their frames")
         return frames
+
+    def take_file(self) -> int:
+        """The descriptor that has come with a frame."""
+        return self._frames.fds.pop(0)
 
     def say(self, message: dict[str, Any]) -> None:
         """Send a line; one that has died is found out by reading."""
@@ -216,6 +226,11 @@ class TestProcess:
         """Forget it; kills what is left."""
         self.kill()
         self.connection.close()
+        self._drop_files()
+
+    def _drop_files(self) -> None:
+        while self._frames.fds:
+            os.close(self._frames.fds.pop())
 
 
 class Supervisor:
@@ -258,7 +273,7 @@ class Supervisor:
         self._artifacts: Artifacts | None = None
         self._frames: dict[bytes, Callable[[bytes], None]] = {
             b"C": self._on_items,
-            b"A": self._on_files,
+            b"A": self._on_file,
             b"R": self._on_result,
             b"N": self._on_next,
             b"E": self._on_event,
@@ -378,24 +393,38 @@ class Supervisor:
         return source in ready
 
     def _read(self) -> None:
-        frames = self._process.read()
-        if frames is None:
-            self._ended = {"reason": "its parent process has gone", "i": -1}
-            return
-        for frame in frames:
-            if frame:
-                self._frames[frame[:1]](self._sent_home(frame)[2:])
+        with self._unbelieving():
+            frames = self._process.read()
+            if frames is None:
+                self._ended = {"reason": "its parent process has gone", "i": -1}
+                return
+            for frame in frames:
+                if frame and (frame[:1] == b"X" or not self._process.senseless):
+                    with self._unbelieving():
+                        self._frames[frame[:1]](self._sent_home(frame)[2:])
         if not self._urgent() and time.monotonic() < self._read_at + GATHER_S:
             time.sleep(GATHER_S)  # results come faster than is worth a call each
         self._read_at = time.monotonic()
+
+    @contextlib.contextmanager
+    def _unbelieving(self) -> Iterator[None]:
+        """Have to do with what a test process sends: it runs user code, and nonsense is its own end, not ours."""
+        try:
+            yield
+        except (_SlotLost, SupercheckError):
+            raise
+        except Exception:
+            logger.warning("a test process sends nonsense", extra={"job_id": self._begun.job}, exc_info=True)
+            self._process.senseless = True
+            self._process.kill()
 
     def _sent_home(self, frame: bytes) -> bytes:
         """
         A frame with the session's paths in place of this host's.
 
-        Not where files are named that are here, nor what plugins leave for each other: pytest-cov maps paths itself.
+        Not in what plugins leave for each other: pytest-cov maps paths itself.
         """
-        if self._home is None or frame.startswith((b"A", b'E {"t":"output"')):
+        if self._home is None or frame.startswith(b'E {"t":"output"'):
             return frame
         return self._home(frame)
 
@@ -466,19 +495,21 @@ class Supervisor:
             offer = Offer(names=names, single=int(told["single"]), joined=joined, listing=listing)
         self._retry(lambda: self._dispatcher.offer(self._begun.run, offer))
 
-    def _on_files(self, frame: bytes) -> None:
-        """A test has left files behind: they go into the store before its result goes into the stream."""
-        index, named = frame.split(b" ", 1)
+    def _on_file(self, frame: bytes) -> None:
+        """A test has left a file behind: it goes into the store before the test's result goes into the stream."""
         if self._artifacts is None:
             from pytest_supercheck.artifacts import Artifacts
 
-            begun, places = self._begun, (self._spec["rootdir"], self._spec["cwd"])
-            hidden = () if "workspace" in self._spec else self._place.hidden  # it is among those
-            self._artifacts = Artifacts(begun.project, begun.run, begun.n, places, self._place.store, hidden)
+            self._artifacts = Artifacts(self._begun.project, self._begun.run, self._begun.n, self._place.store)
         self._flush()  # what others have reported need not wait
-        files = [(str(directory), str(name)) for directory, name in json.loads(named)]
-        root = self._spec["rootdir"] if "workspace" in self._spec else ""
-        self._batch.lines.append(self._artifacts.keep(int(index), files, self._wait_elsewhere, root=root))
+        index, told = frame.split(b" ", 1)
+        place, name, why = (str(word) for word in json.loads(told))
+        if why:
+            self._artifacts.leave(int(index), name, why)
+        else:
+            fd = self._process.take_file()
+            shipped = "workspace" in self._spec
+            self._artifacts.keep(int(index), place if shipped else None, name, fd, self._wait_elsewhere)
 
     def _wait_elsewhere(self, source: int) -> bool:
         """Wait for something while the test process is not listened to; whether it is one to wait for."""
@@ -488,6 +519,8 @@ class Supervisor:
     def _on_result(self, frame: bytes) -> None:
         index, failed, body = frame.split(b" ", 2)
         self._process.useful = True
+        if self._artifacts and (files := self._artifacts.tell(int(index))):
+            self._batch.lines.append(files)
         self._batch.lines.append(body)
         self._batch.done.append(int(index))
         self._batch.failed += int(failed)
@@ -497,21 +530,25 @@ class Supervisor:
         self._failed = int(frame)
 
     def _on_event(self, frame: bytes) -> None:
-        self._batch.lines.append(frame)
         event = json.loads(frame)
-        if event["t"] == "ready":
+        kind = str(event["t"])
+        self._batch.lines.append(frame)
+        if kind == "ready":
             self._process.ready = True
             if self._process.told == "interrupt":
                 self._process.interrupt()
-        elif event["t"] == "output":
+        elif kind == "output":
             self._process.over = True
             self._kill_at = time.monotonic() + EXIT_S
-        elif event["t"] == "stop":
+        elif kind == "stop":
             self._flush()
             self._dispatcher.cancel(self._begun.run, outcome="stopped", how="leave", message=event["message"])
 
     def _on_ended(self, frame: bytes) -> None:
-        self._ended = json.loads(frame)
+        told = json.loads(frame)
+        self._ended = {**told, "i": int(told["i"])}
+        if self._process.senseless and told.get("killed"):
+            self._ended["reason"] = "it was killed because it sent what no test process sends"
 
     def _on_failure(self, frame: bytes) -> None:
         self._ended = {"i": -1}

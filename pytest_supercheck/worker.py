@@ -123,7 +123,6 @@ class Place:
     workspaces: str = ""
     cache: str = ""
     #: Directories of the service, from which no such file comes.
-    hidden: tuple[str, ...] = ()
     #: How builds of environments are shut in, which run the code of projects; None where that is trusted.
     confine: Confine | None = None
 
@@ -150,7 +149,6 @@ def work(place: Place, name: str, leash: int) -> None:
         place.store,
         place.workspaces,
         place.cache,
-        place.hidden,
         place.confine,
     )
     directories = [os.path.dirname(place.host_socket), *filter(None, [place.workspaces])]

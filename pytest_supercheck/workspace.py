@@ -7,6 +7,7 @@ it ready, the others wait and find it.  Knows where things are on both sides, an
     DIRECTORY/RUN/tree        what was shipped, at the root that it had
     DIRECTORY/RUN/venv        the environment, where it is not the worker's own
     DIRECTORY/RUN/home, tmp   for test processes
+    DIRECTORY/RUN/ready.json  what the first execution has found, for all later ones; not for tests
     DIRECTORY/RUN.lock        who makes it ready
 """
 
@@ -24,8 +25,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from pytest_supercheck import variables
+from pytest_supercheck.build_cache import Held
 from pytest_supercheck.discard import link_to, lock_of
-from pytest_supercheck.environment import Environment, Environments
+from pytest_supercheck.environment import Environments
 from pytest_supercheck.errors import Fatal, Infrastructure
 from pytest_supercheck.operators import StoreSettings
 from pytest_supercheck.sources import SourceCache
@@ -34,6 +36,9 @@ from pytest_supercheck.wish import EnvironmentWish
 
 if TYPE_CHECKING:
     from pytest_supercheck.isolation import Confine
+
+#: What is written last.
+READY: Final = "ready.json"
 
 #: Seconds between two looks whether another execution has made it ready.
 WAIT_S: Final = 0.1
@@ -54,7 +59,7 @@ class Ready:
     #: Puts the session's paths in place of this host's, in a line of JSON.
     home: Callable[[bytes], bytes]
     #: What is shared with other runs; close it when no process of the run is left.
-    environment: Environment
+    held: tuple[Held, ...]
 
 
 class Workspaces:
@@ -93,31 +98,57 @@ class Workspaces:
         if not self._store.url:
             raise Fatal("this worker has no store, from which the project's files come: set SUPERCHECK_STORE")
         place = self._directory / run
-        tree, wish = place / "tree", EnvironmentWish.decode(spec["env"])
-        with _alone(place, pulse):
+        with _locked(place, pulse):
             place.mkdir(mode=0o700, exist_ok=True)
-            if not tree.exists():
-                store = open_store(self._store.url, endpoint=self._store.s3_endpoint)
-                sources = SourceCache(self._cache / "sources", SOURCES_BYTES, pulse=pulse)
-                sources.materialise(store, project, spec["source"]["bundle"], tree)
-            pulse()
             environments = Environments(self._cache, os.environ, project=project, pulse=pulse, confine=self._confine)
-            rootdir = Path(_moved(spec["rootdir"], spec["source"]["root"], tree))
-            environment = environments.prepare(tree, rootdir, place / "venv", wish, tell)
-            session, strict = spec.get("fingerprint"), bool(spec.get("strict_env"))
-            if session and (line := environment.compare(session, wish, strict=strict)):
-                tell(line, False)
-            surroundings = variables.of_tests(place, environment.programs, spec.get("environ", {}), os.environ)
-            surroundings["TMPDIR"] = str(_linked(place / "tmp", link_to(place, self._links)))
-        here = _relocated(spec, tree)
-        here |= {
+            try:
+                told = json.loads((place / READY).read_bytes())
+            except FileNotFoundError:
+                here, held = self._make(place, project, spec, environments, tell, pulse)
+                _write(place / READY, {"spec": here, "held": [str(one.path) for one in held]})
+            else:  # by now tests may have put anything into the tree, and nobody looks at it again
+                here, held = told["spec"], environments.hold(map(Path, told["held"]))
+        return Ready(spec=here, home=_home(spec, place / "tree", place / "tmp"), held=held)
+
+    def _make(
+        self,
+        place: Path,
+        project: str,
+        spec: dict[str, Any],
+        environments: Environments,
+        tell: Tell,
+        pulse: Callable[[], None],
+    ) -> tuple[dict[str, Any], tuple[Held, ...]]:
+        """A workspace's contents, of which some are there: the spec for test processes, and what is held for them."""
+        tree, wish = place / "tree", EnvironmentWish.decode(spec["env"])
+        if not tree.exists():
+            store = open_store(self._store.url or "", endpoint=self._store.s3_endpoint)
+            sources = SourceCache(self._cache / "sources", SOURCES_BYTES, pulse=pulse)
+            sources.materialise(store, project, spec["source"]["bundle"], tree)
+        pulse()
+        rootdir = Path(_moved(spec["rootdir"], spec["source"]["root"], tree))
+        environment = environments.prepare(tree, rootdir, place / "venv", wish, tell)
+        session, strict = spec.get("fingerprint"), bool(spec.get("strict_env"))
+        if session and (line := environment.compare(session, wish, strict=strict)):
+            tell(line, False)
+        surroundings = variables.of_tests(place, environment.programs, spec.get("environ", {}), os.environ)
+        surroundings["TMPDIR"] = str(_linked(place / "tmp", link_to(place, self._links)))
+        here = _relocated(spec, tree) | {
             "workspace": str(place),
             "interpreter": str(environment.interpreter),
             "environment": surroundings,
             "readable": [str(path) for path in environment.reads],
             "basetemp": str(place / "tmp"),
         }
-        return Ready(spec=here, home=_home(spec, tree, place / "tmp"), environment=environment)
+        return here, environment.held
+
+
+def _write(file: Path, told: object) -> None:
+    """Write a file for nobody else that appears whole; it holds the run's variables."""
+    beside = file.with_suffix(".new")
+    with open(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600), "w") as out:
+        json.dump(told, out)
+    beside.replace(file)
 
 
 def _linked(directory: Path, link: Path) -> Path:
@@ -136,7 +167,7 @@ def _relocated(spec: dict[str, Any], tree: Path) -> dict[str, Any]:
         return inside.sub(lambda _: str(tree), text)
 
     cwd = _moved(spec["cwd"], root, tree)
-    paths = [_moved(path, root, tree) for path in spec["path"] if _is_inside(path, root)]
+    paths = [_moved(path, root, tree) for path in spec["path"] if _is_inside(os.path.normpath(path), root)]
     return {
         **spec,
         "cwd": cwd if os.path.isdir(cwd) else str(tree),
@@ -153,6 +184,7 @@ def _is_inside(path: str, root: str) -> bool:
 
 
 def _moved(path: str, root: str, tree: Path) -> str:
+    path = os.path.normpath(path)  # nothing leads out of the tree by its name
     return f"{tree}{path[len(root.rstrip('/')) :]}" if _is_inside(path, root) else str(tree)
 
 
@@ -173,23 +205,31 @@ def _in_json(path: str) -> bytes:
     return json.dumps(path)[1:-1].encode("ascii")
 
 
+def _try_lock(fd: int, how: int) -> bool:
+    try:
+        fcntl.flock(fd, how | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
 @contextlib.contextmanager
-def _alone(workspace: Path, pulse: Callable[[], None]) -> Iterator[None]:
+def _locked(workspace: Path, pulse: Callable[[], None]) -> Iterator[None]:
     """
-    Have a workspace alone, and share it afterwards until this process ends, so that nobody removes it.
+    Have a workspace alone while it is not ready, and share it until this process ends, so that nobody removes it.
 
     Raises:
         Infrastructure: Somebody has removed it in between.
     """
     fd = os.open(lock_of(workspace), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     while True:
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if _try_lock(fd, fcntl.LOCK_EX) or (_try_lock(fd, fcntl.LOCK_SH) and (workspace / READY).exists()):
             if os.fstat(fd).st_nlink:
                 break
             os.close(fd)  # it was removed with another workspace of this run
             fd = os.open(lock_of(workspace), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        except BlockingIOError:
+        else:
+            fcntl.flock(fd, fcntl.LOCK_UN)
             pulse()
             time.sleep(WAIT_S)
     try:

@@ -13,6 +13,7 @@ import struct
 import subprocess
 import threading
 import time
+import tracemalloc
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -24,7 +25,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pytest_supercheck import bundle, digests, packs
-from pytest_supercheck.bundle import PIECE_BYTES, Entry, Manifest, case_clashes, decode, decode_wish, leads_outside
+from pytest_supercheck.bundle import (
+    PIECE_BYTES,
+    VERSION,
+    Entry,
+    Manifest,
+    case_clashes,
+    decode,
+    decode_wish,
+    leads_outside,
+)
 from pytest_supercheck.errors import SourceTrouble
 from pytest_supercheck.gathering import Gathered, Gathering
 
@@ -595,3 +605,16 @@ def test_writers_of_one_memory_do_not_disturb_each_other(tmp_path: Path) -> None
         thread.join(30)
     assert len(set(file.read_bytes())) == 1
     assert os.listdir(tmp_path) == ["x"]
+
+
+@pytest.mark.parametrize("values", [b"[]", b"{}"])
+def test_wish_of_more_values_than_any_bundle_has_is_not_taken_apart(values: bytes) -> None:
+    """Some kB of compressed nothing would take hundreds of MB."""
+    wish = b'{"version": %d, "entries": [%b]}' % (VERSION, b",".join([values] * 900_000))
+    tracemalloc.start()
+    try:
+        with pytest.raises(SourceTrouble, match="100,000 files at most"):
+            decode_wish(zlib.compress(wish))
+        assert tracemalloc.get_traced_memory()[1] < 4 * len(wish)
+    finally:
+        tracemalloc.stop()

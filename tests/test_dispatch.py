@@ -1181,6 +1181,17 @@ def test_expired_runs_leave_their_group(pool: Pool) -> None:
     assert pool.dispatcher.queue().figures.waiting == 0
 
 
+def test_expired_run_whose_turn_comes_is_queued_no_more(pool: Pool) -> None:
+    """Whoever finds first that nothing is left of it."""
+    for run in "abc":
+        pool.submit(run, concurrency="main", detached=True)
+    pool.client.delete("sc:run:b")
+    pool.dispatcher.cancel(RunId("a"), outcome="cancelled", how="kill", message="")
+    assert pool.dispatcher.queue().figures.queued == 0
+    pool.workers(1)
+    assert pool.held("c") == 1
+
+
 def test_details_have_the_group(pool: Pool) -> None:
     """For who runs it once more."""
     pool.submit("a", concurrency="main", concurrency_limit=3)

@@ -21,16 +21,19 @@ import pytest
 
 from pytest_supercheck import __version__, uv_program
 from pytest_supercheck.boot import CONTROL_FD, boot
+from pytest_supercheck.directory_store import DirectoryStore
 from pytest_supercheck.environment import Environment, Environments
 from pytest_supercheck.errors import Fatal, Infrastructure
 from pytest_supercheck.isolation import Walls
-from pytest_supercheck.operators import IsolationSettings
+from pytest_supercheck.operators import IsolationSettings, StoreSettings
 from pytest_supercheck.sandbox import Sandbox
 from pytest_supercheck.users import LOCKS, Users
 from pytest_supercheck.uv_program import Job, Uv, find_uv, uv_environ
 from pytest_supercheck.valkey import cache_dir
 from pytest_supercheck.wish import EnvironmentWish
+from pytest_supercheck.workspace import Workspaces
 from tests.conftest import small_disk
+from tests.test_sources import shipped
 
 #: Not the default range of users: a worker may be running here.
 FIRST = 62_520
@@ -126,6 +129,35 @@ def run(environment: Environment, *command: str) -> str:
     done = subprocess.run([program, *command[1:]], cwd="/", env={}, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
+
+
+def test_later_executions_look_at_nothing_that_tests_have_changed(bed: Bed, tmp_path: Path) -> None:
+    """They find what the first one has made ready, whatever the tree has become; and hold the environment, too."""
+    store = DirectoryStore(tmp_path / "store")
+    bundle = shipped(store, {"pyproject.toml": (SHOP + TEST_EXTRA).encode(), "shop.py": b"", "test_it.py": b""})
+    settings = StoreSettings(url=str(store), s3_endpoint=None)
+    runs = tmp_path / "runs"
+    runs.mkdir()
+    workspaces = Workspaces(runs, bed.cache, tmp_path, settings)
+    wish = json.loads(json.dumps(EnvironmentWish(kind="uv", client_python=sys.version.split()[0]).encode()))
+    spec = {"source": {"bundle": bundle, "root": "/x"}, "rootdir": "/x", "cwd": "/x/..", "path": [], "argv": [],
+            "args": ["/x/test_it.py"], "env": wish}  # fmt: skip
+    first = workspaces.prepare("run-of-a-test", "shop", spec, bed.tell, lambda: None)
+    tree = runs / "run-of-a-test" / "tree"
+    assert first.spec["cwd"] == str(tree)
+    assert (runs / "run-of-a-test" / "ready.json").stat().st_mode & 0o777 == 0o600
+    shutil.rmtree(tree)
+    tree.mkdir()
+    (tree / ".python-version").symlink_to("/proc/self/environ")
+    (tree / "requirements.txt").write_text("nothing-like-this==1\n")
+    later = workspaces.prepare("run-of-a-test", "shop", spec, bed.tell, lambda: None)
+    assert (later.spec, [one.path for one in later.held]) == (first.spec, [one.path for one in first.held])
+    assert later.home(str(tree).encode()) == b"/x"
+    for one in (*first.held, *later.held):
+        one.close()
+    shutil.rmtree(first.held[0].path)
+    with pytest.raises(Infrastructure, match="was removed"):
+        workspaces.prepare("run-of-a-test", "shop", spec, bed.tell, lambda: None)
 
 
 def test_a_src_layout(bed: Bed, project: Path) -> None:

@@ -47,9 +47,15 @@ def test_a_project_in_place_may_be_written_to(tmp_path: Path) -> None:
     assert found[sys.prefix] == "--ro-bind"
 
 
-@pytest.mark.parametrize("name", ["/", "/tmp", "/etc", "/proc/1", "/dev/shm", "relative", "~", "~/.."])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("/", "/tmp", "/etc", "/proc/1", "/dev/shm", "/run/user/1000", "relative", "~", "~/..", "~/.ssh"),
+        f"{sys.prefix}/lib",
+    ],
+)
 def test_what_is_not_a_project_is_refused(name: str) -> None:
-    """The machine's, the kernel's, a sandbox's own, and the worker's home as a whole."""
+    """The machine's, the kernel's, a sandbox's own, the worker's packages, its home and what is private there."""
     with pytest.raises(CannotIsolate, match="must not see"):
         mounts(Places.of(spec(Path(os.path.expanduser(name)))))
 

@@ -90,6 +90,9 @@ _TITLES: Final = {
     503: "Not now",
 }
 
+#: Bytes of a request's body, at most: what the largest run consists of. Some routes take less.
+BODY_LIMIT: Final = 64 << 20
+
 
 class Parts:
     """What a server is made of; made once, closed at its end."""
@@ -239,7 +242,8 @@ def create_app(parts: Parts) -> FastAPI:
     app.include_router(health_routes(checks, parts.metrics))
     app.include_router(api_routes(parts.dispatcher, parts.history, queue_feed, gate))
     reader = EventReader(parts.settings.redis_url or "", password=parts.settings.redis_password)
-    app.include_router(door_routes(parts.dispatcher, reader, lambda: parts.feeds.is_closed, gate))
+    in_place = parts.settings.in_place
+    app.include_router(door_routes(parts.dispatcher, reader, lambda: parts.feeds.is_closed, gate, in_place=in_place))
     app.include_router(bundle_routes(parts.bundles, gate))
     desk = Desk(jobs=parts.jobs, starts=parts.starts, starter=parts.starter, bundles=parts.bundles)
     app.include_router(job_routes(desk, gate))
@@ -260,6 +264,7 @@ def create_app(parts: Parts) -> FastAPI:
     if viewer is not None:
         app.mount("/trace", ViewerFiles(viewer), name="trace")
     app.add_middleware(GZipMiddleware, minimum_size=1000, compresslevel=5)
+    app.add_middleware(_Bounded)
     app.add_middleware(_WithHeaders)
     _answer_errors(app, renderer)
     return app
@@ -288,6 +293,26 @@ class _WithHeaders:
             await send(message)
 
         await self._app(scope, receive, send_with_headers if scope["type"] == "http" else send)
+
+
+class _Bounded:
+    """No request brings more than `BODY_LIMIT`, whoever sends it: bodies are read before anybody asks for a token."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        taken = 0
+
+        async def receive_some() -> Message:
+            nonlocal taken
+            message = await receive()
+            taken += len(message.get("body", b""))
+            if taken > BODY_LIMIT:
+                raise HTTPException(413, f"At most {BODY_LIMIT >> 20} MB are taken at once.")
+            return message
+
+        await self._app(scope, receive_some if scope["type"] == "http" else receive, send)
 
 
 def _answer_errors(app: FastAPI, renderer: Renderer) -> None:

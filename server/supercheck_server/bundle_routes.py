@@ -6,6 +6,7 @@ Between HTTP and `Bundles`; bodies are bytes, and bounded before they are read.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Awaitable, Callable
 from typing import Annotated, Any, Final
 
@@ -20,6 +21,10 @@ from supercheck_server.gate import Asking, Gate
 
 #: Bytes of a manifest as it is sent, compressed, at most.
 WISH_LIMIT: Final = 16 << 20
+
+#: How many manifests are read at a time, which takes some 200 MB for the largest, and seconds that one waits for that.
+WISHES: Final = 2
+WISH_S: Final = 10.0
 
 BundlePath = Annotated[str, Path(pattern=r"^[0-9a-f]{64}$", description="A bundle's id: the sha256 of its manifest.")]
 Project = Annotated[str, Query(min_length=1, max_length=200, description="Whose files they are.")]
@@ -73,6 +78,7 @@ def bundle_routes(bundles: Bundles, gate: Gate) -> APIRouter:
     """Make the routes."""
     routes = APIRouter(prefix="/api/v1", tags=["sessions"], responses={**ANSWERS, **_TOO_LONG})
     submits = [gate.programs("submit")]
+    room = threading.BoundedSemaphore(WISHES)
 
     @routes.post(
         "/bundles/{bundle_id}", summary="Ask for a bundle of a project's files, and say what is in it",
@@ -82,7 +88,12 @@ def bundle_routes(bundles: Bundles, gate: Gate) -> APIRouter:
         bundle_id: BundlePath, project: Project, visitor: Asking, wish: Annotated[bytes, Depends(body(WISH_LIMIT))]
     ) -> Asked:
         gate.check_project(visitor, project, "the bundle")
-        state, missing = bundles.ask(project, bundle_id, wish)
+        if not room.acquire(timeout=WISH_S):
+            raise HTTPException(503, "Too many projects come at once. Ask again in a moment.")
+        try:
+            state, missing = bundles.ask(project, bundle_id, wish)
+        finally:
+            room.release()
         return Asked(state=state, missing=missing)
 
     @routes.post(

@@ -41,6 +41,10 @@ SWEEP: Final = 50
 BATCH: Final = 500
 
 
+class _PacksGone(SourceTrouble):
+    """A bundle's packs were removed while it was taken in; nothing of it was."""
+
+
 class Bundles:
     """The bundles of all projects."""
 
@@ -87,7 +91,10 @@ class Bundles:
             return "incomplete", missing[:MISSING]
         if any(where[piece][1].size != size for entry in manifest.entries for piece, size in entry.sized):
             raise SourceTrouble("This is no bundle: a piece in it has another length.")
-        self._take_in(folder, Located(manifest, where))
+        try:
+            self._take_in(folder, Located(manifest, where))
+        except _PacksGone:
+            return self.ask(project, bundle, wish)  # what is missing now is told
         return "ready", []
 
     def keep(self, project: str, pack: bytes) -> int:
@@ -143,7 +150,7 @@ class Bundles:
         with self._database.read() as connection:
             rows = connection.execute(left).all()
         for row in rows:
-            gone += self._remove(packs, packs.c.no == row.no, packing.pack_key(row.folder, row.name))
+            gone += self._remove(packs, and_(packs.c.no == row.no, unused), packing.pack_key(row.folder, row.name))
         if gone:
             logger.info("sources removed", extra={"objects": gone})
         return gone
@@ -203,7 +210,10 @@ class Bundles:
         no = connection.execute(
             select(bundles.c.no).where(bundles.c.folder == folder, bundles.c.id == bundle)
         ).scalar_one()
-        numbers = _numbers(connection, folder, sorted(names))
+        wanted = sorted(names)
+        numbers = _numbers(connection, folder, wanted)
+        if len(numbers) < len(wanted):
+            raise _PacksGone("packs that it needs are not there")
         if rows := [{"bundle_no": no, "pack_no": number} for number in numbers]:
             connection.execute(self._database.insert(bundle_packs).on_conflict_do_nothing(), rows)
 
@@ -255,8 +265,6 @@ class Bundles:
                 select(bundles.c.no).where(bundles.c.folder == folder, bundles.c.id == bundle)
             ).first():
                 return 0
-            if len(_numbers(connection, folder, sorted(names))) < len(names):
-                raise SourceTrouble("packs that it needs are not there")
             self._add_bundle(connection, folder, bundle, names)
         return 1
 

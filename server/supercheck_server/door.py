@@ -7,11 +7,12 @@ session by a task, not a thread: there may be hundreds of them, and most have no
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import AsyncIterator, Callable
 from typing import Annotated, Final, Literal
 
-from fastapi import APIRouter, Header
+from fastapi import APIRouter, Header, HTTPException
 from pydantic import BaseModel, Field, field_validator
 from starlette.responses import StreamingResponse
 
@@ -32,6 +33,12 @@ STREAM_S: Final = 60.0
 
 #: An id of a stream's entry, as Redis has it.
 _ENTRY_ID: Final = r"^\d{1,20}(-\d{1,20})?$"
+
+
+IN_PLACE: Final = (
+    "This server takes no runs in place, whose tests are in directories of the workers: ship the project "
+    "(--supercheck-source=ship), or set SUPERCHECK_IN_PLACE=1 for the server."
+)
 
 
 class Submission(BaseModel):
@@ -96,11 +103,15 @@ class Stop(BaseModel):
     message: Annotated[str, Field(max_length=2000)] = ""
 
 
-def door_routes(dispatcher: Dispatcher, reader: EventReader, is_closing: Callable[[], bool], gate: Gate) -> APIRouter:
+def door_routes(
+    dispatcher: Dispatcher, reader: EventReader, is_closing: Callable[[], bool], gate: Gate, *, in_place: bool
+) -> APIRouter:
     """
     Make the routes.
 
     Args:
+        in_place: Whether a token is enough to have runs in directories that are the workers' own. Without any token
+            whoever asks is on this machine, and may anyway.
         reader: Reads runs' results.
         is_closing: Whether readers are to go: they come back, to another server or to this one's successor.
     """
@@ -110,6 +121,8 @@ def door_routes(dispatcher: Dispatcher, reader: EventReader, is_closing: Callabl
     @routes.post("/runs", summary="Submit a run", status_code=201, responses=REFUSED, dependencies=submits)
     def submit(submission: Submission, visitor: Asking) -> Admission:
         gate.check_submission(visitor, submission.run_id, submission.project)
+        if visitor.signed_in and not in_place and not is_shipped(submission.spec):
+            raise HTTPException(403, IN_PLACE)
         return dispatcher.submit(submission.request())
 
     @routes.post(
@@ -149,6 +162,20 @@ def door_routes(dispatcher: Dispatcher, reader: EventReader, is_closing: Callabl
         return StreamingResponse(stream, media_type="text/event-stream", headers=headers)
 
     return routes
+
+
+def is_shipped(spec: str) -> bool:
+    """
+    Whether a run's tests are where workers have put them, and not where its spec says that they are.
+
+    Args:
+        spec: As the session has written it, in which workers look for ``source``.
+    """
+    try:
+        told = json.loads(spec)
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(told, dict) and "source" in told
 
 
 async def _entries(

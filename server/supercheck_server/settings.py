@@ -45,6 +45,8 @@ class Settings:
     retention_runs: int | None
     #: Days that a project's files are kept which no session asks for any more.
     bundle_days: int
+    #: Whether whoever may submit runs may have them run in place, in directories of the workers that they name.
+    in_place: bool = False
     #: The configuration file; None when there is none.
     config: Path | None = None
 
@@ -72,6 +74,7 @@ class Settings:
             retention_days=_number(environ, "SUPERCHECK_RETENTION_DAYS"),
             retention_runs=_number(environ, "SUPERCHECK_RETENTION_RUNS"),
             bundle_days=_number(environ, "SUPERCHECK_BUNDLE_DAYS") or BUNDLE_DAYS,
+            in_place=_yes(environ, "SUPERCHECK_IN_PLACE"),
             config=Path(environ["SUPERCHECK_CONFIG"]).absolute() if environ.get("SUPERCHECK_CONFIG") else None,
         )
 
@@ -83,6 +86,13 @@ def _number(environ: Mapping[str, str], name: str) -> int | None:
     if not (text.isascii() and text.isdigit()) or int(text) < 1:
         raise BadVariable(f"{name}={text!r}: it must be a whole number from 1 up")
     return int(text)
+
+
+def _yes(environ: Mapping[str, str], name: str) -> bool:
+    text = environ.get(name, "").strip()
+    if text not in ("", "0", "1"):
+        raise BadVariable(f"{name}={text!r}: it must be 0 or 1")
+    return text == "1"
 
 
 def _database_url(given: str, data: Path) -> str:

@@ -8,6 +8,8 @@ import json
 import socket
 from pathlib import Path
 
+import pytest
+
 from pytest_supercheck import events
 from pytest_supercheck.events import Files
 from tests import s3
@@ -93,30 +95,65 @@ def test_without_a_store_files_stay_and_verbose_sessions_say_so(pool: Pool) -> N
     assert files.kept == ()
 
 
-HOSTILE = """
-    import json, pathlib
+def test_what_is_no_file_is_told(pool: Pool, tmp_path: Path) -> None:
+    """Links are not followed; whatever a test has left, the others come."""
+    source = """
+        import os, pathlib, resource
 
-    def test_lies(pytestconfig):
-        recorder = pytestconfig.pluginmanager.getplugin("supercheck-recorder")
-        names = [["/etc", "passwd"], ["/proc/self", "environ"], [str(pathlib.Path.cwd()), "../secret"],
-                 [str(pathlib.Path.cwd()), "link"], [str(pathlib.Path.cwd()), "own.txt"]]
-        pathlib.Path("link").symlink_to("../secret")
-        pathlib.Path("own.txt").write_text("own")
-        recorder._connection.sendall(b"A 0 " + json.dumps(names).encode() + b"\\n")
-        assert 0
+        def test_leaves():
+            pathlib.Path("link.log").symlink_to("../secret")
+            pathlib.Path("own.log").write_text("own")
+            os.mkfifo("pipe.log")
+            assert 0
+    """
+    (tmp_path / "secret").write_text("sesame")
+    pool.worker(1, SUPERCHECK_STORE=str(tmp_path / "store"))
+    run(pool, source)
+    [files] = told(pool)
+    assert [name for name, _, _ in files.kept] == ["own.log"]
+    assert dict(files.left) == {"link.log": "it is a symbolic link", "pipe.log": "it is no regular file"}
+    stored = [path for path in (tmp_path / "store").rglob("*") if path.is_file()]
+    assert [path.read_text() for path in stored] == ["own"]
+
+
+NONSENSE = """
+    import socket
+    import pytest
+
+    @pytest.fixture
+    def connection(pytestconfig):
+        return pytestconfig.pluginmanager.getplugin("supercheck-recorder")._connection
+
+    def test_before(): pass
+
+    def test_sends(connection):
+        {sends}
+        connection.recv(1)  # nothing comes
+
+    def test_after(): pass
 """
 
 
-def test_a_test_that_names_others_files_gets_none_of_them(pool: Pool, tmp_path: Path) -> None:
-    """It can speak to the supervisor as its recorder does."""
-    (tmp_path / "secret").write_text("sesame")
-    pool.worker(1, SUPERCHECK_STORE=str(tmp_path / "store"))
-    run(pool, HOSTILE)
-    [files] = told(pool)
-    assert [name for name, _, _ in files.kept] == ["own.txt"]
-    assert [name for name, _ in files.left] == ["passwd", "environ", "../secret", "link"]
-    stored = [path for path in (tmp_path / "store").rglob("*") if path.is_file()]
-    assert [path.name for path in stored] == ["own.txt"]
+@pytest.mark.parametrize(
+    "sends",
+    [
+        """connection.sendall(b'A 1 [".", "/etc/passwd", ""]\\n')""",
+        "connection.sendall(b'Q 1\\n')",
+        "connection.sendall(b'R\\n')",
+        "connection.sendall(b'E []\\n')",
+        "[socket.send_fds(connection, [b'x'], [0]) for _ in range(17)]",
+        "[connection.sendall(b'x' * (1 << 20)) for _ in range(129)]",
+    ],
+    ids=["a name for a file", "no such frame", "too short", "no event", "descriptors alone", "without an end"],
+)
+def test_process_that_sends_nonsense_ends_itself_only(pool: Pool, tmp_path: Path, sends: str) -> None:
+    """Its test is tried once more and fails with the reason; nothing is kept, the other tests have run."""
+    worker = pool.worker(1, SUPERCHECK_STORE=str(tmp_path / "store"))
+    output = run(pool, NONSENSE.replace("{sends}", sends))
+    assert counts(output) == {"passed": 2, "failed": 1}
+    assert "it was killed because it sent what no test process sends" in output
+    assert not [path for path in (tmp_path / "store").rglob("*") if path.is_file()]
+    assert "supervisor failed" not in worker.log.read_text()
 
 
 def test_a_store_that_does_not_answer_does_not_hold_up_the_end(pool: Pool) -> None:

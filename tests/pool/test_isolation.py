@@ -318,6 +318,26 @@ def test_a_closed_project_is_told(walls: Place) -> None:
     assert "is closed to the user that this run's tests are" in output
 
 
+def test_a_refused_run_keeps_nothing(tmp_path: Path) -> None:
+    """Neither the process that was ready for the next run, nor its user."""
+    with place("user") as where:
+        root = where.project("def test_a(): pass\n")
+        root.chmod(0o700)
+        family = psutil.Process(where.worker.pid)
+
+        def spares() -> list[psutil.Process]:
+            return [one for one in family.children() if one.uids().real != 0]
+
+        wait_for(spares, "a process is ready for the next run")
+        [spare] = spares()
+        code, output = where.run(root)
+        assert code == 70, output
+        wait_for(lambda: not spare.is_running(), "it is gone", 12)
+        root.chmod(0o755)
+        code, output = where.run(root)
+        assert code == 0, output
+
+
 BROWSER = """
 import os, subprocess, threading
 from http.server import BaseHTTPRequestHandler, HTTPServer

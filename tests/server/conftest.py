@@ -210,8 +210,9 @@ def serving(settings: Settings, *, port: int = 0) -> Iterator[Served]:
 
 @pytest.fixture
 def settings(valkey: redis.Redis, valkey_server: Valkey, tmp_path: Path) -> Settings:
-    """The settings of a server with everything below one directory."""
-    return Settings.from_env({"SUPERCHECK_REDIS_URL": valkey_server.url}, data=tmp_path / "data")
+    """The settings of a server with everything below one directory, and for projects on its workers' machine."""
+    environ = {"SUPERCHECK_REDIS_URL": valkey_server.url, "SUPERCHECK_IN_PLACE": "1"}
+    return Settings.from_env(environ, data=tmp_path / "data")
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ import threading
 import time
 import zlib
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,7 @@ from pytest_supercheck.sources import SourceCache
 from pytest_supercheck.stores import open_store
 from pytest_supercheck.submission import connect
 from supercheck_server.app import Parts
+from supercheck_server.bundle_routes import WISHES
 from supercheck_server.bundles import Bundles, live_bundles
 from supercheck_server.database import Database
 from supercheck_server.rebuild import rebuild
@@ -579,6 +581,27 @@ def test_what_nobody_asks_for_goes(keeping: Keeping) -> None:
     assert keeping.take({**shared, "x": b"old"}) == old
 
 
+def test_bundle_whose_packs_go_meanwhile_is_incomplete(keeping: Keeping, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is asked for as any other then, and whole once they are there again."""
+    manifest = manifest_of({"x": b"a", "y": b"b"})
+    wish = zlib.compress(manifest.encode())
+    for content in (b"a", b"b"):
+        keeping.bundles.keep("shop", pack_of(content))
+    take_in = keeping.bundles._take_in
+
+    def late(*args: Any) -> None:
+        assert keeping.bundles.sweep(time.time() * 1000 + 15 * DAY_MS) == 2
+        take_in(*args)
+
+    monkeypatch.setattr(keeping.bundles, "_take_in", late)
+    state, missing = keeping.bundles.ask("shop", manifest.id, wish)
+    assert (state, sorted(missing)) == ("incomplete", sorted([sha(b"a"), sha(b"b")]))
+    assert keeping.bundles.ask("shop", manifest.id, b"") == ("unknown", [])
+    monkeypatch.undo()
+    keeping.bundles.keep("shop", pack_of(b"a", b"b"))
+    assert keeping.bundles.ask("shop", manifest.id, wish) == ("ready", [])
+
+
 def test_asking_for_a_bundle_keeps_it(keeping: Keeping, monkeypatch: pytest.MonkeyPatch) -> None:
     """For as many days again; its packs with it."""
     bundle = keeping.take({"x": b"a"})
@@ -674,6 +697,37 @@ def test_too_long_a_body_is_413(client: httpx.Client, path: str, size: int, chun
     answer = client.post(f"/api/v1/{path}", content=content, params={"project": "shop"})
     assert answer.status_code == 413
     assert "MB are taken at once" in answer.json()["detail"]
+
+
+def test_no_route_takes_a_body_without_end(client: httpx.Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor is there anybody asked for a token before."""
+    monkeypatch.setattr("supercheck_server.app.BODY_LIMIT", 1 << 20)
+    fits, too_long = ({"names": ["x" * size]} for size in (1000, 1 << 20))
+    assert client.post("/api/v1/runs/r1/items", json=fits).status_code == 200
+    answers = [client.post(path, json=too_long) for path in ("/api/v1/runs/r1/items", "/api/v1/runs")]
+    answers.append(client.post("/sign-in", data={"secret": "x" * (1 << 20)}))
+    assert [(answer.status_code, "At most 1 MB" in answer.text) for answer in answers] == [(413, True)] * 3
+
+
+def test_manifests_are_read_few_at_a_time(client: httpx.Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who waits too long for that is told to come again."""
+    monkeypatch.setattr("supercheck_server.bundle_routes.WISH_S", 0.1)
+    begun, go_on = threading.Barrier(WISHES + 1), threading.Event()
+
+    def slow(*_args: object) -> tuple[str, list[str]]:
+        begun.wait(GUARD_S)
+        go_on.wait(GUARD_S)
+        return "unknown", []
+
+    monkeypatch.setattr(Bundles, "ask", slow)
+    path = f"/api/v1/bundles/{sha(b'x')}?project=shop"
+    with ThreadPoolExecutor(WISHES) as pool:
+        asked = [pool.submit(client.post, path) for _ in range(WISHES)]
+        begun.wait(GUARD_S)
+        answer = client.post(path)
+        go_on.set()
+        assert [one.result().status_code for one in asked] == [200] * WISHES
+    assert (answer.status_code, "Ask again" in answer.text) == (503, True)
 
 
 def test_gateway_says_what_to_do_about_413(served: Served) -> None:

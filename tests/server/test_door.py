@@ -54,6 +54,27 @@ def test_tokens_open_the_door(place: Place, served: Served, pool: Pool) -> None:
     assert secret not in output
 
 
+def test_runs_in_place_are_for_the_operator_to_allow(place: Place, settings: Settings, pool: Pool) -> None:
+    """Who has a token, of whatever scope, may be anywhere; who has none where none is needed is on this machine."""
+    place.go()
+    with serving(replace(settings, in_place=False)) as served:
+        session = place.start(served.url)
+        output = ended(session)
+        assert session.returncode == 1, output
+        _, secret = served.parts.access.create("ada")
+        session = place.start(served.url, token=secret)
+        output = ended(session)
+        assert session.returncode == 69, output
+        assert "SUPERCHECK_IN_PLACE=1" in output
+        with httpx.Client(base_url=served.url, headers={"Authorization": f"Bearer {secret}"}) as client:
+            for spec in ("{}", "[]", "nonsense", '"source"', '["source"]', "[" * 100_000):
+                answer = client.post("/api/v1/runs", json={"run_id": "r1", "spec": spec})
+                assert answer.status_code == 403, spec
+            assert not pool.dispatcher.queue().runs
+            answer = client.post("/api/v1/runs", json={"run_id": "r1", "spec": '{"source": {}}'})
+            assert answer.status_code == 201
+
+
 def test_a_full_queue_is_75(place: Place, served: Served, pool: Pool) -> None:
     """With the figures, as over Redis."""
     pool.dispatcher.limits(running=0, queued=0)

@@ -241,6 +241,33 @@ def test_files_of_tests_come_to_who_follows(far: Far, pool: Pool, served: Served
     assert (far.path / "shot.png").read_text() == "png"
 
 
+@pytest.mark.parametrize("far", ["user", "bwrap"], indirect=True)
+def test_tests_have_only_files_kept_that_they_can_read(far: Far, pool: Pool, served: Served) -> None:
+    """Whatever the session says of its directories, and they of their files: nobody with more rights opens them."""
+    far.write(
+        conftest__py="""
+            import pytest
+            from pytest_supercheck.spec import Specifier
+
+            whole = Specifier.whole
+            Specifier.whole = lambda *args: {**whole(*args), "cwd": args[1].rootpath.as_posix() + "/.." * 20}
+            """,
+        test_it__py="""
+            import os
+            def test_it(pytestconfig):
+                open("own.txt", "w").close()
+                recorder = pytestconfig.pluginmanager.getplugin("supercheck-recorder")
+                recorder._leftovers.named = lambda: [("/etc", "shadow"), (os.getcwd(), "own.txt")]
+                assert 0
+            """,
+    )
+    code, output = far.run(str(far.path), "-v")
+    assert code == 1, output
+    assert "shadow: Permission denied" in output
+    assert "1 file of tests brought here: own.txt" in output
+    assert not list(Path(served.parts.settings.store).rglob("shadow"))
+
+
 def test_coverage_is_that_of_the_sessions_files(far: Far, pool: Pool) -> None:
     """pytest-cov's data come back, with the session's paths in them."""
     far.write(
