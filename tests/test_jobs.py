@@ -127,7 +127,7 @@ def test_what_is_wrong_is_told_with_its_line(tmp_path: Path, text: str, words: s
 def test_everything_that_is_wrong_is_told(tmp_path: Path) -> None:
     """A line for each job that makes no sense."""
     with pytest.raises(BadJob) as caught:
-        read(tmp_path, '[jobs.a]\nretries = -1\n[jobs.b]\n[jobs.c]\nenv = "conda"\n')
+        read(tmp_path, '[jobs.a]\nretries = -1\n[jobs.b]\n[jobs.c]\nenv = "Conda"\n')
     assert [line.split(" ")[0] for line in str(caught.value).splitlines()] == [
         "supercheck.toml:2:",
         "supercheck.toml:5:",

@@ -137,7 +137,7 @@ class Line:
                 client, _ = self._listener.accept()
                 try:
                     server = socket.create_connection(self._to)
-                except ConnectionRefusedError:
+                except OSError:
                     client.close()
                     continue
                 threading.Thread(target=self._up, args=(client, server), daemon=True).start()

@@ -80,6 +80,7 @@ RULES: Final = {
     "POST /api/v1/runs/{run_id}/stop": Rule("submit", 200, {"outcome": "cancelled", "how": "leave"}),
     "POST /api/v1/runs/{run_id}/cancel": Rule("submit", 200),
     "POST /api/v1/runs/{run_id}/retry": Rule("submit", 201),
+    "POST /api/v1/runs/{run_id}/judge": Rule("read", 200, {"nodeids": []}),
     "POST /api/v1/bundles/{bundle_id}": Rule("submit", 200, others=403),
     "POST /api/v1/packs": Rule("submit", 400, others=403),
     "POST /api/v1/runs/{run_id}/priority": Rule("admin", 200, {"priority": "high"}),
