@@ -144,7 +144,8 @@ class Sandbox:
         yield from ("--proc", "/proc", "--dev", "/dev")
         for path in ("/dev/shm", "/tmp"):
             yield from ("--perms", "1777", "--size", self._size, "--tmpfs", path)
-        yield from ("--symlink", "../tmp", "/var/tmp", "--dir", "/run", "--perms", "0777", "--dir", self.home)
+        yield from ("--perms", "0755", "--dir", "/var", "--symlink", "../tmp", "/var/tmp")  # caches are below /var, too
+        yield from ("--dir", "/run", "--perms", "0777", "--dir", self.home)
         names = os.path.realpath("/etc/resolv.conf")
         if network and os.path.exists(names):
             yield from ("--ro-bind-try", names, names)

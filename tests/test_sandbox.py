@@ -5,7 +5,10 @@ What a sandbox shows of the file system: a run's own, never what a client names 
 from __future__ import annotations
 
 import os
+import shutil
+import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -115,6 +118,24 @@ def test_a_pythons_links_are_followed(tmp_path: Path) -> None:
     assert found == {str(tmp_path / name) for name in ("real", "between", "venv")}
     (tmp_path / "venv/pyvenv.cfg").write_text("home = /root/.ssh/bin\n")
     assert "/root/.ssh" not in set(installations(str(tmp_path / "venv/bin/python")))
+
+
+@pytest.mark.skipif(
+    sys.platform != "linux" or os.geteuid() != 0 or not shutil.which("bwrap"), reason="needs root and bubblewrap"
+)
+def test_a_workspace_below_var_is_open_to_its_user() -> None:
+    """Root's workers have theirs there, and tests are somebody else."""
+    uid = 60_990
+    with tempfile.TemporaryDirectory(prefix="supercheck-test-", dir="/var/cache") as directory:
+        tree = Path(directory) / "tree"
+        tree.mkdir(0o700)
+        os.chown(tree, uid, uid)
+        os.chmod(directory, 0o711)
+        places = Places.of({"interpreter": sys.executable, "workspace": directory})
+        prefix = Sandbox(str(shutil.which("bwrap")), [], DEFAULTS).prefix(places, privileged=True)
+        enter = ["setpriv", f"--reuid={uid}", f"--regid={uid}", "--clear-groups", "touch", str(tree / "written")]
+        done = subprocess.run([*prefix, *enter], capture_output=True, text=True)
+        assert (done.returncode, done.stderr) == (0, "")
 
 
 @pytest.mark.parametrize(
