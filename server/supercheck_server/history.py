@@ -32,11 +32,13 @@ from supercheck_server.tables import (
     causes,
     executions,
     failures,
+    jobs,
     loads,
     notifications,
     results,
     run_key,
     runs,
+    starts,
     tests,
 )
 
@@ -114,6 +116,11 @@ class History:
         query = _runs().where(runs.c.project == project).order_by(runs.c.submitted_ms.desc(), runs.c.no.desc())
         rows = self._all(query.offset(number - 1).limit(1))
         return _run(rows[0]) if rows else None
+
+    def job(self, run: str) -> str:
+        """The name of the job that a run is of; empty for none."""
+        query = select(jobs.c.name).join(starts, starts.c.job_no == jobs.c.no).where(starts.c.run == run)
+        return next((str(row["name"]) for row in self._all(query)), "")
 
     def letters(self, run: str) -> list[LetterRow]:
         """Whom a run is told to, by name."""

@@ -26,7 +26,10 @@ VALUE_LIMIT: Final = 160
 #: Failing tests that a message names.
 FAILURES: Final = 5
 
-TITLE: Final = "{{ run.project }}{% if run.branch %}, {{ run.branch }}{% endif %}: {{ run.words }}"
+TITLE: Final = (
+    "{{ run.project }}{% if run.job %}/{{ run.job }}{% endif %}"
+    "{% if run.branch %}, {{ run.branch }}{% endif %}: {{ run.words }}"
+)
 BODY: Final = """\
 {{ run.counts }}{% if run.took %} in {{ run.took }}{% endif %}
 
@@ -101,16 +104,19 @@ class Wording:
         except (TemplateError, TypeError, ValueError, ArithmeticError, LookupError) as exc:
             raise ValueError(f"the template makes no sense: {exc}") from exc
 
-    def write(self, run: RunRow, failures: Sequence[FailureRow], *, reason: Reason, link: str) -> Message:
+    def write(
+        self, run: RunRow, failures: Sequence[FailureRow], *, reason: Reason, link: str, job: str = ""
+    ) -> Message:
         """
         Write what is to be said of a run.
 
         Args:
             failures: Its first ones.
+            job: The name of the job that it is of; empty for none.
             reason: Why it is told.
             link: Its page's address; empty when that is not known.
         """
-        context = _context(run, failures[:FAILURES], reason, link)
+        context = _context(run, failures[:FAILURES], reason, link, job)
         return make_message(
             self._title.render(context),
             self._body.render(context),
@@ -144,13 +150,14 @@ def _cut(text: str, limit: int) -> str:
     return text if len(text) <= limit else f"{text[: limit - 1]}\N{HORIZONTAL ELLIPSIS}"
 
 
-def _context(run: RunRow, failures: Sequence[FailureRow], reason: Reason, link: str) -> Mapping[str, Any]:
+def _context(run: RunRow, failures: Sequence[FailureRow], reason: Reason, link: str, job: str) -> Mapping[str, Any]:
     has_verdict = run.verdict in ("passed", "failed")
     texts = ("id", "project", "verdict", "outcome", "message", "trigger", "branch", "user", "host", "repository", "url")
     told = [{"nodeid": plain(one.nodeid), "phase": one.phase, "message": plain(one.message)} for one in failures]
     return {
         "run": {
             **{name: plain(getattr(run, name)) for name in texts},
+            "job": plain(job),
             "commit": plain(run.commit, 12),
             "pull_request": run.pull_request,
             **{name: getattr(run, name) for name in ("total", "done", "bad", "passed", "failed", "errors", "skipped")},

@@ -135,7 +135,8 @@ class Postman(threading.Thread):
 def write_message(history: History, run: RunRow, wording: Wording, reason: Reason, public_url: str) -> Message:
     """What is to be said of a recorded run."""
     link = f"{public_url}/runs/{run.id}" if public_url else ""
-    return wording.write(run, history.failures(run.no, limit=FAILURES), reason=reason, link=link)
+    failures = history.failures(run.no, limit=FAILURES)
+    return wording.write(run, failures, job=history.job(run.id), reason=reason, link=link)
 
 
 def _now_ms() -> float:

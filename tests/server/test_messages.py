@@ -67,6 +67,14 @@ def test_title_says_what_happened(changes: dict[str, Any], reason: Reason, words
     assert message.tone == tone
 
 
+def test_run_of_a_job_is_told_with_its_name() -> None:
+    """A project has several, and they run other tests."""
+    message = Wording().write(SAMPLE, [SAMPLE_FAILURE], job="nightly", reason="failure", link="")
+    assert message.title == "sample/nightly, main: 1 of 41 tests failed"
+    message = Wording(title="{{ run.job or 'no job' }}").write(SAMPLE, [], reason="failure", link="")
+    assert message.title == "no job"
+
+
 def test_lost_run_names_no_failing_test() -> None:
     """It is not known what its tests would have been."""
     message = written(replace(SAMPLE, verdict="lost", message="its executions were lost again and again", passed=3))
