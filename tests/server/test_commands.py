@@ -28,12 +28,17 @@ ENVIRON = {name: value for name, value in os.environ.items() if not name.startsw
 
 
 @contextmanager
-def running(*words: str, directory: Path) -> Iterator[tuple[subprocess.Popen[str], Path]]:
+def running(*words: str, directory: Path, **environ: str) -> Iterator[tuple[subprocess.Popen[str], Path]]:
     """A command that runs, and the file that it writes to."""
     log = directory / "log"
     with log.open("w") as stream:
         process = subprocess.Popen(
-            [*COMMAND, *words], cwd=directory, env=ENVIRON, stdout=stream, stderr=subprocess.STDOUT, text=True
+            [*COMMAND, *words],
+            cwd=directory,
+            env={**ENVIRON, **environ},
+            stdout=stream,
+            stderr=subprocess.STDOUT,
+            text=True,
         )
     try:
         yield process, log
