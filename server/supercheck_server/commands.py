@@ -198,8 +198,10 @@ def _day(ms: int) -> str:
 def up(host: str, port: int, data: Path, concurrency: int | None, isolate: str | None, isolate_network: bool) -> None:
     """Run a whole pool on this machine: Valkey, the server and workers. Ctrl-C stops all of it."""
     _need_extra()
+    from supercheck_server.configuration import read_configuration
     from supercheck_server.up import up as run_all
 
+    private = read_configuration(_settings(None).config).variables
     wanted = isolate or IsolationSettings.from_env(default="auto").wanted
     walls = ["--isolate", wanted, *(["--isolate-network"] if isolate_network else [])]
-    run_all(data=data.absolute(), host=host, port=port, workers=concurrency, isolate=walls)
+    run_all(data=data.absolute(), host=host, port=port, workers=concurrency, isolate=walls, private=private)

@@ -38,6 +38,12 @@ class Configuration(Section):
     #: What operators are told.
     alerts: AlertsSection = AlertsSection()
 
+    @property
+    def variables(self) -> frozenset[str]:
+        """Environment variables that hold what is the server's alone: workers, whose tests could read it, need none."""
+        addresses = {section.url_variable for section in self.notify.values() if section.url_variable}
+        return frozenset({self.github.token_variable, *addresses})
+
     @field_validator("oidc")
     @classmethod
     def _check_issuers(cls, sections: dict[str, OidcSection]) -> dict[str, OidcSection]:

@@ -12,7 +12,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Final
@@ -30,7 +30,9 @@ SERVER_S: Final = 15.0
 _PR_SET_PDEATHSIG: Final = 1
 
 
-def up(*, data: Path, host: str, port: int, workers: int | None, isolate: Sequence[str]) -> None:
+def up(
+    *, data: Path, host: str, port: int, workers: int | None, isolate: Sequence[str], private: Collection[str]
+) -> None:
     """
     Run a pool until SIGTERM or Ctrl-C; a second one ends everything at once.
 
@@ -38,6 +40,7 @@ def up(*, data: Path, host: str, port: int, workers: int | None, isolate: Sequen
         data: Directory of the history and the records; made when there is none.
         workers: Executions at a time; None for the worker's own default.
         isolate: The worker's options that say how it shuts runs in.
+        private: Environment variables that workers do not get.
 
     Raises:
         EmbeddedMissing: There is no Valkey to be had.
@@ -53,8 +56,12 @@ def up(*, data: Path, host: str, port: int, workers: int | None, isolate: Sequen
         environ = {**os.environ, "SUPERCHECK_REDIS_URL": pool.url, "SUPERCHECK_DATA": str(data),
                    "SUPERCHECK_STORE": store}  # fmt: skip
         many = ["-c", str(workers)] if workers else []
-        commands = {"server": ["server", "--host", host, "--port", str(port)], "worker": ["worker", *many, *isolate]}
-        _Parts(environ, commands).run(pool.url)
+        shared = {name: value for name, value in environ.items() if name not in private}
+        commands = {
+            "server": (["server", "--host", host, "--port", str(port)], environ),
+            "worker": (["worker", *many, *isolate], shared),
+        }
+        _Parts(commands).run(pool.url)
     finally:
         pool.stop()
         for name in directory.iterdir():
@@ -65,8 +72,7 @@ def up(*, data: Path, host: str, port: int, workers: int | None, isolate: Sequen
 class _Parts:
     """The server and the workers, each a process of its own that goes with this one."""
 
-    def __init__(self, environ: dict[str, str], commands: dict[str, list[str]]) -> None:
-        self._environ = environ
+    def __init__(self, commands: dict[str, tuple[list[str], dict[str, str]]]) -> None:
         self._commands = commands
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self._stops = 0
@@ -75,8 +81,8 @@ class _Parts:
         for signum in (signal.SIGINT, signal.SIGTERM):
             signal.signal(signum, self._on_signal)
         try:
-            for name, words in self._commands.items():
-                self._processes[name] = self._start(words)
+            for name, (words, environ) in self._commands.items():
+                self._processes[name] = self._start(words, environ)
             click.echo(f"supercheck up: pytest --supercheck --supercheck-url {url}")
             while not self._stops:
                 self._require_all()
@@ -89,12 +95,12 @@ class _Parts:
                 process.kill()
                 process.wait()
 
-    def _start(self, words: list[str]) -> subprocess.Popen[bytes]:
+    def _start(self, words: list[str], environ: dict[str, str]) -> subprocess.Popen[bytes]:
         command = [sys.executable, "-m", "pytest_supercheck.cli", *words]
         # Sessions of their own: Ctrl-C reaches this process alone, which tells them in order.
         return subprocess.Popen(
             command,
-            env=self._environ,
+            env=environ,
             start_new_session=True,
             preexec_fn=_die_with_parent,  # noqa: PLW1509 - this process has no threads
         )

@@ -13,6 +13,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
+import psutil
 import pytest
 from axe_playwright_python.sync_playwright import Axe  # type: ignore[import-untyped]
 from playwright.sync_api import Browser, Page, expect
@@ -61,6 +62,11 @@ def jobs(shop: Path, address: str, *words: str) -> str:
     return done.stdout
 
 
+def is_ours(process: psutil.Process) -> bool:
+    """Whether it is one of our commands."""
+    return "pytest_supercheck.cli" in process.cmdline()
+
+
 def check_obstacles(page: Page) -> None:
     """Nothing keeps anybody from reading a page."""
     found = Axe().run(page).response["violations"]
@@ -80,6 +86,8 @@ def test_job_of_the_shop_starts_at_its_minute_and_is_told(
     words = ("up", "--port", str(unused_port), "-c", "2")
     with running(*words, directory=tmp_path, **environ) as (process, log):
         said(log, r"supercheck server: (http://\S+);")
+        parts = {one.cmdline()[3]: one.environ() for one in psutil.Process(process.pid).children() if is_ours(one)}
+        assert {name for name, known in parts.items() if "TEAM_CHANNEL" in known} == {"server"}, sorted(parts)
         shop, due = tmp_path / "shop", next_minute()
         define(shop, due)
         assert jobs(shop, address, "sync") == "added   shop/nightly\nadded   shop/catalogue\n"
