@@ -24,11 +24,11 @@ def send_sample(settings: Settings, name: str) -> None:
     Send a sample to a target.
 
     Raises:
-        BadVariable: There is no such target, or its section makes no sense.
+        BadVariable: There is no configuration or no such target, or its section makes no sense.
         NotifierMissing: apprise is not installed.
         NotSent: The service has not taken it.
     """
-    section = _section(read_configuration(settings.config), name)
+    section = _section(_configuration(settings), name)
     notifier = Notifiers()
     target = read_targets({name: section}, notifier, os.environ)[name]
     notifier.send(target.url, target.wording.write(SAMPLE, [SAMPLE_FAILURE], reason="failure", link=""))
@@ -39,10 +39,10 @@ def preview(settings: Settings, name: str, run: str) -> Message:
     What a target is told of a recorded run, or would be.
 
     Raises:
-        BadVariable: There is no such target or run, or the target's section makes no sense.
+        BadVariable: There is no configuration, no such target or run, or the target's section makes no sense.
         DatabaseTrouble: The database cannot be used.
     """
-    configuration = read_configuration(settings.config)
+    configuration = _configuration(settings)
     section = _section(configuration, name)
     database = Database(settings.database_url)
     try:
@@ -57,6 +57,12 @@ def preview(settings: Settings, name: str, run: str) -> Message:
         return write_message(history, row, wording, reason, configuration.public_url)
     finally:
         database.close()
+
+
+def _configuration(settings: Settings) -> Configuration:
+    if settings.config is None:
+        raise BadVariable("SUPERCHECK_CONFIG is not set: it names the server's file in which the targets are")
+    return read_configuration(settings.config)
 
 
 def _section(configuration: Configuration, name: str) -> NotifySection:

@@ -650,6 +650,15 @@ def test_sample_is_sent_by_hand(by_hand: Callable[..., Any], hook: Webhook) -> N
     assert "no target 'nobody'; there are: team" in unknown.output
 
 
+def test_by_hand_without_a_configuration(by_hand: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is a variable of the server, and a shell may not have it."""
+    monkeypatch.delenv("SUPERCHECK_CONFIG")
+    for words in (("test", "team"), ("preview", "team", "r1")):
+        done = by_hand(*words)
+        assert done.exit_code == 2
+        assert "SUPERCHECK_CONFIG is not set" in done.output
+
+
 def test_preview_shows_what_is_sent_and_sends_nothing(
     by_hand: Callable[..., Any], notifying: Settings, pool: Pool, hook: Webhook
 ) -> None:
