@@ -94,6 +94,10 @@ def sync(url: str | None, directory: Path, prune: bool) -> None:
             for name in told["gone"]:
                 words = "removed" if prune else "not in the file; --prune removes it"
                 click.echo(_shown(f"{'gone':<8}{project}/{name}: {words}"))
+            for name in told["unknown_targets"]:
+                click.echo(
+                    _shown(f"{project}: nobody is told as {name!r}: the server has no [notify.{name}]"), err=True
+                )
 
 
 @jobs.command("list")

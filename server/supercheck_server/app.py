@@ -241,7 +241,13 @@ def create_app(parts: Parts) -> FastAPI:
     reader = EventReader(parts.settings.redis_url or "", password=parts.settings.redis_password)
     app.include_router(door_routes(parts.dispatcher, reader, lambda: parts.feeds.is_closed, gate))
     app.include_router(bundle_routes(parts.bundles, gate))
-    desk = Desk(jobs=parts.jobs, starts=parts.starts, starter=parts.starter, bundles=parts.bundles)
+    desk = Desk(
+        jobs=parts.jobs,
+        starts=parts.starts,
+        starter=parts.starter,
+        bundles=parts.bundles,
+        targets=parts.configuration.notify.keys(),
+    )
     app.include_router(job_routes(desk, gate))
     app.include_router(file_routes(owners, parts.shelf, gate))
     app.include_router(exchange_routes(Issuers(parts.configuration.oidc), parts.access, gate))

@@ -10,7 +10,8 @@ from __future__ import annotations
 import contextlib
 import json
 import time
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, BackgroundTasks, HTTPException, Path, Query
@@ -123,6 +124,8 @@ class Desk:
     starts: Starts
     starter: Starter
     bundles: Bundles
+    #: Names of the targets that the server can tell.
+    targets: Collection[str]
 
     def all(self, project: str) -> list[JobState]:
         """All jobs of a project, or all; with what is known of them."""
@@ -164,7 +167,10 @@ def job_routes(desk: Desk, gate: Gate) -> APIRouter:
         gate.check_project(visitor, project, "the file")
         if len({one.name for one in file.jobs}) < len(file.jobs):
             raise BadJob("Two jobs have the same name.")
-        return desk.jobs.sync(project, [_brought(desk, project, one) for one in file.jobs], prune=file.prune)
+        brought = [_brought(desk, project, one) for one in file.jobs]
+        done = desk.jobs.sync(project, brought, prune=file.prune)
+        named = {subscription.to for job, _ in brought for subscription in job.notify}
+        return replace(done, unknown_targets=tuple(sorted(named.difference(desk.targets))))
 
     @routes.get("/jobs/{name}", summary="A job", responses=_UNKNOWN, dependencies=read)
     def job(name: JobName, visitor: Asking, project: ProjectText = "") -> JobState:

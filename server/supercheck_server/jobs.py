@@ -69,6 +69,8 @@ class Synced:
     #: Those of the project that were not brought, and whether they have been removed.
     gone: tuple[str, ...]
     pruned: bool
+    #: Names of targets that the jobs are to tell, and that the server's configuration does not have.
+    unknown_targets: tuple[str, ...] = ()
 
 
 class Jobs:

@@ -570,6 +570,14 @@ def test_commands_bring_show_and_change_jobs(checkout: Checkout, pool: Pool, ser
     assert "There is no such job." in checkout.run("show", "smoke", code=2).output
 
 
+def test_who_cannot_be_told_is_said_when_it_is_synced(checkout: Checkout, pool: Pool) -> None:
+    """The server alone knows whom it can tell; the job is there all the same."""
+    checkout.write("[jobs.nightly]\nnotify = [{to = 'teem', on = 'failure'}]\n")
+    done = checkout.run("sync")
+    assert done.stdout == "added   shop/nightly\n"
+    assert done.stderr == "shop: nobody is told as 'teem': the server has no [notify.teem]\n"
+
+
 def test_what_is_wrong_in_the_file_is_told_before_anything_is_sent(checkout: Checkout) -> None:
     """With its line; the same by both commands."""
     checkout.write("[jobs.nightly]\nargz = []\n")
@@ -722,7 +730,7 @@ def test_a_job_of_the_shop_runs_from_its_sync_to_its_record(served: Served, work
     """`run --wait` ends as pytest does; the history tells of it."""
     shop = Checkout(tmp_path / "shop", served.url)
     shutil.copytree(Path("examples/shop"), shop.path, ignore=shutil.ignore_patterns(".supercheck", "__pycache__"))
-    assert shop.run("sync").output == "added   shop/nightly\nadded   shop/catalogue\n"
+    assert shop.run("sync").stdout == "added   shop/nightly\nadded   shop/catalogue\n"
     words = ["jobs", "run", "catalogue", "--wait", "--", "-p", "no:cacheprovider"]
     environ = {**os.environ, "SUPERCHECK_URL": served.url, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
     command = [sys.executable, "-m", "pytest_supercheck.cli", *words, "-p", "supercheck"]
