@@ -298,7 +298,7 @@ def test_a_wish_travels() -> None:
     "bad",
     [
         None,
-        {"kind": "docker"},
+        {"kind": "../docker"},
         {"kind": "uv", "python": "/bin/sh"},
         {"kind": "uv", "python": "-p"},
         {"kind": "uv", "extras": ["--all"]},
