@@ -240,10 +240,10 @@ def _flag(value: Any) -> bool:
     return value
 
 
-def _list(limit: int, one: Callable[[Any], Any]) -> Callable[[Any], tuple[Any, ...]]:
+def _list(limit: int, one: Callable[[Any], Any], what: str) -> Callable[[Any], tuple[Any, ...]]:
     def read(value: Any) -> tuple[Any, ...]:
         if not isinstance(value, (list, tuple)) or len(value) > limit:
-            raise BadDefinition(f"it must be a list of at most {limit}")
+            raise BadDefinition(f"it must be a list of at most {limit} {what}")
         found = []
         for place, element in enumerate(value):
             try:
@@ -314,9 +314,9 @@ _DISPATCH: Final[dict[str, Callable[[Any], Any]]] = {
 _KEYS: Final[dict[str, Callable[[Any], Any]]] = {
     "project": _text(200),
     "source": _git,
-    "args": _list(1000, _text(10_000)),
+    "args": _list(1000, _text(10_000), "texts"),
     "executions": _number(1, 100_000),
-    "labels": _list(100, _label),
+    "labels": _list(100, _label, "labels"),
     "priority": _choice(PRIORITIES),
     "timeout": _number(1, 10_000_000),
     "retries": _number(0, 10),
@@ -324,7 +324,7 @@ _KEYS: Final[dict[str, Callable[[Any], Any]]] = {
     "group-limit": _number(1, 100_000),
     "cancel-in-progress": _flag,
     "schedule": _schedule,
-    "notify": _list(20, _subscription),
+    "notify": _list(20, _subscription, 'tables such as {to = "team", on = "failure"}'),
     "env": _text(30, KIND, "kind of environment"),
     "python": _text(100, PYTHON, "version, such as 3.12 or >=3.11"),
     "dispatch": _dispatch,

@@ -91,7 +91,8 @@ def look(tree: Path, rootdir: Path, wish: EnvironmentWish) -> Resolution:
     raise Fatal(
         "there is nothing to make an environment from: no uv.lock, pylock.toml, requirements.txt (or "
         "requirements-dev.txt and its like) and no dependencies in pyproject.toml, in the root directory or above. Add "
-        "one, name others in supercheck_env_sources, or use the workers' own environment: supercheck_env = inherit"
+        "one, name others in supercheck_env_sources, or use the workers' own environment: supercheck_env = inherit, "
+        'or in a job env = "inherit"'
     )
 
 

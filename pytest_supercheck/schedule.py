@@ -158,7 +158,7 @@ def _zone(value: object) -> str:
         # OSError: the name of a directory of zones.
         except (ZoneInfoNotFoundError, ValueError, OSError):
             pass
-    raise BadSchedule("timezone", f'{str(value)[:_LONGEST]!r} is no zone of the IANA database, as "Europe/Berlin"')
+    raise BadSchedule("timezone", f'{str(value)[:_LONGEST]!r} is no zone of the IANA database such as "Europe/Berlin"')
 
 
 def _seconds(key: str, value: object, least: int, most: int) -> int:

@@ -108,6 +108,10 @@ def test_a_directory_without_jobs_is_told_so(tmp_path: Path) -> None:
         ("[jobs.a]\nsource={git='https://x/y',ref='a..b'}", "supercheck.toml:2: jobs.a.source.ref: 'a..b' is no"),
         ("[jobs.a]\n[[jobs.a.notify]]\nto='x'\non='never'", "supercheck.toml:4: jobs.a.notify.0.on: it must be one of"),
         ("[jobs.a]\nargs = ['--supercheck-env=uv']", "supercheck.toml:2: jobs.a.args: --supercheck-env=uv: a job has"),
+        (
+            "[jobs.a]\nnotify='x'",
+            "supercheck.toml:2: jobs.a.notify: it must be a list of at most 20 tables such as {to = ",
+        ),
         ("[jobs.a]\ncancel-in-progress = true", "supercheck.toml:1: jobs.a: group is missing"),
         ("[jobs.'-a']", "supercheck.toml:1: jobs.-a: a job's name has"),
         ("jobs = 3", "supercheck.toml:1: jobs: it must be a table of jobs"),
@@ -127,7 +131,7 @@ def test_what_is_wrong_is_told_with_its_line(tmp_path: Path, text: str, words: s
 def test_everything_that_is_wrong_is_told(tmp_path: Path) -> None:
     """A line for each job that makes no sense."""
     with pytest.raises(BadJob) as caught:
-        read(tmp_path, '[jobs.a]\nretries = -1\n[jobs.b]\n[jobs.c]\nenv = "Conda"\n')
+        read(tmp_path, '[jobs.a]\nretries = -1\n[jobs.b]\n[jobs.c]\nenv = "con da"\n')
     assert [line.split(" ")[0] for line in str(caught.value).splitlines()] == [
         "supercheck.toml:2:",
         "supercheck.toml:5:",

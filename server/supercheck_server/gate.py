@@ -158,8 +158,8 @@ class Gate:
             raise HTTPException(404, NO_RUN)
 
     def _recognise(self, request: Request) -> Visitor:
-        kind, _, secret = request.headers.get("authorization", "").partition(" ")
-        if kind:
+        kind, _, secret = request.headers.get("authorization", "").strip().partition(" ")
+        if secret:  # a program without a token may send the word alone
             token = self.token_of(request, secret.strip()) if kind.lower() == "bearer" else None
             if token is None:
                 raise unauthorized("This token is unknown, revoked or has expired.")
