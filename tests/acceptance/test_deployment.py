@@ -43,7 +43,9 @@ import hashlib, json, os, re, sys, time
 import httpx
 headers = {"Authorization": f"Bearer {os.environ['SUPERCHECK_TOKEN']}"}
 with httpx.Client(base_url=os.environ["SUPERCHECK_URL"], headers=headers, timeout=60) as client:
-    while client.get(f"/api/v1/runs/{sys.argv[1]}").raise_for_status().json()["record"] is None:
+    look = lambda: client.get(f"/api/v1/runs/{sys.argv[1]}").raise_for_status()
+    # A run that has been seen alive has a row before it is recorded.
+    while not (look().json()["record"] or {}).get("folder"):
         time.sleep(0.1)
     page = client.get(f"/runs/{sys.argv[1]}").raise_for_status().text
     links = re.findall(r'href="(/runs/[^"]+/files/[^"]+)"', page)
