@@ -10,7 +10,6 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from types import TracebackType
 from typing import Final
 
 _DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
@@ -22,7 +21,7 @@ _LINK: Final = (errno.ELOOP, errno.EMLINK, errno.ENOTDIR)
 
 class Descent:
     """
-    The way down, for one thread; to be used in a `with`.
+    The way down, for one thread; to be closed.
 
     The directory of the last path stays open: paths that are sorted by directory take each step about once.  Every
     method raises NotADirectoryError where a parent of its path is a link, and OSError where something else is wrong.
@@ -36,14 +35,6 @@ class Descent:
         self.root = root
         self._at = ""
         self._fd = -1
-
-    def __enter__(self) -> Descent:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._close()
 
     def look(self, path: str) -> os.stat_result:
         """What `os.lstat` says of a path."""
@@ -76,11 +67,17 @@ class Descent:
         except OSError:
             return False
 
+    def close(self) -> None:
+        """Close the directory that is open."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
     def _enter(self, directory: str) -> int:
         if self._fd >= 0 and directory == self._at:
             return self._fd
         if self._fd < 0 or (self._at and not directory.startswith(f"{self._at}/")):
-            self._close()
+            self.close()
             self._fd, self._at = os.open(self.root, _DIRECTORY), ""
         for step in directory[len(self._at) :].split("/"):
             if step:
@@ -100,8 +97,3 @@ class Descent:
             raise
         finally:
             os.close(above)
-
-    def _close(self) -> None:
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1

@@ -14,6 +14,7 @@ import stat
 import subprocess
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -100,7 +101,7 @@ class Gathering:
         """
         self._left = {}
         root, names = self._names()
-        with Descent(root) as descent:
+        with closing(Descent(root)) as descent:
             files, links = self._look(descent, self._choose(descent, names))
             self._check_size(root, files)
             entries = [Entry(path, "link", 0, target) for path, target in links.items()]
@@ -120,12 +121,12 @@ class Gathering:
         )
         if root is not None:
             below = posixpath.relpath(self._rootdir, root)
-            with Descent(str(root)) as descent:
+            with closing(Descent(str(root))) as descent:
                 names = set(_tracked(descent))
             # A project in a directory that git ignores is none of that working tree.
             if below == "." or any(name.startswith(f"{below}/") for name in names):
                 return str(root), names
-        with Descent(str(self._rootdir)) as descent:
+        with closing(Descent(str(self._rootdir))) as descent:
             return descent.root, set(_walk(descent))
 
     def _choose(self, descent: Descent, names: set[str]) -> set[str]:

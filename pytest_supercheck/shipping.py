@@ -15,6 +15,7 @@ import time
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 from typing import Any, Final, Protocol
 
@@ -186,7 +187,7 @@ class _Upload:
                 self._tell(f"supercheck: shipping the project, {megabytes(self._sent)} of {megabytes(self._total)}")
 
     def _read(self, group: dict[str, _Piece]) -> Iterator[tuple[str, bytes]]:
-        with Descent(self._root) as descent:
+        with closing(Descent(self._root)) as descent:
             for piece, (path, start, size) in group.items():
                 try:
                     fd = descent.open(path)
