@@ -23,8 +23,8 @@ class Descent:
     """
     The way down, for one thread; to be closed.
 
-    The directory of the last path stays open: paths that are sorted by directory take each step about once.  Every
-    method raises NotADirectoryError where a parent of its path is a link, and OSError where something else is wrong.
+    The directory of the last path stays open: paths that are sorted by directory take each step about once.  Methods
+    raise NotADirectoryError where a parent of its path is a link, and OSError where something else is wrong.
 
     Args:
         root: The directory, which may itself be reached over links.
