@@ -13,13 +13,13 @@ import hashlib
 import json
 import os
 import secrets
-import stat
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
 from pytest_supercheck.bundle import PIECE_BYTES
+from pytest_supercheck.descent import Descent
 
 #: Version of the memory's file.
 _VERSION: Final = 1
@@ -37,14 +37,14 @@ class Digests:
 
     Args:
         file: Where it is kept; it need not be there, and may be damaged.
-        root: The directory below which its files are: what was remembered of another one is forgotten.
+        descent: To its files: what was remembered of another root is forgotten.
     """
 
-    def __init__(self, file: Path, root: str) -> None:
+    def __init__(self, file: Path, descent: Descent) -> None:
         self._file = file
-        self._root = root
+        self._descent = descent
         self._began_ns = time.time_ns()
-        self._known = _load(file, root)
+        self._known = _load(file, descent.root)
         self._now: dict[str, list[Any]] = {}
         self._changed = False
 
@@ -54,7 +54,7 @@ class Digests:
 
         Args:
             path: Below the root.
-            found: What `os.lstat` says of it.
+            found: What `Descent.look` says of it.
 
         Returns:
             None when it changes whenever it is read.
@@ -65,7 +65,7 @@ class Digests:
         key = _key(found)
         row = self._known.get(path)
         if not isinstance(row, list) or row[:-1] != key:
-            read = _read(os.path.join(self._root, path))
+            read = self._read(path)
             if read is None:
                 return None
             found, content = read
@@ -79,9 +79,21 @@ class Digests:
         """Remember; where that cannot be written, files are read again next time."""
         if not self._changed and len(self._now) == len(self._known):
             return
-        row = {"version": _VERSION, "root": self._root, "files": self._now}
+        row = {"version": _VERSION, "root": self._descent.root, "files": self._now}
         with contextlib.suppress(OSError):
             write_whole(self._file, json.dumps(row, separators=(",", ":")).encode())
+
+    def _read(self, path: str) -> tuple[os.stat_result, str] | None:
+        fd = self._descent.open(path)
+        try:
+            for _ in range(_TRIES):
+                before = os.fstat(fd)
+                content = "".join(hashlib.sha256(piece).hexdigest() for piece in pieces(fd, before.st_size))
+                if _key(os.fstat(fd)) == _key(before):
+                    return before, content
+        finally:
+            os.close(fd)
+        return None
 
 
 def write_whole(file: Path, content: bytes) -> None:
@@ -99,28 +111,6 @@ def pieces(fd: int, size_bytes: int) -> Iterator[bytes]:
     for start in range(0, size_bytes, PIECE_BYTES):
         wanted = min(PIECE_BYTES, size_bytes - start)
         yield os.pread(fd, wanted, start)
-
-
-def open_file(path: str) -> int:
-    """Open a regular file to read; a link that has come in its place, or a pipe, is none."""
-    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    if not stat.S_ISREG(os.fstat(fd).st_mode):
-        os.close(fd)
-        raise OSError("it is no regular file")
-    return fd
-
-
-def _read(path: str) -> tuple[os.stat_result, str] | None:
-    fd = open_file(path)
-    try:
-        for _ in range(_TRIES):
-            before = os.fstat(fd)
-            content = "".join(hashlib.sha256(piece).hexdigest() for piece in pieces(fd, before.st_size))
-            if _key(os.fstat(fd)) == _key(before):
-                return before, content
-    finally:
-        os.close(fd)
-    return None
 
 
 def _key(found: os.stat_result) -> list[int]:

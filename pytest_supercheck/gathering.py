@@ -14,12 +14,14 @@ import stat
 import subprocess
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from pytest_supercheck.bundle import ENTRIES, Entry, Manifest, case_clashes, leads_outside
-from pytest_supercheck.digests import Digests, open_file
+from pytest_supercheck.descent import Descent
+from pytest_supercheck.digests import Digests
 from pytest_supercheck.errors import SourceTrouble
 from pytest_supercheck.operators import DIRECTORY
 
@@ -99,23 +101,11 @@ class Gathering:
         """
         self._left = {}
         root, names = self._names()
-        files, links = self._look(root, names)
-        self._check_size(root, files)
-        digests = Digests(file, root)
-        entries = [Entry(path, "link", 0, target) for path, target in links.items()]
-        for path, found in files.items():
-            try:
-                content = digests.content(path, found)
-            except FileNotFoundError:
-                continue  # it has just been removed
-            except OSError as exc:
-                self._left[path] = f"cannot be read: {exc.strerror or exc}"
-                continue
-            if content is None:
-                self._left[path] = "changes while it is read"
-            else:
-                entries.append(Entry(path, "program" if found.st_mode & stat.S_IXUSR else "file", *content))
-        digests.save()
+        with closing(Descent(root)) as descent:
+            files, links = self._look(descent, self._choose(descent, names))
+            self._check_size(root, files)
+            entries = [Entry(path, "link", 0, target) for path, target in links.items()]
+            entries += self._read(Digests(file, descent), files)
         manifest = Manifest(entries)
         return Gathered(
             root=root,
@@ -131,48 +121,65 @@ class Gathering:
         )
         if root is not None:
             below = posixpath.relpath(self._rootdir, root)
-            names = set(_tracked(str(root)))
+            with closing(Descent(str(root))) as descent:
+                names = set(_tracked(descent))
             # A project in a directory that git ignores is none of that working tree.
             if below == "." or any(name.startswith(f"{below}/") for name in names):
-                return str(root), self._choose(str(root), names)
-        return str(self._rootdir), self._choose(str(self._rootdir), set(_walk(str(self._rootdir))))
+                return str(root), names
+        with closing(Descent(str(self._rootdir))) as descent:
+            return descent.root, set(_walk(descent))
 
-    def _choose(self, root: str, names: set[str]) -> set[str]:
+    def _choose(self, descent: Descent, names: set[str]) -> set[str]:
         chosen = {name for name in names if _OURS.isdisjoint(name.split("/"))}
-        for name in [name for name in chosen if _is_secret(root, name)]:
+        for name in [name for name in chosen if _is_secret(descent, name)]:
             if self._include is None or not self._include.match_file(name):
                 chosen.discard(name)
                 self._left[name] = SECRET
         if self._include is not None:
             for start in self._starts:
-                chosen |= {name for name in _everything(root, start) if self._include.match_file(name)}
+                chosen |= {name for name in _everything(descent, start) if self._include.match_file(name)}
         if self._exclude is not None:
             for name in [name for name in {*chosen, *self._left} if self._exclude.match_file(name)]:
                 chosen.discard(name)
                 self._left.pop(name, None)
         return chosen
 
-    def _look(self, root: str, names: set[str]) -> tuple[dict[str, os.stat_result], dict[str, str]]:
-        """What is there of these names: files, and links with their targets."""
+    def _look(self, descent: Descent, names: set[str]) -> tuple[dict[str, os.stat_result], dict[str, str]]:
+        """What is there of these names: files, and links with their targets; sorted by directory."""
         files: dict[str, os.stat_result] = {}
         links: dict[str, str] = {}
-        for name in names:
+        for name in sorted(names, key=lambda name: name.rpartition("/")):
             try:
-                found = os.lstat(f"{root}/{name}")
+                found = descent.look(name)
                 if stat.S_ISREG(found.st_mode):
                     files[name] = found
                 elif stat.S_ISLNK(found.st_mode):
-                    links[name] = os.readlink(f"{root}/{name}")
+                    links[name] = descent.target(name)
                 elif not stat.S_ISDIR(found.st_mode):
                     self._left[name] = "is a pipe, a socket or a device"
             except (FileNotFoundError, NotADirectoryError):
-                continue  # git knows it, and it is deleted
-        if links:  # what is behind one is no file of its own; git still knows those that were there before it
-            files = {name: found for name, found in files.items() if links.keys().isdisjoint(_parents(name))}
+                continue  # git knows it, and it is deleted; or it is behind a link, and no file of its own
+            except OSError as exc:
+                self._left[name] = f"cannot be read: {exc.strerror or exc}"
         outward = [path for path in links if leads_outside(path, links)]
         for path in outward:
             self._left[path] = "is a link that leads out of the project"
         return files, {path: target for path, target in links.items() if path not in self._left}
+
+    def _read(self, digests: Digests, files: dict[str, os.stat_result]) -> Iterator[Entry]:
+        for path, found in files.items():
+            try:
+                content = digests.content(path, found)
+            except FileNotFoundError:
+                continue  # it has just been removed
+            except OSError as exc:
+                self._left[path] = f"cannot be read: {exc.strerror or exc}"
+                continue
+            if content is None:
+                self._left[path] = "changes while it is read"
+            else:
+                yield Entry(path, "program" if found.st_mode & stat.S_IXUSR else "file", *content)
+        digests.save()
 
     def _check_size(self, root: str, files: dict[str, os.stat_result]) -> None:
         size_bytes = sum(found.st_size for found in files.values())
@@ -197,17 +204,15 @@ def megabytes(size_bytes: int) -> str:
 # -- what there is
 
 
-def _tracked(root: str, prefix: str = "") -> Iterator[str]:
+def _tracked(descent: Descent, prefix: str = "") -> Iterator[str]:
     """What git tracks in a working tree and those in it, and what it neither tracks nor ignores."""
     strange: list[str] = []
-    for name, known in _list_files(f"{root}/{prefix}" if prefix else root):
-        if name.endswith("/") or (
-            known and os.path.isdir(path := f"{root}/{prefix}{name}") and not os.path.islink(path)
-        ):
+    for name, known in _list_files(f"{descent.root}/{prefix}" if prefix else descent.root):
+        if name.endswith("/") or (known and descent.is_directory(f"{prefix}{name}")):
             inner = f"{prefix}{name.rstrip('/')}/"
             # A submodule that is there, or a repository of its own; git itself lists both in one with submodules only.
-            if os.path.exists(f"{root}/{inner}.git"):
-                yield from _tracked(root, inner)
+            if os.path.exists(f"{descent.root}/{inner}.git"):
+                yield from _tracked(descent, inner)
         elif known:
             yield prefix + name
         else:
@@ -239,45 +244,44 @@ def _list_files(directory: str) -> Iterator[tuple[str, bool]]:
             yield row[2:], row[0] != "?"
 
 
-def _walk(root: str) -> Iterator[str]:
+def _walk(descent: Descent) -> Iterator[str]:
     """All of a directory but what its `.gitignore` files exclude, environments, and what Python has compiled."""
     todo: list[tuple[str, tuple[tuple[int, GitIgnoreSpec], ...]]] = [("", ())]
     while todo:
         prefix, rules = todo.pop()
-        found = _scan(f"{root}/{prefix}")
-        names = {entry.name for entry in found}
+        found = _scan(descent, prefix)
+        names = {name for name, _ in found}
         if _ENVIRONMENT in names:
             continue
-        if ".gitignore" in names and (spec := _ignored(f"{root}/{prefix}.gitignore")) is not None:
+        if ".gitignore" in names and (spec := _ignored(descent, f"{prefix}.gitignore")) is not None:
             rules = ((len(prefix), spec), *rules)
-        for entry in found:
-            path = prefix + entry.name
-            if entry.is_dir(follow_symlinks=False):
-                if entry.name != _MADE and entry.name not in _OURS and not _is_ignored(f"{path}/", rules):
+        for name, is_directory in found:
+            path = prefix + name
+            if is_directory:
+                if name != _MADE and name not in _OURS and not _is_ignored(f"{path}/", rules):
                     todo.append((f"{path}/", rules))
             elif not _is_ignored(path, rules):
                 yield path
 
 
-def _everything(root: str, start: str) -> Iterator[str]:
-    """All that is at or below a path, whoever ignores it."""
-    if start and not os.path.isdir(f"{root}/{start}"):
+def _everything(descent: Descent, start: str) -> Iterator[str]:
+    """All that is at or below a path, whoever ignores it; nothing is below a link."""
+    if start and not descent.is_directory(start):
         yield start
         return
     todo = [f"{start}/" if start else ""]
     while todo:
         prefix = todo.pop()
-        for entry in _scan(f"{root}/{prefix}"):
-            if not entry.is_dir(follow_symlinks=False):
-                yield prefix + entry.name
-            elif entry.name not in _OURS:
-                todo.append(f"{prefix}{entry.name}/")
+        for name, is_directory in _scan(descent, prefix):
+            if not is_directory:
+                yield prefix + name
+            elif name not in _OURS:
+                todo.append(f"{prefix}{name}/")
 
 
-def _scan(directory: str) -> list[os.DirEntry[str]]:
+def _scan(descent: Descent, prefix: str) -> list[tuple[str, bool]]:
     try:
-        with os.scandir(directory) as found:
-            return list(found)
+        return descent.names(prefix.rstrip("/"))
     except OSError:
         return []  # what nobody may look into, tests do not either
 
@@ -302,9 +306,9 @@ def _spec(lines: Sequence[str]) -> GitIgnoreSpec:
     return GitIgnoreSpec.from_lines(lines)
 
 
-def _ignored(path: str) -> GitIgnoreSpec | None:
+def _ignored(descent: Descent, path: str) -> GitIgnoreSpec | None:
     try:
-        fd = open_file(path)
+        fd = descent.open(path)
     except OSError:
         return None
     with os.fdopen(fd, "rb") as file:
@@ -345,7 +349,7 @@ def _start(pattern: str) -> str:
     return "/".join(plain).strip("/")
 
 
-def _is_secret(root: str, path: str) -> bool:
+def _is_secret(descent: Descent, path: str) -> bool:
     *places, name = path.split("/")
     if not _SECRET_PLACES.isdisjoint(places):
         return True
@@ -354,7 +358,7 @@ def _is_secret(root: str, path: str) -> bool:
     if not name.lower().endswith(".pem"):
         return False
     try:
-        fd = open_file(f"{root}/{path}")
+        fd = descent.open(path)
     except OSError:
         return False
     with os.fdopen(fd, "rb") as file:

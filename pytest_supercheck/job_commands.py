@@ -19,7 +19,7 @@ from urllib.parse import quote
 import click
 
 from pytest_supercheck.cli import reports_errors
-from pytest_supercheck.errors import Infrastructure, Unreachable
+from pytest_supercheck.errors import Infrastructure, QueueFull, Unreachable
 from pytest_supercheck.words import plural, seconds
 
 if TYPE_CHECKING:
@@ -143,7 +143,7 @@ def show(url: str | None, project: str, name: str, as_json: bool) -> None:
 @reports_errors
 def run(url: str | None, project: str, wait: bool, name: str, args: tuple[str, ...]) -> None:
     """
-    Start a job now, and print its run's id.
+    Start a job now, and print its run's id, or the address of its workflow.
 
     \b
     supercheck jobs run nightly                         it goes on by itself
@@ -154,15 +154,24 @@ def run(url: str | None, project: str, wait: bool, name: str, args: tuple[str, .
     if args and not wait:
         raise click.UsageError("arguments say how results are shown: give --wait, too")
     with _server(url) as server:
+        if wait and "dispatch" in server.jobs("GET", _path(name), project=project)["effective"]:
+            raise click.UsageError(f"{name} is a workflow of GitHub, which cannot be followed here: leave --wait out")
         start = server.jobs("POST", _path(name, "/starts"), {"run_id": new_run_id()}, project=project)
         while start["state"] in ("claimed", "queued"):
             time.sleep(LOOK_S)
             known = server.jobs("GET", _path(name, "/starts"), project=project)["starts"]
             start = next((one for one in known if one["run"] == start["run"]), start)
+    if start["state"] == "refused":
+        click.echo(f"supercheck: {_shown(start['reason'])}", err=True)
+        sys.exit(QueueFull.exit_code)
     if start["state"] != "started":
         raise Infrastructure(f"{name} was not started ({start['state']}): {_shown(start['reason'])}")
     if not wait:
-        click.echo(start["url"] or start["run"])
+        if where := _where(start):
+            click.echo(where)
+        else:
+            words = f"GitHub has not said where {name} runs: `supercheck jobs history {name}` tells it later"
+            click.echo(f"supercheck: {words}", err=True)
         return
     from pytest_supercheck.session_commands import start_session
 
@@ -207,7 +216,7 @@ def history(url: str | None, project: str, name: str, limit: int, as_json: bool)
         became = one["verdict"] or one["state"]
         more = f": {one['reason']}" if one["reason"] else ""
         by = f" by {one['user']}" if one["user"] else ""
-        where = one["url"] or one["run"]
+        where = _where(one) or "no page known"
         click.echo(_shown(f"{_time(one['due_ms'])}  {one['trigger']:<8}  {became:<9}  {where}{by}{more}"))
 
 
@@ -283,6 +292,11 @@ def _last(one: Mapping[str, Any]) -> str:
     took = f", {seconds(figures['mean_s'])} each" if figures["mean_s"] is not None else ""
     runs = f"{plural(figures['runs'], 'run')}, {figures['failures']} failed{took}"
     return f"last {_time(last['due_ms'])} {last['verdict'] or last['state']}; {runs}"
+
+
+def _where(start: Mapping[str, Any]) -> str:
+    """The run of a start, or the page of its workflow; empty while GitHub has not shown that."""
+    return str(start["url"] or ("" if start["asked_ms"] is not None else start["run"]))
 
 
 def _time(ms: int) -> str:

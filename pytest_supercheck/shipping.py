@@ -15,12 +15,14 @@ import time
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 from typing import Any, Final, Protocol
 
 from pytest_supercheck import packs
 from pytest_supercheck.bundle import MANIFEST_BYTES, PIECE_BYTES, Manifest, decode, inflate
-from pytest_supercheck.digests import open_file, write_whole
+from pytest_supercheck.descent import Descent
+from pytest_supercheck.digests import write_whole
 from pytest_supercheck.errors import Infrastructure, SourceTrouble
 from pytest_supercheck.gathering import SECRET, Gathered, Gathering, megabytes
 from pytest_supercheck.operators import DIRECTORY, keep_out_of_git
@@ -185,18 +187,19 @@ class _Upload:
                 self._tell(f"supercheck: shipping the project, {megabytes(self._sent)} of {megabytes(self._total)}")
 
     def _read(self, group: dict[str, _Piece]) -> Iterator[tuple[str, bytes]]:
-        for piece, (path, start, size) in group.items():
-            try:
-                fd = open_file(f"{self._root}/{path}")
-            except OSError as exc:
-                raise _Changed(path) from exc
-            try:
-                content = os.pread(fd, size, start)
-            finally:
-                os.close(fd)
-            if hashlib.sha256(content).hexdigest() != piece:
-                raise _Changed(path)
-            yield piece, content
+        with closing(Descent(self._root)) as descent:
+            for piece, (path, start, size) in group.items():
+                try:
+                    fd = descent.open(path)
+                except OSError as exc:
+                    raise _Changed(path) from exc
+                try:
+                    content = os.pread(fd, size, start)
+                finally:
+                    os.close(fd)
+                if hashlib.sha256(content).hexdigest() != piece:
+                    raise _Changed(path)
+                yield piece, content
 
 
 def _pieces(manifest: Manifest) -> dict[str, _Piece]:

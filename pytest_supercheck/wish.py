@@ -111,7 +111,7 @@ def wish_for(
         from pytest_supercheck.pyproject import read_project  # costs sessions whose tests run here
 
         with contextlib.suppress(SupercheckError):  # the worker says it better
-            found = read_project(rootdir)
+            found = None if _leads_outside(rootdir) else read_project(rootdir)
             project = found.name if found and _NAME.fullmatch(found.name) else ""
             version = _version(rootdir, project) if found and found.dynamic_version else ""
     return EnvironmentWish(
@@ -124,6 +124,12 @@ def wish_for(
         project=project,
         version=version,
     )
+
+
+def _leads_outside(rootdir: Path) -> bool:
+    """Whether a file that names the project is a link to elsewhere, as one of a stranger's repository may be."""
+    root = rootdir.resolve()
+    return not all((rootdir / name).resolve().is_relative_to(root) for name in ("pyproject.toml", "setup.cfg"))
 
 
 def _version(rootdir: Path, project: str) -> str:

@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import random
+import shutil
 import socket
 import struct
 import subprocess
@@ -16,6 +17,7 @@ import time
 import tracemalloc
 import zlib
 from collections.abc import Callable, Iterator
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,6 +37,7 @@ from pytest_supercheck.bundle import (
     decode_wish,
     leads_outside,
 )
+from pytest_supercheck.descent import Descent
 from pytest_supercheck.errors import SourceTrouble
 from pytest_supercheck.gathering import Gathered, Gathering
 
@@ -286,6 +289,132 @@ def test_what_git_knows_behind_a_link_stays(repository: Project) -> None:
     assert repository.names() == ["a", "b/one.py"]
 
 
+@pytest.fixture
+def outside(tmp_path: Path) -> Path:
+    """A directory beside the project, with what is nobody's business."""
+    path = tmp_path / "outside"
+    (path / "deep").mkdir(parents=True)
+    for name in ("server.toml", "deep/id.txt", "deep/.gitignore"):
+        (path / name).write_text("a token\n")
+    return path
+
+
+@pytest.mark.parametrize("in_git", [True, False])
+@pytest.mark.parametrize(
+    ("include", "exclude"),
+    [
+        (("{link}/*",), ("{link}", "!{link}/*")),
+        (("{link}/deep/*",), ("{link}", "!{link}/deep/*")),
+        (("sub/{link}/*",), ("sub/{link}", "!sub/{link}/*")),
+        (("sub/{link}/deep/*",), ("sub", "!sub/{link}/deep/*")),
+        (("within/{link}/*",), ("within", "{link}", "!within/{link}/*")),
+    ],
+)
+@pytest.mark.parametrize("link", [".env", "plain"])
+def test_no_pattern_leads_behind_a_link(
+    project: Project, outside: Path, in_git: bool, include: tuple[str, ...], exclude: tuple[str, ...], link: str
+) -> None:
+    """Whoever wrote a project could read any file of the machine otherwise, also one that drops the link itself."""
+    project.write("test_it.py")
+    project.write("sub/a.py")
+    (project.path / link).symlink_to(outside)
+    (project.path / "sub" / link).symlink_to("../../outside")
+    (project.path / "within").symlink_to("sub")
+    if in_git:
+        project.git("init", "-q")
+        project.git("add", "-f", ".")
+    names = project.names(
+        include=tuple(one.format(link=link) for one in include), exclude=tuple(one.format(link=link) for one in exclude)
+    )
+    assert set(names) <= {"test_it.py", "sub/a.py", "within"}
+    assert "test_it.py" in names
+
+
+@pytest.mark.parametrize("pattern", [".env/*", "/.env/server.toml", ".env/deep/**"])
+def test_a_link_that_stays_as_a_secret_leads_nowhere(repository: Project, outside: Path, pattern: str) -> None:
+    """It is not among the links that go along, so nothing else knows of it."""
+    repository.write("test_it.py")
+    (repository.path / ".env").symlink_to(outside)
+    repository.git("add", ".")
+    gathered = repository.gather(include=(pattern,))
+    assert [one.path for one in gathered.manifest.entries] == ["test_it.py"]
+    assert dict(gathered.left) == {".env": "looks like a secret"}
+
+
+def test_links_within_the_project_stay_links(repository: Project) -> None:
+    """What a pattern finds behind one is there by its own name."""
+    repository.write("sub/a.py")
+    (repository.path / "folder").symlink_to("sub")
+    assert repository.names(include=("folder/*", "folder/a.py")) == ["folder", "sub/a.py"]
+
+
+def test_working_tree_behind_a_link_is_not_asked(repository: Project, outside: Path) -> None:
+    """One that was a submodule's: git tells its files there, too."""
+    inner = Project(outside)
+    inner.git("init", "-q")
+    inner.git("add", ".")
+    inner.git("commit", "-qm", "x")
+    repository.write("test_it.py")
+    repository.git("submodule", "add", "-q", str(outside), "modules/sub")
+    shutil.rmtree(repository.path / "modules")
+    (outside.parent / "elsewhere").mkdir()
+    outside.rename(outside.parent / "elsewhere" / "sub")
+    (repository.path / "modules").symlink_to(outside.parent / "elsewhere")
+    assert repository.names(exclude=("modules", "!modules/sub/**")) == [".gitmodules", "test_it.py"]
+
+
+@pytest.mark.parametrize("place", ["sub", "sub/deep"])
+def test_directory_that_becomes_a_link_meanwhile(
+    repository: Project, outside: Path, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    """After it was looked at, before it is read: nothing of what it leads to is taken."""
+    repository.write("sub/deep/id.txt", "x")
+    repository.write("test_it.py")
+    original = Gathering._look
+
+    def exchange(gathering: Gathering, descent: Descent, names: set[str]) -> Any:
+        found = original(gathering, descent, names)
+        (repository.path / place).rename(repository.path.parent / "moved")
+        (repository.path / place).symlink_to(outside if place == "sub" else outside / "deep")
+        descent.look("test_it.py")
+        return found
+
+    monkeypatch.setattr(Gathering, "_look", exchange)
+    gathered = repository.gather()
+    assert [one.path for one in gathered.manifest.entries] == ["test_it.py"]
+    assert dict(gathered.left)["sub/deep/id.txt"].startswith("cannot be read")
+
+
+def test_directory_that_is_open_stays_the_one_it_was(project: Project, outside: Path) -> None:
+    """Steps are taken from what was reached, whatever has come in its place; nothing leads up."""
+    project.write("sub/deep/id.txt", "ours")
+    with closing(Descent(str(project.path))) as descent:
+        assert descent.names("sub") == [("deep", True)]
+        (project.path / "sub").rename(project.path / "moved")
+        (project.path / "sub").symlink_to(outside)
+        fd = descent.open("sub/deep/id.txt")
+        assert os.read(fd, 100) == b"ours"
+        os.close(fd)
+        assert not descent.is_directory("sub")
+        for path in ("sub/deep/id.txt", "../outside/server.toml", "moved/../../outside/server.toml"):
+            with pytest.raises(NotADirectoryError):
+                descent.open(path)
+        assert not descent.is_directory("sub/deep")
+
+
+def test_descent_closes_what_it_opens(project: Project) -> None:
+    """However it ends, and after every error."""
+    project.write("a/b/c.txt")
+    (project.path / "link").symlink_to("a")
+    before = len(os.listdir("/proc/self/fd"))
+    with closing(Descent(str(project.path))) as descent:
+        for path in ("a/b/c.txt", "link/b/c.txt", "a/missing/c.txt", "a/b", "a/b/c.txt/d", "a/b/missing"):
+            with suppress(OSError):
+                os.close(descent.open(path))
+            assert len(os.listdir("/proc/self/fd")) <= before + 1
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
 def test_any_name_goes_along(project: Project) -> None:
     """Bytes that are no UTF-8, newlines, quotes; names that differ by case only are named."""
     names = [b"\xff\xfe", "é".encode(), b"new\nline", b'"quoted" \\ name', b"a.py", b"A.py"]
@@ -331,13 +460,13 @@ def aged(file: Path) -> Path:
 def test_unchanged_files_are_not_read_again(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     """Unless they were written within the last second; one that has changed is read."""
     read: list[str] = []
-    original = digests._read
+    original = Descent.open
 
-    def spy(path: str) -> tuple[os.stat_result, str] | None:
-        read.append(os.path.basename(path))
-        return original(path)
+    def spy(descent: Descent, path: str) -> int:
+        read.append(path)
+        return original(descent, path)
 
-    monkeypatch.setattr(digests, "_read", spy)
+    monkeypatch.setattr(Descent, "open", spy)
     aged(project.write("old"))
     project.write("new")
     first = project.gather().manifest.id

@@ -28,7 +28,7 @@ RINGS: Final = (
             *("__init__", "model", "errors", "events", "boot", "keeper", "operators", "settings", "valkey_wheel"),
             *("record", "longrepr", "postmortem", "verdicts", "transcript", "origin", "words", "timeline"),
             *("variables", "fingerprint", "pyproject", "wish", "requirements", "resolution"),
-            *("bundle", "digests", "gathering", "jobs", "job_file", "schedule", "ini", "job_spec"),
+            *("bundle", "descent", "digests", "gathering", "jobs", "job_file", "schedule", "ini", "job_spec"),
             *("isolation", "sandbox", "users", "warden"),
             "addresses",
         }

@@ -35,7 +35,7 @@ STALE_S: Final = 8
 
 _TONES: Final = {
     **dict.fromkeys(("passed", "idle", "on"), "good"),
-    **dict.fromkeys(("failed", "missed", "error", "errors", "lost", "fatal", "crash", "stale"), "bad"),
+    **dict.fromkeys(("failed", "missed", "refused", "error", "errors", "lost", "fatal", "crash", "stale"), "bad"),
     **dict.fromkeys(
         ("timeout", "abandoned", "stopped", "xpassed", "waiting", "suspect", "maxfail", "skipped", "queued"), "odd"
     ),

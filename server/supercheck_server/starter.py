@@ -103,7 +103,7 @@ class Starter:
             if start.trigger == "schedule" and self._now_ms() < start.due_ms + PATIENCE_MS:
                 logger.info("start waits", extra={"job": job.name, "run_id": start.run, "reason": str(exc)})
                 return start
-            self._starts.settle(start.no, "failed", reason=str(exc))
+            self._starts.settle(start.no, "refused" if isinstance(exc, QueueFull) else "failed", reason=str(exc))
             if start.trigger != "schedule":
                 raise
         except SupercheckError as exc:

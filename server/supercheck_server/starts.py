@@ -22,8 +22,9 @@ from supercheck_server.jobs import locked
 from supercheck_server.tables import runs, starts
 
 #: `claimed`: somebody is about to submit it. `queued`: it waits until the job's run before it has ended. Settled:
-#: `started`; `skipped`: it was not to be; `missed`: nobody was there at its time; `failed`: it could not be started.
-State = Literal["claimed", "queued", "started", "skipped", "missed", "failed"]
+#: `started`; `skipped`: it was not to be; `missed`: nobody was there at its time; `refused`:
+#: the queue was full; `failed`: it could not be started otherwise.
+State = Literal["claimed", "queued", "started", "skipped", "missed", "refused", "failed"]
 
 #: Starts of a job that are kept, and that one page shows.
 KEPT: Final = 1000

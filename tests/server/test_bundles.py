@@ -355,6 +355,25 @@ def test_file_that_changes_before_it_is_sent_is_gathered_again(
         ship(served.url, project)
 
 
+def test_directory_that_becomes_a_link_before_it_is_sent(
+    served: Served, project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it leads to is not sent, were it the same: it is gathered again, as the link that it is now."""
+    original = Gathering.gather
+    told: list[str] = []
+
+    def gather(self: Gathering, file: Path) -> Gathered:
+        gathered = original(self, file)
+        if not (project / "sub1").is_symlink():
+            (project / "sub1").rename(tmp_path / "outside")
+            (project / "sub1").symlink_to(tmp_path / "outside")
+        return gathered
+
+    monkeypatch.setattr(Gathering, "gather", gather)
+    ship(served.url, project, told.append)
+    assert any("sub1 (is a link that leads out of the project)" in words for words in told), told
+
+
 def test_progress_is_told(served: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """When it takes long."""
     monkeypatch.setattr("pytest_supercheck.shipping.QUIET_S", 0.0)

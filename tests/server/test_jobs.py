@@ -38,6 +38,7 @@ from supercheck_server.starter import Starter
 from supercheck_server.starts import ABANDONED_MS, KEPT, Occasion, Starts
 from tests.conftest import Valkey
 from tests.server.conftest import GUARD_S, NOON, Pool, Served, make_record, serving, wait_for
+from tests.server.played_github import TOKEN, played_github
 
 DAY_MS = 86_400_000
 
@@ -355,6 +356,10 @@ def test_a_strangers_repository_leads_nowhere(
     (repository / "pytest.ini").unlink()
     (repository / "pytest.ini").symlink_to(outside / "secret.ini")
     (repository / ".supercheck").symlink_to(outside)
+    (outside / "server.toml").write_text('[project]\nname = "words"\n')
+    (repository / "pyproject.toml").symlink_to(outside / "server.toml")
+    (repository / ".env").symlink_to(outside)
+    (repository / "pytest.toml").write_text('[pytest]\nsupercheck_include = [".env/*"]\n')
     (repository / ".gitattributes").write_text("*.py filter=evil\n")
     git(repository, "submodule", "--quiet", "add", str(other), "sub")
     git(repository, "add", "-Af")
@@ -367,7 +372,8 @@ def test_a_strangers_repository_leads_nowhere(
     details = pool.dispatcher.details(RunId(made["run"]))
     assert details is not None
     files = files_of(allowing, json.loads(details.spec)["source"]["bundle"])
-    assert not [path for path in files if path.startswith(("sub", ".supercheck", "pytest.ini"))]
+    assert not [path for path in files if path.startswith(("sub", ".supercheck", "pytest.ini", ".env", "pyproject"))]
+    assert '"words"' not in details.spec
 
 
 @pytest.mark.parametrize(
@@ -495,7 +501,7 @@ def test_a_full_queue_is_told_to_who_waits(allowing: Served, repository: Path, p
     parts = allowing.parts
     row = parts.jobs.find("nightly")[0]
     failed = start(allowing)
-    assert (failed["state"], "queue is full" in failed["reason"] or "full" in failed["reason"]) == ("failed", True)
+    assert (failed["state"], "queue is full" in failed["reason"]) == ("refused", True)
     scheduled = parts.starts.claim(row.no, 1 << 50, Occasion(trigger="schedule"))
     assert scheduled is not None
     assert parts.starter.submit(scheduled).state == "claimed"
@@ -600,6 +606,47 @@ def test_a_bundle_stays_as_long_as_a_job_has_it(checkout: Checkout, pool: Pool, 
     checkout.run("sync", "--prune")
     parts.bundles.sweep(now_ms)
     assert parts.bundles.ask("shop", bundle, b"")[0] == "unknown"
+
+
+def test_a_full_queue_is_75_wherever_the_files_are(
+    checkout: Checkout, repository: Path, allowing: Served, pool: Pool
+) -> None:
+    """Also where the start is answered before it is submitted; what else goes wrong is 70."""
+    checkout.url = allowing.url
+    checkout.run("sync")
+    add_job(allowing, "fetched", source={"git": repository.as_uri()})
+    add_job(allowing, "absent", source={"git": f"{repository.as_uri()}-absent"})
+    pool.dispatcher.limits(running=1, queued=0)
+    pool.submit("r1")
+    for name in ("smoke", "fetched"):
+        for words in ([name], [name, "--wait"]):
+            assert "queue is full" in checkout.run("run", *words, code=75).output
+        assert "refused" in checkout.run("history", name).output
+    assert "absent was not started (failed)" in checkout.run("run", "absent", code=70).output
+
+
+def test_a_workflow_is_no_run(
+    checkout: Checkout, settings: Settings, tmp_path: Path, pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """None is waited for, and no run is named that nobody has; its page is, once GitHub has told it."""
+    monkeypatch.setenv("SUPERCHECK_GITHUB_TOKEN", TOKEN)
+    config = tmp_path / "server.toml"
+    with played_github() as played:
+        config.write_text(f'[github]\napi = "{played.url}"\nrepositories = {{shop = ["acme/shop"]}}\n')
+        with serving(replace(settings, config=config)) as served:
+            checkout.url = served.url
+            add_job(served, dispatch={"repository": "acme/shop", "workflow": "x.yml"})
+            assert "is a workflow of GitHub" in checkout.run("run", "nightly", "--wait", code=2).output
+            assert played.runs == []
+            done = checkout.run("run", "nightly")
+            [start] = served.parts.starts.of(served.parts.jobs.find("nightly")[0].no)
+            assert (done.stdout, start.state) == ("", "started")
+            assert "GitHub has not said where nightly runs" in done.stderr
+            history = checkout.run("history", "nightly").output
+            assert ("no page known" in history, start.run in history) == (True, False)
+            url = played.runs[0]["html_url"]
+            served.parts.starts.note_page(start.no, url)
+            assert url in checkout.run("history", "nightly").output
 
 
 def test_a_job_without_its_bundle_says_so(checkout: Checkout, pool: Pool, served: Served) -> None:
