@@ -19,7 +19,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from typing import Final, Protocol, TypeVar
 
-from pytest_supercheck.errors import SupercheckError
+from pytest_supercheck.errors import SupercheckError, Unreachable
 from pytest_supercheck.schedule import Schedule, parse_schedule
 from pytest_supercheck.words import plural
 from supercheck_server.errors import DatabaseTrouble
@@ -159,7 +159,7 @@ class Scheduler:
             return self._starts.claim(job.no, due_ms, occasion)
         if schedule.overlap == "skip":
             self._starts.claim(job.no, due_ms, occasion, state="skipped", reason="the one before was still going on")
-        elif any(start.state == "queued" for start in self._starts.of(job.no)):
+        elif any(start.state == "queued" for start in before):
             self._starts.claim(job.no, due_ms, occasion, state="skipped", reason="another one was waiting already")
         else:
             reason = "it waits for the end of the one before"
@@ -193,7 +193,9 @@ class Scheduler:
     def _let_go(self, start: StartRow) -> list[Future[None]]:
         """Begin a start that has waited for the end of the one before."""
         job = self._jobs.by_number(start.job_no)
-        if job is None or (job.enabled and self._unfinished(job)) or not self._starts.take(start):
+        if job is None or (job.enabled and any(one.state != "queued" for one in self._unfinished(job))):
+            return []
+        if not self._starts.take(start):
             return []
         if not job.enabled:
             self._starts.settle(start.no, "skipped", reason="the job was disabled while it waited")
@@ -201,12 +203,15 @@ class Scheduler:
         return [self._begin(job, replace(start, state="claimed", reason=""))]
 
     def _unfinished(self, job: JobRow) -> list[StartRow]:
-        """The starts of a job whose end has not come."""
-        return [
-            start
-            for start in self._starts.of(job.no)
-            if start.state == "claimed" or (start.state == "started" and self._starter.is_live(start))
-        ]
+        """The starts of a job whose end has not come, as far as anybody knows."""
+        return [one for one in self._starts.unfinished(job.no) if one.state != "started" or self._is_live(one)]
+
+    def _is_live(self, start: StartRow) -> bool:
+        try:
+            return self._starter.is_live(start)
+        except Unreachable:
+            # Its end would be in the row if it had been recorded: better no start than a second one beside it.
+            return True
 
     # -- what takes its time
 

@@ -13,8 +13,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Final, Literal
 
-from sqlalchemy import case, delete, exists, func, select, update
-from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy import and_, case, delete, exists, func, or_, select, update
 
 from pytest_supercheck.model import RunId, new_run_id
 from supercheck_server.database import Database
@@ -25,9 +24,13 @@ from supercheck_server.tables import runs, starts
 #: `started`; `skipped`: it was not to be; `missed`: nobody was there at its time; `failed`: it could not be started.
 State = Literal["claimed", "queued", "started", "skipped", "missed", "failed"]
 
-#: Starts of a job that are kept, and that one page shows.
+#: Those that are not settled.
+OPEN: Final[tuple[State, ...]] = ("claimed", "queued")
+
+#: Starts of a job that are kept besides those that are not finished, and that one page shows.
 KEPT: Final = 1000
 SHOWN: Final = 50
+DAY_MS: Final = 86_400_000
 #: Ms after which a start that is not settled is taken on by whoever finds it: longer than a clone may take.
 ABANDONED_MS: Final = 15_000
 #: Values in one `IN (...)`.
@@ -114,13 +117,14 @@ class Starts:
         values |= {"run": occasion.run or new_run_id(), "url": "", "verdict": "", "claimed_ms": self._now_ms()}
         with self._database.write() as connection:
             locked(connection, job)
-            made = connection.execute(self._insert().values(**values).on_conflict_do_nothing())
+            made = connection.execute(self._database.insert(starts).values(**values).on_conflict_do_nothing())
             if not made.rowcount:
                 return None
             oldest = select(starts.c.due_ms).where(starts.c.job_no == job).order_by(starts.c.due_ms.desc())
             limit = connection.execute(oldest.offset(KEPT).limit(1)).scalar()
             if limit is not None:
-                connection.execute(delete(starts).where(starts.c.job_no == job, starts.c.due_ms <= limit))
+                old = _START.where(starts.c.job_no == job, starts.c.due_ms <= limit, ~self._is_unfinished())
+                connection.execute(delete(starts).where(starts.c.no.in_(old.with_only_columns(starts.c.no))))
         return self.by_run(str(values["run"]))
 
     def abandoned(self, *, limit: int = 50) -> list[StartRow]:
@@ -132,6 +136,11 @@ class Starts:
             .limit(limit)
         )
 
+    def unfinished(self, job: int) -> list[StartRow]:
+        """The starts of a job that are not settled, or whose end nobody has noted, the newest first."""
+        query = _START.where(starts.c.job_no == job, self._is_unfinished())
+        return self._starts(query.order_by(starts.c.due_ms.desc()))
+
     def waiting(self) -> list[StartRow]:
         """Starts that wait for the end of a run, the oldest first."""
         return self._starts(_START.where(starts.c.state == "queued").order_by(starts.c.due_ms))
@@ -142,7 +151,7 @@ class Starts:
             same = (starts.c.no == start.no, starts.c.state == start.state, starts.c.claimed_ms == start.claimed_ms)
             # Never the same moment twice: it tells who has it.
             claimed_ms = max(self._now_ms(), start.claimed_ms + 1)
-            open_still = starts.c.state.in_(("claimed", "queued"))
+            open_still = starts.c.state.in_(OPEN)
             statement = update(starts).where(*same, open_still).values(state="claimed", claimed_ms=claimed_ms)
             return connection.execute(statement).rowcount > 0
 
@@ -156,7 +165,7 @@ class Starts:
         """Starts of the last day whose runs ended so, and that have not been started once more."""
         again = starts.alias()
         next_one = exists().where(again.c.job_no == starts.c.job_no, again.c.due_ms == starts.c.due_ms + 1)
-        recent = starts.c.claimed_ms > self._now_ms() - 86_400_000
+        recent = starts.c.claimed_ms > self._now_ms() - DAY_MS
         return self._starts(_START.where(starts.c.state == "started", recent, runs.c.verdict.in_(verdicts), ~next_one))
 
     def settle(self, no: int, state: State, *, reason: str = "") -> None:
@@ -253,9 +262,11 @@ class Starts:
         with self._database.write() as connection:
             connection.execute(update(starts).where(starts.c.no == no).values(**values))
 
-    def _insert(self) -> Any:
-        dialect: Any = postgresql if self._database.kind == "postgresql" else sqlite
-        return dialect.insert(starts)
+    def _is_unfinished(self) -> Any:
+        # A run is noted within seconds of its submission: one of which nothing is known any more has been deleted.
+        is_new = starts.c.claimed_ms > self._now_ms() - DAY_MS
+        is_live = or_(_verdict() == "live", and_(_verdict() == "", is_new))
+        return or_(starts.c.state.in_(OPEN), and_(starts.c.state == "started", is_live))
 
 
 def _verdict() -> Any:

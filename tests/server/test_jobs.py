@@ -209,6 +209,18 @@ def test_old_starts_go(jobs: Jobs, starts: Starts) -> None:
     assert (len(kept), kept[-1].due_ms) == (KEPT, 3)
 
 
+def test_what_goes_on_does_not_go_however_old(jobs: Jobs, starts: Starts, clock: Clock) -> None:
+    """Starts that wait, and those whose runs live; what became of a run long ago is not asked for ever."""
+    no = make_job(jobs)
+    for due_ms, state in enumerate(("claimed", "queued", "started")):
+        starts.claim(no, due_ms, Occasion(trigger="schedule"), state=state)
+    for due_ms in range(3, KEPT + 3):
+        starts.claim(no, due_ms, Occasion(trigger="schedule"), state="skipped")
+    assert {one.state for one in starts.unfinished(no)} == {"claimed", "queued", "started"}
+    clock.now_ms += 2 * DAY_MS
+    assert {one.state for one in starts.unfinished(no)} == {"claimed", "queued"}
+
+
 def test_figures_are_of_recorded_runs(jobs: Jobs, starts: Starts, database: Database) -> None:
     """How many, how many not passed, how long they take; and the last start, whatever became of it."""
     no = make_job(jobs)

@@ -14,6 +14,8 @@ from datetime import datetime
 from zoneinfo import ZoneInfo
 
 import pytest
+import redis
+from sqlalchemy import insert
 
 from pytest_supercheck.dispatch import Dispatcher
 from pytest_supercheck.errors import Unreachable
@@ -22,7 +24,8 @@ from pytest_supercheck.model import RunRequest
 from supercheck_server.database import Database
 from supercheck_server.jobs import JobRow, Jobs
 from supercheck_server.scheduler import MISSED, NOTED, Scheduler
-from supercheck_server.starts import StartRow, Starts
+from supercheck_server.starts import SHOWN, StartRow, Starts
+from supercheck_server.tables import runs
 from tests.conftest import Valkey
 from tests.server.conftest import GUARD_S
 
@@ -36,6 +39,8 @@ def ms(text: str) -> int:
 
 
 NOON_MS = ms("2026-03-01T12:00Z")
+#: A pool that is away.
+NOWHERE = Dispatcher(redis.Redis.from_url("redis://127.0.0.1:1/0"))
 
 
 class Clock:
@@ -54,11 +59,11 @@ class Submitter:
 
     def __init__(self, starts: Starts, dispatcher: Dispatcher) -> None:
         self._starts = starts
-        self._dispatcher = dispatcher
+        self.dispatcher = dispatcher
 
     def submit(self, start: StartRow) -> StartRow:
         """A run, at once."""
-        self._dispatcher.submit(RunRequest(run_id=start.run, project="shop", detached=True))
+        self.dispatcher.submit(RunRequest(run_id=start.run, project="shop", detached=True))
         self._starts.settle(start.no, "started")
         return start
 
@@ -71,11 +76,11 @@ class Submitter:
 
     def is_live(self, start: StartRow) -> bool:
         """As the pool has it."""
-        return self._dispatcher.look(start.run).state not in ("ended", "gone")
+        return self.dispatcher.look(start.run).state not in ("ended", "gone")
 
     def cancel(self, start: StartRow, why: str) -> None:
         """At once."""
-        self._dispatcher.cancel(start.run, outcome="cancelled", how="kill", message=why)
+        self.dispatcher.cancel(start.run, outcome="cancelled", how="kill", message=why)
 
 
 class Servers:
@@ -248,6 +253,20 @@ def test_overlap_queue(servers: Servers) -> None:
     assert servers.live() != first
 
 
+@pytest.mark.parametrize("overlap", ["skip", "queue"])
+def test_overlap_holds_however_many_starts_come_meanwhile(servers: Servers, overlap: str) -> None:
+    """A run that takes long has its start far below what one page shows."""
+    job = servers.job({"every": "1 min", "overlap": overlap})
+    for minute in range(1, SHOWN + 4):
+        servers.look(NOON_MS + minute * 60_000)
+    assert {state for _, state in servers.told(job)} == {"skipped"}
+    [run] = servers.live()
+    servers.end_runs()
+    servers.look()
+    assert len(servers.live()) == int(overlap == "queue")
+    assert run not in servers.live()
+
+
 def test_start_that_waits_is_not_made_for_a_disabled_job(servers: Servers) -> None:
     """It says why."""
     job = overlapping(servers, "queue")
@@ -264,6 +283,29 @@ def test_overlap_cancel(servers: Servers) -> None:
     assert servers.told(job) == [("01 13:00", "started"), ("01 14:00", "started")]
     assert servers.live() == [newest.run]
     assert servers.dispatcher.look(before.run).message == "its job has been started again"
+
+
+@pytest.mark.parametrize(("overlap", "state"), [("skip", "skipped"), ("queue", "queued"), ("cancel", "claimed")])
+def test_overlap_while_redis_is_away(servers: Servers, overlap: str, state: str) -> None:
+    """What nobody knows the end of goes on; no start is missed for it."""
+    job = servers.job({"every": "1 h", "overlap": overlap})
+    servers.look(NOON_MS + HOUR_MS)
+    servers.submitter.dispatcher = NOWHERE
+    servers.look(NOON_MS + 2 * HOUR_MS)
+    servers.look(NOON_MS + 2 * HOUR_MS + 120_000)
+    assert servers.told(job) == [("01 13:00", "started"), ("01 14:00", state)]
+
+
+def test_run_whose_end_is_recorded_needs_no_redis(servers: Servers, database: Database) -> None:
+    """The next start is there, and waits for Redis alone."""
+    job = servers.job({"every": "1 h"})
+    servers.look(NOON_MS + HOUR_MS)
+    servers.submitter.dispatcher = NOWHERE
+    [run] = servers.live()
+    with database.write() as connection:
+        connection.execute(insert(runs).values(id=run, project="shop", verdict="passed", submitted_ms=NOON_MS))
+    servers.look(NOON_MS + 2 * HOUR_MS)
+    assert servers.told(job) == [("01 13:00", "started"), ("01 14:00", "claimed")]
 
 
 # -- missed starts
