@@ -195,12 +195,13 @@ class Scheduler:
         job = self._jobs.by_number(start.job_no)
         if job is None or (job.enabled and any(one.state != "queued" for one in self._unfinished(job))):
             return []
-        if not self._starts.take(start):
+        taken = self._starts.take(start)
+        if taken is None:
             return []
         if not job.enabled:
-            self._starts.settle(start.no, "skipped", reason="the job was disabled while it waited")
+            self._starts.settle(taken, "skipped", reason="the job was disabled while it waited")
             return []
-        return [self._begin(job, replace(start, state="claimed", reason=""))]
+        return [self._begin(job, replace(taken, reason=""))]
 
     def _unfinished(self, job: JobRow) -> list[StartRow]:
         """The starts of a job whose end has not come, as far as anybody knows."""

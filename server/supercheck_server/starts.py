@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Final, Literal
 
 from sqlalchemy import and_, case, delete, exists, func, or_, select, update
@@ -145,21 +145,20 @@ class Starts:
         """Starts that wait for the end of a run, the oldest first."""
         return self._starts(_START.where(starts.c.state == "queued").order_by(starts.c.due_ms))
 
-    def take(self, start: StartRow) -> bool:
-        """Take on a start that is not settled; False when somebody else has done so."""
-        with self._database.write() as connection:
-            same = (starts.c.no == start.no, starts.c.state == start.state, starts.c.claimed_ms == start.claimed_ms)
-            # Never the same moment twice: it tells who has it.
-            claimed_ms = max(self._now_ms(), start.claimed_ms + 1)
-            open_still = starts.c.state.in_(OPEN)
-            statement = update(starts).where(*same, open_still).values(state="claimed", claimed_ms=claimed_ms)
-            return connection.execute(statement).rowcount > 0
+    def take(self, start: StartRow) -> StartRow | None:
+        """
+        Take on a start that is not settled, or say that it is still being submitted.
 
-    def renew(self, no: int) -> None:
-        """Say that it is still being submitted."""
+        Returns:
+            The start as it is then; None when it is settled, or somebody else has taken it on.
+        """
+        # Never the same moment twice: it tells who has it.
+        taken = replace(start, state="claimed", claimed_ms=max(self._now_ms(), start.claimed_ms + 1))
         with self._database.write() as connection:
-            mine = (starts.c.no == no, starts.c.state == "claimed")
-            connection.execute(update(starts).where(*mine).values(claimed_ms=self._now_ms()))
+            values = {"state": taken.state, "claimed_ms": taken.claimed_ms}
+            is_open = starts.c.state.in_(OPEN)
+            statement = update(starts).where(*_same(start), is_open).values(values)
+            return taken if connection.execute(statement).rowcount else None
 
     def broken(self, verdicts: Sequence[str]) -> list[StartRow]:
         """Starts of the last day whose runs ended so, and that have not been started once more."""
@@ -168,9 +167,11 @@ class Starts:
         recent = starts.c.claimed_ms > self._now_ms() - DAY_MS
         return self._starts(_START.where(starts.c.state == "started", recent, runs.c.verdict.in_(verdicts), ~next_one))
 
-    def settle(self, no: int, state: State, *, reason: str = "") -> None:
-        """Note what became of a start."""
-        self._note(no, state=state, reason=reason[:2000])
+    def settle(self, start: StartRow, state: State, *, reason: str = "") -> bool:
+        """Note what became of a start; False when somebody else has taken it on, who does so."""
+        with self._database.write() as connection:
+            statement = update(starts).where(*_same(start)).values(state=state, reason=reason[:2000])
+            return connection.execute(statement).rowcount > 0
 
     # -- what is started elsewhere
 
@@ -267,6 +268,11 @@ class Starts:
         is_new = starts.c.claimed_ms > self._now_ms() - DAY_MS
         is_live = or_(_verdict() == "live", and_(_verdict() == "", is_new))
         return or_(starts.c.state.in_(OPEN), and_(starts.c.state == "started", is_live))
+
+
+def _same(start: StartRow) -> tuple[Any, ...]:
+    """That nobody has changed a start since."""
+    return starts.c.no == start.no, starts.c.state == start.state, starts.c.claimed_ms == start.claimed_ms
 
 
 def _verdict() -> Any:

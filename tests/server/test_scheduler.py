@@ -63,16 +63,16 @@ class Submitter:
 
     def submit(self, start: StartRow) -> StartRow:
         """A run, at once."""
+        taken = self._starts.take(start)
+        if taken is None:
+            return start
         self.dispatcher.submit(RunRequest(run_id=start.run, project="shop", detached=True))
-        self._starts.settle(start.no, "started")
-        return start
+        self._starts.settle(taken, "started")
+        return taken
 
     def look_after(self) -> int:
         """What servers have left that died."""
-        taken = [start for start in self._starts.abandoned() if self._starts.take(start)]
-        for start in taken:
-            self.submit(start)
-        return len(taken)
+        return len([self.submit(start) for start in self._starts.abandoned()])
 
     def is_live(self, start: StartRow) -> bool:
         """As the pool has it."""
