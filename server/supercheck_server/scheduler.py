@@ -75,21 +75,17 @@ class Scheduler:
         starter: Starting,
         *,
         now_ms: Callable[[], int] = lambda: round(time.time() * 1000),
-        on_missed: Callable[[str, int, str], None] = lambda _job, _due_ms, _reason: None,
     ) -> None:
         """
         Get ready.
 
         Args:
             now_ms: The clock, ms since 1970; may jump.
-            on_missed: Told once of every missed start: the job as `PROJECT/NAME`, when it was due, and why it was not
-                started.
         """
         self._jobs = jobs
         self._starts = starts
         self._starter = starter
         self._now_ms = now_ms
-        self._on_missed = on_missed
         self._hands = ThreadPoolExecutor(HANDS, thread_name_prefix="supercheck-start")
         self._carer = ThreadPoolExecutor(1, thread_name_prefix="supercheck-care")
         self._care: Future[None] | None = None
@@ -179,7 +175,6 @@ class Scheduler:
             reason = f"{MISSED}, nor at {plural(others, 'time')} before" if others and not place else MISSED
             if self._starts.claim(job.no, due_ms, Occasion(trigger="schedule"), state="missed", reason=reason):
                 logger.warning("start missed", extra={"job": name, "due_ms": due_ms})
-                self._on_missed(name, due_ms, reason)
 
     def _review(self, now_ms: int) -> None:
         """Bring plans back that were made by a clock which was ahead: what it has started is not started again."""

@@ -13,16 +13,19 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Final, Literal
 
-from sqlalchemy import and_, case, delete, exists, func, or_, select, update
+from sqlalchemy import Connection, and_, case, delete, exists, func, or_, select, update
 
 from pytest_supercheck.model import RunId, new_run_id
 from supercheck_server.database import Database
 from supercheck_server.jobs import locked
-from supercheck_server.tables import runs, starts
+from supercheck_server.tables import jobs, runs, starts
 
 #: `claimed`: somebody is about to submit it. `queued`: it waits until the job's run before it has ended. Settled:
 #: `started`; `skipped`: it was not to be; `missed`: nobody was there at its time; `failed`: it could not be started.
 State = Literal["claimed", "queued", "started", "skipped", "missed", "failed"]
+
+#: Tells, in a transaction, that a job (`PROJECT/NAME`) was not started when it was due, and why.
+Tell = Callable[[Connection, str, int, str], None]
 
 #: Those that are not settled.
 OPEN: Final[tuple[State, ...]] = ("claimed", "queued")
@@ -92,9 +95,23 @@ class Figures:
 class Starts:
     """The starts of all jobs."""
 
-    def __init__(self, database: Database, *, now_ms: Callable[[], int] = lambda: round(time.time() * 1000)) -> None:
+    def __init__(
+        self,
+        database: Database,
+        *,
+        now_ms: Callable[[], int] = lambda: round(time.time() * 1000),
+        tell: Tell = lambda _connection, _job, _due_ms, _reason: None,
+    ) -> None:
+        """
+        Get ready.
+
+        Args:
+            now_ms: The clock, ms since 1970; may jump.
+            tell: Told of every start by schedule that was missed or has failed, in the transaction that notes it.
+        """
         self._database = database
         self._now_ms = now_ms
+        self._tell = tell
 
     def claim(
         self, job: int, due_ms: int, occasion: Occasion, *, state: State = "claimed", reason: str = ""
@@ -116,10 +133,13 @@ class Starts:
         values = {**asdict(occasion), "job_no": job, "due_ms": due_ms, "state": state, "reason": reason[:2000]}
         values |= {"run": occasion.run or new_run_id(), "url": "", "verdict": "", "claimed_ms": self._now_ms()}
         with self._database.write() as connection:
-            locked(connection, job)
-            made = connection.execute(self._database.insert(starts).values(**values).on_conflict_do_nothing())
-            if not made.rowcount:
+            row = locked(connection, job)
+            # PostgreSQL's driver counts no rows of an INSERT that SQLAlchemy has return their numbers.
+            insert = self._database.insert(starts).values(**values).on_conflict_do_nothing().returning(starts.c.no)
+            if connection.execute(insert).scalar() is None:
                 return None
+            if state == "missed":
+                self._tell(connection, f"{row.project}/{row.name}", due_ms, reason)
             oldest = select(starts.c.due_ms).where(starts.c.job_no == job).order_by(starts.c.due_ms.desc())
             limit = connection.execute(oldest.offset(KEPT).limit(1)).scalar()
             if limit is not None:
@@ -171,7 +191,12 @@ class Starts:
         """Note what became of a start; False when somebody else has taken it on, who does so."""
         with self._database.write() as connection:
             statement = update(starts).where(*_same(start)).values(state=state, reason=reason[:2000])
-            return connection.execute(statement).rowcount > 0
+            if not connection.execute(statement).rowcount:
+                return False
+            if state == "failed" and start.trigger == "schedule":
+                row = connection.execute(select(jobs.c.project, jobs.c.name).where(jobs.c.no == start.job_no)).one()
+                self._tell(connection, f"{row.project}/{row.name}", start.due_ms, reason)
+            return True
 
     # -- what is started elsewhere
 

@@ -89,10 +89,10 @@ class Servers:
     def __init__(self, database: Database, dispatcher: Dispatcher) -> None:
         self.clock = Clock()
         self.jobs = Jobs(database, now_ms=self.clock)
-        self.starts = Starts(database, now_ms=self.clock)
+        self.missed: list[tuple[str, int, str]] = []
+        self.starts = Starts(database, now_ms=self.clock, tell=lambda _, *missed: self.missed.append(missed))
         self.dispatcher = dispatcher
         self.submitter = Submitter(self.starts, dispatcher)
-        self.missed: list[tuple[str, int, str]] = []
         self.schedulers: list[Scheduler] = []
 
     def start(self, submitter: Submitter | None = None) -> Scheduler:
@@ -102,7 +102,6 @@ class Servers:
             self.starts,
             submitter or self.submitter,
             now_ms=self.clock,
-            on_missed=lambda job, due_ms, reason: self.missed.append((job, due_ms, reason)),
         )
         self.schedulers.append(made)
         return made
