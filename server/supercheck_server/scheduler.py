@@ -41,6 +41,7 @@ NOTED: Final = 10
 HANDS: Final = 4
 
 MISSED: Final = "no server was there to start it"
+AGAIN: Final = "its job has been started again"
 
 Row = TypeVar("Row", JobRow, StartRow)
 
@@ -163,8 +164,10 @@ class Scheduler:
         return None
 
     def _cancel(self, start: StartRow) -> None:
+        # First, so that whoever is about to submit it does not; it may have done so a moment ago.
+        self._starts.withdraw(start, AGAIN)
         try:
-            self._starter.cancel(start, "its job has been started again")
+            self._starter.cancel(start, AGAIN)
         except SupercheckError as exc:
             logger.warning("run not cancelled", extra={"run_id": start.run, "reason": str(exc)})
 

@@ -157,6 +157,9 @@ class Starter:
             hold.settle("failed", words)
         else:
             hold.settle("started", start.reason)
+            now = self._starts.by_run(start.run)
+            if now is not None and now.state == "skipped":
+                self.cancel(now, now.reason)
 
     def look_after(self) -> int:
         """

@@ -198,6 +198,13 @@ class Starts:
                 self._tell(connection, f"{row.project}/{row.name}", start.due_ms, reason)
             return True
 
+    def withdraw(self, start: StartRow, reason: str) -> bool:
+        """Note that a start is not to be made any more, whoever has it; False when it is settled already."""
+        with self._database.write() as connection:
+            is_open = (starts.c.no == start.no, starts.c.state.in_(OPEN))
+            statement = update(starts).where(*is_open).values(state="skipped", reason=reason[:2000])
+            return connection.execute(statement).rowcount > 0
+
     # -- what is started elsewhere
 
     def note_asked(self, start: StartRow) -> bool:

@@ -23,9 +23,10 @@ from click.testing import CliRunner, Result
 from sqlalchemy import text
 
 from pytest_supercheck.cli import main
+from pytest_supercheck.dispatch import Dispatcher
 from pytest_supercheck.errors import BadJob, SourceTrouble
 from pytest_supercheck.jobs import Git, Job, decode_job
-from pytest_supercheck.model import RunId, new_run_id
+from pytest_supercheck.model import RunId, RunRequest, new_run_id
 from supercheck_server.configuration import read_configuration
 from supercheck_server.database import Database
 from supercheck_server.github import Workflows
@@ -523,6 +524,24 @@ def test_a_start_that_is_taken_on_meanwhile_is_left(
     made = parts.starter.now(parts.jobs.find("nightly")[0], MANUAL)
     assert parts.starter.submit(made).state == "claimed"
     assert pool.dispatcher.queue().runs == ()
+
+
+def test_a_start_that_is_withdrawn_while_it_is_submitted(
+    allowing: Served, repository: Path, pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its run ends."""
+    add_job(allowing, source={"git": repository.as_uri()})
+    parts = allowing.parts
+    submit = Dispatcher.submit
+
+    def slow(self: Dispatcher, request: RunRequest) -> object:
+        assert parts.starts.withdraw(made, "its job has been started again")
+        return submit(self, request)
+
+    monkeypatch.setattr(Dispatcher, "submit", slow)
+    made = parts.starter.now(parts.jobs.find("nightly")[0], MANUAL)
+    assert parts.starter.submit(made).state == "skipped"
+    wait_for(lambda: not parts.starter.is_live(made), "it ends")
 
 
 def test_a_run_that_machinery_failed_is_started_once_more(allowing: Served, repository: Path, pool: Pool) -> None:

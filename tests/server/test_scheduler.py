@@ -23,7 +23,7 @@ from pytest_supercheck.jobs import decode_job
 from pytest_supercheck.model import RunRequest
 from supercheck_server.database import Database
 from supercheck_server.jobs import JobRow, Jobs
-from supercheck_server.scheduler import MISSED, NOTED, Scheduler
+from supercheck_server.scheduler import AGAIN, MISSED, NOTED, Scheduler
 from supercheck_server.starts import SHOWN, StartRow, Starts
 from supercheck_server.tables import runs
 from tests.conftest import Valkey
@@ -282,6 +282,19 @@ def test_overlap_cancel(servers: Servers) -> None:
     assert servers.told(job) == [("01 13:00", "started"), ("01 14:00", "started")]
     assert servers.live() == [newest.run]
     assert servers.dispatcher.look(before.run).message == "its job has been started again"
+
+
+def test_overlap_cancel_leaves_no_start_that_waits(servers: Servers) -> None:
+    """Of many that could not be submitted for a while, one run is made."""
+    job = servers.job({"every": "1 min", "overlap": "cancel"})
+    servers.submitter.dispatcher = NOWHERE
+    for minute in range(1, 11):
+        servers.look(NOON_MS + minute * 60_000)
+    assert [state for _, state in servers.told(job)] == [*["skipped"] * 9, "claimed"]
+    assert servers.starts.of(job.no)[1].reason == AGAIN
+    servers.submitter.dispatcher = servers.dispatcher
+    servers.look(NOON_MS + 10 * 60_000 + 20_000)
+    assert servers.live() == [servers.starts.of(job.no)[0].run]
 
 
 @pytest.mark.parametrize(("overlap", "state"), [("skip", "skipped"), ("queue", "queued"), ("cancel", "claimed")])
