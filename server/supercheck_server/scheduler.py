@@ -22,6 +22,7 @@ from typing import Final, Protocol, TypeVar
 from pytest_supercheck.errors import SupercheckError, Unreachable
 from pytest_supercheck.schedule import Schedule, parse_schedule
 from pytest_supercheck.words import plural
+from supercheck_server.duties import Duties
 from supercheck_server.errors import DatabaseTrouble
 from supercheck_server.jobs import JobRow, Jobs, UnknownJob
 from supercheck_server.starts import Occasion, StartRow, Starts
@@ -37,7 +38,7 @@ LATE_MS: Final = 60_000
 #: How far back missed starts are looked for, and how many of them are noted one by one.
 BACK_MS: Final = 7 * 86_400_000
 NOTED: Final = 10
-#: Starts that a server makes at the same time.
+#: Starts that a server makes at the same time; as many again of jobs whose files it has to fetch first.
 HANDS: Final = 4
 
 MISSED: Final = "no server was there to start it"
@@ -88,6 +89,8 @@ class Scheduler:
         self._starter = starter
         self._now_ms = now_ms
         self._hands = ThreadPoolExecutor(HANDS, thread_name_prefix="supercheck-start")
+        # Repositories that are slow hold up no job that needs none.
+        self._fetching = ThreadPoolExecutor(HANDS, thread_name_prefix="supercheck-fetch")
         self._carer = ThreadPoolExecutor(1, thread_name_prefix="supercheck-care")
         self._care: Future[None] | None = None
         self._looks = 0
@@ -95,6 +98,7 @@ class Scheduler:
     def close(self) -> None:
         """Wait for what has been begun; what only waits for a hand is left to others."""
         self._hands.shutdown(cancel_futures=True)
+        self._fetching.shutdown(cancel_futures=True)
         self._carer.shutdown(cancel_futures=True)
 
     def tick(self) -> list[Future[None]]:
@@ -215,7 +219,8 @@ class Scheduler:
     # -- what takes its time
 
     def _begin(self, job: JobRow, start: StartRow) -> Future[None]:
-        return self._hands.submit(self._submit, job, start)
+        hands = self._hands if job.job.source is None else self._fetching
+        return hands.submit(self._submit, job, start)
 
     def _submit(self, job: JobRow, start: StartRow) -> None:
         about = {"job": f"{job.project}/{job.name}", "run_id": start.run}
@@ -252,17 +257,9 @@ class SchedulerThread(threading.Thread):
 
     def run(self) -> None:
         """The thread."""
-        trouble = ""
+        duties = Duties("scheduler")
         while not self._over.wait(EVERY_S):
-            try:
-                self._scheduler.tick()
-                trouble = ""
-            except SupercheckError as exc:
-                if trouble != str(exc):
-                    logger.warning("scheduler waits", extra={"reason": str(exc)})
-                trouble = str(exc)
-            except Exception:
-                logger.exception("scheduler failed")
+            duties.do("tick", 0, self._scheduler.tick)
         self._scheduler.close()
 
 

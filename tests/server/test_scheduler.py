@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
 from datetime import datetime
@@ -23,11 +24,11 @@ from pytest_supercheck.jobs import decode_job
 from pytest_supercheck.model import RunRequest
 from supercheck_server.database import Database
 from supercheck_server.jobs import JobRow, Jobs
-from supercheck_server.scheduler import AGAIN, MISSED, NOTED, Scheduler
+from supercheck_server.scheduler import AGAIN, HANDS, MISSED, NOTED, Scheduler
 from supercheck_server.starts import SHOWN, StartRow, Starts
 from supercheck_server.tables import runs
 from tests.conftest import Valkey
-from tests.server.conftest import GUARD_S
+from tests.server.conftest import GUARD_S, wait_for
 
 HOUR_MS = 3_600_000
 DAY_MS = 24 * HOUR_MS
@@ -427,6 +428,32 @@ def test_trouble_with_one_job_keeps_no_other_from_it(servers: Servers, monkeypat
     monkeypatch.setattr(servers.jobs, "plan", fails)
     servers.look("2026-03-01T13:00:01Z")
     assert servers.told(second) == [("01 13:00", "started")]
+
+
+def test_slow_repositories_hold_up_no_other_job(servers: Servers) -> None:
+    """However many of them are due before it."""
+    fetched = threading.Event()
+
+    class Fetching(Submitter):
+        def submit(self, start: StartRow) -> StartRow:
+            row = servers.jobs.by_number(start.job_no)
+            if row is not None and row.job.source is not None:
+                assert fetched.wait(GUARD_S)
+            return super().submit(start)
+
+    server = servers.start(Fetching(servers.starts, servers.dispatcher))
+    source = {"git": "https://x/y"}
+    slow = [decode_job(f"a{number}", {"schedule": "0 13 * * *", "source": source}) for number in range(HANDS + 1)]
+    servers.jobs.sync("bank", [(job, None) for job in slow])
+    job = servers.job("0 13 * * *")
+    servers.clock.ms = NOON_MS + HOUR_MS
+    begun = server.tick()
+    try:
+        wait_for(lambda: servers.told(job) == [("01 13:00", "started")], "it has been started")
+    finally:
+        fetched.set()
+        wait(begun, GUARD_S)
+    assert len(servers.live()) == HANDS + 2
 
 
 DYING = """
