@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from datetime import datetime, timezone
-from typing import Any, Final, Literal
+from typing import Final, Literal
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from cronsim import CronSim, CronSimError
@@ -83,15 +83,6 @@ class Schedule:
             if due > ms:
                 return due
         return None
-
-    def to_json(self) -> dict[str, Any]:
-        """What `parse_schedule` makes the same schedule of."""
-        more = {"overlap": self.overlap, "catch-up": self.catch_up_s}
-        if self.at_ms is not None:
-            return {"at": datetime.fromtimestamp(self.at_ms / 1000, timezone.utc).isoformat(), **more}
-        return (
-            {"every": self.every_s, **more} if self.every_s else {"cron": self.cron, "timezone": self.timezone, **more}
-        )
 
     def __str__(self) -> str:
         if self.at_ms is not None:

@@ -62,7 +62,7 @@ class Rate(AlertSection):
 
 
 class Missed(Section):
-    """Starts of jobs that did not happen."""
+    """Starts of jobs by schedule that did not happen, or failed."""
 
     #: Seconds from one message about a job to the next.
     cool_down: float = Field(default=0, ge=0)
@@ -81,7 +81,7 @@ class AlertsSection(Section):
     failures: Rate | None = None
     #: Worker processes that take work.
     workers: Below | None = None
-    #: Missed starts of jobs.
+    #: Starts of jobs by schedule that were missed, or have failed.
     missed: Missed = Missed()
 
     @model_validator(mode="after")
@@ -164,17 +164,14 @@ class Alerts:
         for look in [*self._look_at_pool(now_ms), *self._look_at_runs(now_ms)]:
             self._note(look, round(now_ms))
 
-    def missed(self, job: str, due_ms: int, reason: str) -> None:
+    def missed(self, connection: Connection, job: str, due_ms: int, reason: str) -> None:
         """
-        Tell that a job was not started when it was due; harmless to repeat.
+        Tell that a job was not started when it was due, in the transaction that notes it; harmless to repeat.
 
         Args:
             job: Its name, with its project's.
             due_ms: When, ms since 1970.
             reason: Why not.
-
-        Raises:
-            DatabaseTrouble: The database cannot be used.
         """
         if not self._rules.to:
             return
@@ -182,13 +179,10 @@ class Alerts:
         about = f"missed {key_of(job, str(due_ms))}"
         body = f"It was due at {_clock(due_ms)}: {plain(reason)}"
         last = now_ms - self._rules.missed.cool_down * 1000
-        with self._database.write() as connection:
-            self._know(connection, name)
-            cool = or_(alerts.c.told_ms.is_(None), alerts.c.told_ms <= last)
-            due = alerts.c.looked_ms < due_ms
-            told = update(alerts).where(alerts.c.name == name, cool, due).values(looked_ms=due_ms, told_ms=now_ms)
-            if connection.execute(told).rowcount:
-                self._tell(connection, about, "missed", f"Missed: {plain(job)} was not started", body)
+        self._know(connection, name)
+        cool = or_(alerts.c.told_ms.is_(None), alerts.c.told_ms <= last)
+        if connection.execute(update(alerts).where(alerts.c.name == name, cool).values(told_ms=now_ms)).rowcount:
+            self._tell(connection, about, "missed", f"Missed: {plain(job)} was not started", body)
 
     def _look_at_pool(self, now_ms: float) -> Iterator[Look]:
         queue, wait, workers = self._rules.queue, self._rules.wait, self._rules.workers

@@ -151,7 +151,7 @@ class Parts:
             runs_per_project=settings.retention_runs,
         )
         self.jobs = Jobs(self.database)
-        self.starts = Starts(self.database)
+        self.starts = Starts(self.database, tell=self.alerts.missed)
         self.bundles = Bundles(
             self.database,
             store,
@@ -209,7 +209,7 @@ def create_app(parts: Parts) -> FastAPI:
         keeper = Keeper(
             parts.recorder, parts.retention, parts.mirror, parts.bundles, adopts="://" not in parts.settings.store
         )
-        scheduler = SchedulerThread(Scheduler(parts.jobs, parts.starts, parts.starter, on_missed=parts.alerts.missed))
+        scheduler = SchedulerThread(Scheduler(parts.jobs, parts.starts, parts.starter))
         keeper.start()
         scheduler.start()
         postman = Postman(parts.messenger, parts.alerts) if parts.messenger else None

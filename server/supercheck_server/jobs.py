@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from sqlalchemy import Connection, delete, or_, select, update
-from sqlalchemy.dialects import postgresql, sqlite
 
 from pytest_supercheck.errors import BadJob, SupercheckError
 from pytest_supercheck.jobs import Job, decode_job
@@ -112,7 +111,7 @@ class Jobs:
                 told[what].append(job.name)
                 fresh = {**values, "overrides": "{}", "since_ms": now_ms, "next_ms": None}
                 connection.execute(
-                    self._insert(jobs).values(project=project, name=job.name, enabled=1, **fresh)
+                    self._database.insert(jobs).values(project=project, name=job.name, enabled=1, **fresh)
                     .on_conflict_do_update(
                         index_elements=["project", "name"], set_=values if what == "same" else fresh
                     )
@@ -211,10 +210,6 @@ class Jobs:
     def _change(self, connection: Connection, no: int, values: Mapping[str, Any]) -> JobRow:
         connection.execute(update(jobs).where(jobs.c.no == no).values(**values))
         return _job_row(connection.execute(select(jobs).where(jobs.c.no == no)).one())
-
-    def _insert(self, table: Any) -> Any:
-        dialect: Any = postgresql if self._database.kind == "postgresql" else sqlite
-        return dialect.insert(table)
 
 
 def locked(connection: Connection, no: int) -> JobRow:

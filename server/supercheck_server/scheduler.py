@@ -19,9 +19,10 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from typing import Final, Protocol, TypeVar
 
-from pytest_supercheck.errors import SupercheckError
+from pytest_supercheck.errors import SupercheckError, Unreachable
 from pytest_supercheck.schedule import Schedule, parse_schedule
 from pytest_supercheck.words import plural
+from supercheck_server.duties import Duties
 from supercheck_server.errors import DatabaseTrouble
 from supercheck_server.jobs import JobRow, Jobs, UnknownJob
 from supercheck_server.starts import Occasion, StartRow, Starts
@@ -37,10 +38,11 @@ LATE_MS: Final = 60_000
 #: How far back missed starts are looked for, and how many of them are noted one by one.
 BACK_MS: Final = 7 * 86_400_000
 NOTED: Final = 10
-#: Starts that a server makes at the same time.
+#: Starts that a server makes at the same time; as many again of jobs whose files it has to fetch first.
 HANDS: Final = 4
 
 MISSED: Final = "no server was there to start it"
+AGAIN: Final = "its job has been started again"
 
 Row = TypeVar("Row", JobRow, StartRow)
 
@@ -75,22 +77,20 @@ class Scheduler:
         starter: Starting,
         *,
         now_ms: Callable[[], int] = lambda: round(time.time() * 1000),
-        on_missed: Callable[[str, int, str], None] = lambda _job, _due_ms, _reason: None,
     ) -> None:
         """
         Get ready.
 
         Args:
             now_ms: The clock, ms since 1970; may jump.
-            on_missed: Told once of every missed start: the job as `PROJECT/NAME`, when it was due, and why it was not
-                started.
         """
         self._jobs = jobs
         self._starts = starts
         self._starter = starter
         self._now_ms = now_ms
-        self._on_missed = on_missed
         self._hands = ThreadPoolExecutor(HANDS, thread_name_prefix="supercheck-start")
+        # Repositories that are slow hold up no job that needs none.
+        self._fetching = ThreadPoolExecutor(HANDS, thread_name_prefix="supercheck-fetch")
         self._carer = ThreadPoolExecutor(1, thread_name_prefix="supercheck-care")
         self._care: Future[None] | None = None
         self._looks = 0
@@ -98,6 +98,7 @@ class Scheduler:
     def close(self) -> None:
         """Wait for what has been begun; what only waits for a hand is left to others."""
         self._hands.shutdown(cancel_futures=True)
+        self._fetching.shutdown(cancel_futures=True)
         self._carer.shutdown(cancel_futures=True)
 
     def tick(self) -> list[Future[None]]:
@@ -159,7 +160,7 @@ class Scheduler:
             return self._starts.claim(job.no, due_ms, occasion)
         if schedule.overlap == "skip":
             self._starts.claim(job.no, due_ms, occasion, state="skipped", reason="the one before was still going on")
-        elif any(start.state == "queued" for start in self._starts.of(job.no)):
+        elif any(start.state == "queued" for start in before):
             self._starts.claim(job.no, due_ms, occasion, state="skipped", reason="another one was waiting already")
         else:
             reason = "it waits for the end of the one before"
@@ -167,8 +168,10 @@ class Scheduler:
         return None
 
     def _cancel(self, start: StartRow) -> None:
+        # First, so that whoever is about to submit it does not; it may have done so a moment ago.
+        self._starts.withdraw(start, AGAIN)
         try:
-            self._starter.cancel(start, "its job has been started again")
+            self._starter.cancel(start, AGAIN)
         except SupercheckError as exc:
             logger.warning("run not cancelled", extra={"run_id": start.run, "reason": str(exc)})
 
@@ -179,7 +182,6 @@ class Scheduler:
             reason = f"{MISSED}, nor at {plural(others, 'time')} before" if others and not place else MISSED
             if self._starts.claim(job.no, due_ms, Occasion(trigger="schedule"), state="missed", reason=reason):
                 logger.warning("start missed", extra={"job": name, "due_ms": due_ms})
-                self._on_missed(name, due_ms, reason)
 
     def _review(self, now_ms: int) -> None:
         """Bring plans back that were made by a clock which was ahead: what it has started is not started again."""
@@ -193,25 +195,32 @@ class Scheduler:
     def _let_go(self, start: StartRow) -> list[Future[None]]:
         """Begin a start that has waited for the end of the one before."""
         job = self._jobs.by_number(start.job_no)
-        if job is None or (job.enabled and self._unfinished(job)) or not self._starts.take(start):
+        if job is None or (job.enabled and any(one.state != "queued" for one in self._unfinished(job))):
+            return []
+        taken = self._starts.take(start)
+        if taken is None:
             return []
         if not job.enabled:
-            self._starts.settle(start.no, "skipped", reason="the job was disabled while it waited")
+            self._starts.settle(taken, "skipped", reason="the job was disabled while it waited")
             return []
-        return [self._begin(job, replace(start, state="claimed", reason=""))]
+        return [self._begin(job, replace(taken, reason=""))]
 
     def _unfinished(self, job: JobRow) -> list[StartRow]:
-        """The starts of a job whose end has not come."""
-        return [
-            start
-            for start in self._starts.of(job.no)
-            if start.state == "claimed" or (start.state == "started" and self._starter.is_live(start))
-        ]
+        """The starts of a job whose end has not come, as far as anybody knows."""
+        return [one for one in self._starts.unfinished(job.no) if one.state != "started" or self._is_live(one)]
+
+    def _is_live(self, start: StartRow) -> bool:
+        try:
+            return self._starter.is_live(start)
+        except Unreachable:
+            # Its end would be in the row if it had been recorded: better no start than a second one beside it.
+            return True
 
     # -- what takes its time
 
     def _begin(self, job: JobRow, start: StartRow) -> Future[None]:
-        return self._hands.submit(self._submit, job, start)
+        hands = self._hands if job.job.source is None else self._fetching
+        return hands.submit(self._submit, job, start)
 
     def _submit(self, job: JobRow, start: StartRow) -> None:
         about = {"job": f"{job.project}/{job.name}", "run_id": start.run}
@@ -248,17 +257,9 @@ class SchedulerThread(threading.Thread):
 
     def run(self) -> None:
         """The thread."""
-        trouble = ""
+        duties = Duties("scheduler")
         while not self._over.wait(EVERY_S):
-            try:
-                self._scheduler.tick()
-                trouble = ""
-            except SupercheckError as exc:
-                if trouble != str(exc):
-                    logger.warning("scheduler waits", extra={"reason": str(exc)})
-                trouble = str(exc)
-            except Exception:
-                logger.exception("scheduler failed")
+            duties.do("tick", 0, self._scheduler.tick)
         self._scheduler.close()
 
 

@@ -29,7 +29,7 @@ from supercheck_server.errors import DatabaseTrouble
 from supercheck_server.github import Workflows
 from supercheck_server.jobs import JobRow, Jobs, UnknownJob
 from supercheck_server.repositories import LIMIT_BYTES, Repositories
-from supercheck_server.starts import Occasion, StartRow, Starts
+from supercheck_server.starts import Occasion, StartRow, Starts, State
 
 logger = logging.getLogger(__name__)
 
@@ -51,6 +51,35 @@ class _Receiver:
 
     def pack(self, project: str, pack: bytes) -> None:
         self.bundles.keep(project, pack)
+
+
+class StartLost(Exception):
+    """Somebody else has taken the start on."""
+
+
+class Hold:
+    """A start that one server has, until it is settled or another one takes it on."""
+
+    def __init__(self, starts: Starts, start: StartRow) -> None:
+        self._starts = starts
+        #: As it was when this server last said that it has it.
+        self.start = start
+
+    def renew(self) -> None:
+        """
+        Say that it is still being submitted.
+
+        Raises:
+            StartLost: Somebody else has taken it on, or settled it.
+        """
+        taken = self._starts.take(self.start)
+        if taken is None:
+            raise StartLost
+        self.start = taken
+
+    def settle(self, state: State, reason: str) -> None:
+        """Note what became of it, unless it is another's now."""
+        self._starts.settle(self.start, state, reason=reason)
 
 
 class Starter:
@@ -86,36 +115,51 @@ class Starter:
 
     def submit(self, start: StartRow) -> StartRow:
         """
-        Make the run of a start that this server has; harmless to repeat.
+        Make the run of a start, unless somebody else has taken it on since; harmless to repeat.
 
         Returns:
-            The start as it is then: still `claimed` if it is to be tried again.
+            The start as it is then: still `claimed` if it is to be tried again, or another one is at it.
 
         Raises:
             SupercheckError: It could not be submitted just now, and whoever wants it is to try again.
         """
+        taken = self._starts.take(start)
+        if taken is not None:
+            self._finish(taken)
+        known = self._starts.by_run(start.run)
+        if known is None:
+            raise UnknownJob
+        return known
+
+    def _finish(self, start: StartRow) -> None:
+        """Make the run of a start that this server has, and settle it."""
         job = self._jobs.by_number(start.job_no)
         if job is None:
             raise UnknownJob
+        hold = Hold(self._starts, start)
         try:
-            self._submit(job, start)
+            self._submit(job, hold)
+        except StartLost:
+            logger.info("start lost", extra={"job": job.name, "run_id": start.run})
         except (QueueFull, Unreachable, DatabaseTrouble) as exc:
             if start.trigger == "schedule" and self._now_ms() < start.due_ms + PATIENCE_MS:
                 logger.info("start waits", extra={"job": job.name, "run_id": start.run, "reason": str(exc)})
-                return start
-            self._starts.settle(start.no, "refused" if isinstance(exc, QueueFull) else "failed", reason=str(exc))
+                return
+            hold.settle("refused" if isinstance(exc, QueueFull) else "failed", str(exc))
             if start.trigger != "schedule":
                 raise
         except SupercheckError as exc:
             logger.warning("start failed", extra={"job": job.name, "run_id": start.run, "reason": str(exc)})
-            self._starts.settle(start.no, "failed", reason=str(exc))
+            hold.settle("failed", str(exc))
         except Exception as exc:
             logger.exception("start failed", extra={"job": job.name, "run_id": start.run})
             words = f"{type(exc).__name__}: a fault of the server, whose log says more"
-            self._starts.settle(start.no, "failed", reason=words)
+            hold.settle("failed", words)
         else:
-            self._starts.settle(start.no, "started", reason=start.reason)
-        return self._starts.by_run(start.run) or start
+            hold.settle("started", start.reason)
+            now = self._starts.by_run(start.run)
+            if now is not None and now.state == "skipped":
+                self.cancel(now, now.reason)
 
     def look_after(self) -> int:
         """
@@ -126,9 +170,10 @@ class Starter:
         """
         taken = 0
         for start in self._starts.abandoned():
-            if self._starts.take(start):
+            mine = self._starts.take(start)
+            if mine is not None:
                 taken += 1
-                self.submit(start)
+                self._finish(mine)
         for start in self._starts.broken(BROKEN):
             job = self._jobs.by_number(start.job_no)
             if job is None or not job.enabled or start.attempt > job.job.retries:
@@ -140,7 +185,7 @@ class Starter:
             )
             if again is not None:
                 taken += 1
-                self.submit(again)
+                self._finish(again)
         self._workflows.follow(self._workflow)
         return taken
 
@@ -161,12 +206,15 @@ class Starter:
         job = self._jobs.by_number(job_no)
         return job.job.dispatch if job is not None else None
 
-    def _submit(self, row: JobRow, start: StartRow) -> None:
-        job = row.job
+    def _submit(self, row: JobRow, hold: Hold) -> None:
+        job, start = row.job, hold.start
         if job.dispatch is not None:
             self._workflows.start(row.project, job.dispatch, start)
             return
-        spec = self._spec(row, start)
+        if self._dispatcher.look(start.run).state != "gone":
+            # Whoever had it before has submitted it, and died.
+            return
+        spec = self._spec(row, hold)
         count = job.executions or max(1, self._dispatcher.queue().figures.running_capacity)
         origin = {"trigger": start.trigger, "user": start.user, "job": row.name}
         request = RunRequest(
@@ -182,9 +230,10 @@ class Starter:
             concurrency_limit=job.group_limit,
             cancel_in_progress=job.cancel_in_progress,
         )
+        hold.renew()
         self._dispatcher.submit(request)
 
-    def _spec(self, row: JobRow, start: StartRow) -> dict[str, Any]:
+    def _spec(self, row: JobRow, hold: Hold) -> dict[str, Any]:
         source = row.job.source
         if source is None:
             if row.source is None:
@@ -194,7 +243,7 @@ class Starter:
                 raise BadJob("Its files are not in the store any more: sync it once more.")
             return dict(row.source)
         with tempfile.TemporaryDirectory(prefix="supercheck-job-") as directory:
-            return self._fetched(row, source, Path(directory), lambda: self._starts.renew(start.no))
+            return self._fetched(row, source, Path(directory), hold.renew)
 
     def _fetched(self, row: JobRow, source: Git, directory: Path, pulse: Callable[[], None]) -> dict[str, Any]:
         name = re.sub(r"[^A-Za-z0-9._-]", "-", source.git.rstrip("/").rpartition("/")[2].removesuffix(".git")) or "src"

@@ -10,25 +10,31 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Final, Literal
 
-from sqlalchemy import case, delete, exists, func, select, update
-from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy import Connection, and_, case, delete, exists, func, or_, select, update
 
 from pytest_supercheck.model import RunId, new_run_id
 from supercheck_server.database import Database
 from supercheck_server.jobs import locked
-from supercheck_server.tables import runs, starts
+from supercheck_server.tables import jobs, runs, starts
 
 #: `claimed`: somebody is about to submit it. `queued`: it waits until the job's run before it has ended. Settled:
 #: `started`; `skipped`: it was not to be; `missed`: nobody was there at its time; `refused`:
 #: the queue was full; `failed`: it could not be started otherwise.
 State = Literal["claimed", "queued", "started", "skipped", "missed", "refused", "failed"]
 
-#: Starts of a job that are kept, and that one page shows.
+#: Tells, in a transaction, that a job (`PROJECT/NAME`) was not started when it was due, and why.
+Tell = Callable[[Connection, str, int, str], None]
+
+#: Those that are not settled.
+OPEN: Final[tuple[State, ...]] = ("claimed", "queued")
+
+#: Starts of a job that are kept besides those that are not finished, and that one page shows.
 KEPT: Final = 1000
 SHOWN: Final = 50
+DAY_MS: Final = 86_400_000
 #: Ms after which a start that is not settled is taken on by whoever finds it: longer than a clone may take.
 ABANDONED_MS: Final = 15_000
 #: Values in one `IN (...)`.
@@ -90,9 +96,23 @@ class Figures:
 class Starts:
     """The starts of all jobs."""
 
-    def __init__(self, database: Database, *, now_ms: Callable[[], int] = lambda: round(time.time() * 1000)) -> None:
+    def __init__(
+        self,
+        database: Database,
+        *,
+        now_ms: Callable[[], int] = lambda: round(time.time() * 1000),
+        tell: Tell = lambda _connection, _job, _due_ms, _reason: None,
+    ) -> None:
+        """
+        Get ready.
+
+        Args:
+            now_ms: The clock, ms since 1970; may jump.
+            tell: Told of every start by schedule that was missed or has failed, in the transaction that notes it.
+        """
         self._database = database
         self._now_ms = now_ms
+        self._tell = tell
 
     def claim(
         self, job: int, due_ms: int, occasion: Occasion, *, state: State = "claimed", reason: str = ""
@@ -114,14 +134,18 @@ class Starts:
         values = {**asdict(occasion), "job_no": job, "due_ms": due_ms, "state": state, "reason": reason[:2000]}
         values |= {"run": occasion.run or new_run_id(), "url": "", "verdict": "", "claimed_ms": self._now_ms()}
         with self._database.write() as connection:
-            locked(connection, job)
-            made = connection.execute(self._insert().values(**values).on_conflict_do_nothing())
-            if not made.rowcount:
+            row = locked(connection, job)
+            # PostgreSQL's driver counts no rows of an INSERT that SQLAlchemy has return their numbers.
+            insert = self._database.insert(starts).values(**values).on_conflict_do_nothing().returning(starts.c.no)
+            if connection.execute(insert).scalar() is None:
                 return None
+            if state == "missed":
+                self._tell(connection, f"{row.project}/{row.name}", due_ms, reason)
             oldest = select(starts.c.due_ms).where(starts.c.job_no == job).order_by(starts.c.due_ms.desc())
             limit = connection.execute(oldest.offset(KEPT).limit(1)).scalar()
             if limit is not None:
-                connection.execute(delete(starts).where(starts.c.job_no == job, starts.c.due_ms <= limit))
+                old = _START.where(starts.c.job_no == job, starts.c.due_ms <= limit, ~self._is_unfinished())
+                connection.execute(delete(starts).where(starts.c.no.in_(old.with_only_columns(starts.c.no))))
         return self.by_run(str(values["run"]))
 
     def abandoned(self, *, limit: int = 50) -> list[StartRow]:
@@ -133,36 +157,54 @@ class Starts:
             .limit(limit)
         )
 
+    def unfinished(self, job: int) -> list[StartRow]:
+        """The starts of a job that are not settled, or whose end nobody has noted, the newest first."""
+        query = _START.where(starts.c.job_no == job, self._is_unfinished())
+        return self._starts(query.order_by(starts.c.due_ms.desc()))
+
     def waiting(self) -> list[StartRow]:
         """Starts that wait for the end of a run, the oldest first."""
         return self._starts(_START.where(starts.c.state == "queued").order_by(starts.c.due_ms))
 
-    def take(self, start: StartRow) -> bool:
-        """Take on a start that is not settled; False when somebody else has done so."""
-        with self._database.write() as connection:
-            same = (starts.c.no == start.no, starts.c.state == start.state, starts.c.claimed_ms == start.claimed_ms)
-            # Never the same moment twice: it tells who has it.
-            claimed_ms = max(self._now_ms(), start.claimed_ms + 1)
-            open_still = starts.c.state.in_(("claimed", "queued"))
-            statement = update(starts).where(*same, open_still).values(state="claimed", claimed_ms=claimed_ms)
-            return connection.execute(statement).rowcount > 0
+    def take(self, start: StartRow) -> StartRow | None:
+        """
+        Take on a start that is not settled, or say that it is still being submitted.
 
-    def renew(self, no: int) -> None:
-        """Say that it is still being submitted."""
+        Returns:
+            The start as it is then; None when it is settled, or somebody else has taken it on.
+        """
+        # Never the same moment twice: it tells who has it.
+        taken = replace(start, state="claimed", claimed_ms=max(self._now_ms(), start.claimed_ms + 1))
         with self._database.write() as connection:
-            mine = (starts.c.no == no, starts.c.state == "claimed")
-            connection.execute(update(starts).where(*mine).values(claimed_ms=self._now_ms()))
+            values = {"state": taken.state, "claimed_ms": taken.claimed_ms}
+            is_open = starts.c.state.in_(OPEN)
+            statement = update(starts).where(*_same(start), is_open).values(values)
+            return taken if connection.execute(statement).rowcount else None
 
     def broken(self, verdicts: Sequence[str]) -> list[StartRow]:
         """Starts of the last day whose runs ended so, and that have not been started once more."""
         again = starts.alias()
         next_one = exists().where(again.c.job_no == starts.c.job_no, again.c.due_ms == starts.c.due_ms + 1)
-        recent = starts.c.claimed_ms > self._now_ms() - 86_400_000
+        recent = starts.c.claimed_ms > self._now_ms() - DAY_MS
         return self._starts(_START.where(starts.c.state == "started", recent, runs.c.verdict.in_(verdicts), ~next_one))
 
-    def settle(self, no: int, state: State, *, reason: str = "") -> None:
-        """Note what became of a start."""
-        self._note(no, state=state, reason=reason[:2000])
+    def settle(self, start: StartRow, state: State, *, reason: str = "") -> bool:
+        """Note what became of a start; False when somebody else has taken it on, who does so."""
+        with self._database.write() as connection:
+            statement = update(starts).where(*_same(start)).values(state=state, reason=reason[:2000])
+            if not connection.execute(statement).rowcount:
+                return False
+            if state in ("failed", "refused") and start.trigger == "schedule":
+                row = connection.execute(select(jobs.c.project, jobs.c.name).where(jobs.c.no == start.job_no)).one()
+                self._tell(connection, f"{row.project}/{row.name}", start.due_ms, reason)
+            return True
+
+    def withdraw(self, start: StartRow, reason: str) -> bool:
+        """Note that a start is not to be made any more, whoever has it; False when it is settled already."""
+        with self._database.write() as connection:
+            is_open = (starts.c.no == start.no, starts.c.state.in_(OPEN))
+            statement = update(starts).where(*is_open).values(state="skipped", reason=reason[:2000])
+            return connection.execute(statement).rowcount > 0
 
     # -- what is started elsewhere
 
@@ -254,9 +296,16 @@ class Starts:
         with self._database.write() as connection:
             connection.execute(update(starts).where(starts.c.no == no).values(**values))
 
-    def _insert(self) -> Any:
-        dialect: Any = postgresql if self._database.kind == "postgresql" else sqlite
-        return dialect.insert(starts)
+    def _is_unfinished(self) -> Any:
+        # A run is noted within seconds of its submission: one of which nothing is known any more has been deleted.
+        is_new = starts.c.claimed_ms > self._now_ms() - DAY_MS
+        is_live = or_(_verdict() == "live", and_(_verdict() == "", is_new))
+        return or_(starts.c.state.in_(OPEN), and_(starts.c.state == "started", is_live))
+
+
+def _same(start: StartRow) -> tuple[Any, ...]:
+    """That nobody has changed a start since."""
+    return starts.c.no == start.no, starts.c.state == start.state, starts.c.claimed_ms == start.claimed_ms
 
 
 def _verdict() -> Any:

@@ -13,16 +13,19 @@ import pytest
 from sqlalchemy import select
 
 from pytest_supercheck.dispatch import Dispatcher
+from pytest_supercheck.jobs import decode_job
 from pytest_supercheck.operators import BadVariable
 from supercheck_server.alerts import Alerts, AlertSection, AlertsSection, Look, State, step
 from supercheck_server.app import Parts
 from supercheck_server.configuration import read_configuration
 from supercheck_server.database import Database
 from supercheck_server.history import History
+from supercheck_server.jobs import Jobs
 from supercheck_server.ledger import Ledger
 from supercheck_server.messenger import Postman
 from supercheck_server.notifications import Outbox
 from supercheck_server.settings import Settings
+from supercheck_server.starts import Occasion, Starts
 from supercheck_server.tables import notifications
 from tests.server.conftest import NOON, Pool, make_record, wait_for
 from tests.server.test_notifications import make_target
@@ -153,24 +156,56 @@ def test_one_server_looks_in_a_minute_and_the_next_one_goes_on(database: Databas
 
 def test_missed_start_is_told_once(database: Database, pool: Pool) -> None:
     """By whichever server, with the reason made harmless; another one of the job when it has cooled down."""
+
+    def miss(alerts: Alerts, job: str, due_ms: int, reason: str) -> None:
+        with database.write() as connection:
+            alerts.missed(connection, job, due_ms, reason)
+
     servers = [make_alerts(database, pool.dispatcher, missed={"cool-down": 3600}) for _ in range(2)]
     for alerts in servers:
-        alerts.missed("shop/nightly", NOON_MS, "the queue was full\r\n@channel")
-    servers[0].missed("shop/nightly", NOON_MS + MINUTE_MS, "again")
-    servers[0].missed("shop/weekly", NOON_MS, "another one")
+        miss(alerts, "shop/nightly", NOON_MS, "the queue was full\r\n@channel")
+    miss(servers[0], "shop/nightly", NOON_MS + MINUTE_MS, "again")
+    miss(servers[0], "shop/weekly", NOON_MS, "another one")
     assert [title for _, title in told(database)] == [
         "Missed: shop/nightly was not started",
         "Missed: shop/weekly was not started",
     ]
     eager = make_alerts(database, pool.dispatcher)
-    eager.missed("shop/nightly", NOON_MS + MINUTE_MS, "again")
-    eager.missed("shop/nightly", NOON_MS + MINUTE_MS, "again")
+    for _ in range(2):
+        miss(eager, "shop/nightly", NOON_MS + MINUTE_MS, "again")
     assert len(told(database)) == 3
     with database.read() as connection:
         body = connection.execute(select(notifications.c.body).order_by(notifications.c.no)).scalars().first()
     assert body is not None
     assert body.startswith("It was due at 2026-03-01 12:00 UTC: the queue was full @\N{WORD JOINER}channel")
     assert "https://h.example/queue" in body
+
+
+def test_start_that_fails_is_told_with_its_row(database: Database, pool: Pool) -> None:
+    """One by schedule, or one that was missed; whoever starts a job by hand sees it. No row, no message."""
+    alerts = make_alerts(database, pool.dispatcher)
+    starts = Starts(database, tell=alerts.missed)
+    Jobs(database).sync("shop", [(decode_job("nightly", {"source": {"git": "https://x/y"}}), None)])
+    [job] = Jobs(database).known()
+    for due_ms, trigger in enumerate(["schedule", "job"]):
+        start = starts.claim(job.no, NOON_MS + due_ms, Occasion(trigger=trigger))
+        assert start is not None
+        assert starts.settle(start, "failed", reason="the token has expired")
+        assert not starts.settle(start, "failed", reason="the token has expired")
+    starts.claim(job.no, NOON_MS + MINUTE_MS, Occasion(trigger="schedule"), state="missed", reason="nobody was there")
+    with database.read() as connection:
+        bodies = list(connection.execute(select(notifications.c.body).order_by(notifications.c.no)).scalars())
+    assert [body.splitlines()[0].partition("UTC: ")[2] for body in bodies] == [
+        "the token has expired",
+        "nobody was there",
+    ]
+
+    def dies(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        Starts(database, tell=dies).claim(job.no, NOON_MS + 99, Occasion(trigger="schedule"), state="missed")
+    assert len(starts.of(job.no)) == 3
 
 
 @pytest.mark.parametrize(

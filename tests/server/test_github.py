@@ -72,7 +72,7 @@ class Desk:
         """A start whose workflow has been asked for."""
         start = self.claim()
         self.workflows.start("shop", WANTED, start)
-        self.starts.settle(start.no, "started")
+        self.starts.settle(start, "started")
         return self.again(start)
 
     def follow(self) -> None:

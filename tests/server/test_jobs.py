@@ -11,7 +11,7 @@ import shutil
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -23,9 +23,10 @@ from click.testing import CliRunner, Result
 from sqlalchemy import text
 
 from pytest_supercheck.cli import main
+from pytest_supercheck.dispatch import Dispatcher
 from pytest_supercheck.errors import BadJob, SourceTrouble
-from pytest_supercheck.jobs import Job, decode_job
-from pytest_supercheck.model import RunId, new_run_id
+from pytest_supercheck.jobs import Git, Job, decode_job
+from pytest_supercheck.model import RunId, RunRequest, new_run_id
 from supercheck_server.configuration import read_configuration
 from supercheck_server.database import Database
 from supercheck_server.github import Workflows
@@ -35,7 +36,7 @@ from supercheck_server.ledger import Ledger
 from supercheck_server.repositories import JobsSection, Repositories
 from supercheck_server.settings import Settings
 from supercheck_server.starter import Starter
-from supercheck_server.starts import ABANDONED_MS, KEPT, Occasion, Starts
+from supercheck_server.starts import ABANDONED_MS, KEPT, Occasion, Starts, State
 from tests.conftest import Valkey
 from tests.server.conftest import GUARD_S, NOON, Pool, Served, make_record, serving, wait_for
 from tests.server.played_github import TOKEN, played_github
@@ -190,15 +191,19 @@ def test_an_abandoned_start_has_one_finder(jobs: Jobs, starts: Starts, clock: Cl
     assert made is not None
     clock.now_ms += ABANDONED_MS
     assert starts.abandoned() == []
-    starts.renew(made.no)
+    renewed = starts.take(made)
+    assert renewed is not None
     clock.now_ms += 1
     assert starts.abandoned() == []
     clock.now_ms += ABANDONED_MS
     [seen] = starts.abandoned()
-    assert [starts.take(seen), starts.take(seen)] == [True, False]
+    taken = starts.take(seen)
+    assert taken is not None
+    assert starts.take(seen) is None
     assert starts.abandoned() == []
-    starts.settle(made.no, "started")
-    assert not starts.take(starts.of(made.job_no)[0]), "there is nothing left to do"
+    assert not starts.settle(renewed, "failed"), "it is another's now"
+    assert starts.settle(taken, "started")
+    assert starts.take(starts.of(made.job_no)[0]) is None, "there is nothing left to do"
 
 
 def test_old_starts_go(jobs: Jobs, starts: Starts) -> None:
@@ -208,6 +213,19 @@ def test_old_starts_go(jobs: Jobs, starts: Starts) -> None:
         starts.claim(no, due_ms, Occasion(trigger="schedule"), state="skipped")
     kept = starts.of(no, limit=2 * KEPT)
     assert (len(kept), kept[-1].due_ms) == (KEPT, 3)
+
+
+def test_what_goes_on_does_not_go_however_old(jobs: Jobs, starts: Starts, clock: Clock) -> None:
+    """Starts that wait, and those whose runs live; what became of a run long ago is not asked for ever."""
+    no = make_job(jobs)
+    states: tuple[State, ...] = ("claimed", "queued", "started")
+    for due_ms, state in enumerate(states):
+        starts.claim(no, due_ms, Occasion(trigger="schedule"), state=state)
+    for due_ms in range(3, KEPT + 3):
+        starts.claim(no, due_ms, Occasion(trigger="schedule"), state="skipped")
+    assert {one.state for one in starts.unfinished(no)} == {"claimed", "queued", "started"}
+    clock.now_ms += 2 * DAY_MS
+    assert {one.state for one in starts.unfinished(no)} == {"claimed", "queued"}
 
 
 def test_figures_are_of_recorded_runs(jobs: Jobs, starts: Starts, database: Database) -> None:
@@ -470,6 +488,68 @@ def test_what_a_dead_server_has_left_is_finished_once(allowing: Served, reposito
     assert {one.state for one in parts.starts.of(row.no)} == {"started"}
 
 
+def test_who_comes_late_to_a_start_changes_nothing(allowing: Served, repository: Path, pool: Pool) -> None:
+    """Another server has made its run meanwhile: also where it could not be made any more."""
+    add_job(allowing, source={"git": repository.as_uri()})
+    parts = allowing.parts
+    seen = parts.starter.now(parts.jobs.find("nightly")[0], MANUAL)
+    clock = Clock(seen.claimed_ms + ABANDONED_MS + 60_000)
+    assert later(allowing, clock).look_after() == 1
+    repository.rename(repository.with_name("gone"))
+    assert parts.starter.submit(seen).state == "started"
+
+
+def test_a_run_that_a_dead_server_has_submitted_is_not_made_again(
+    allowing: Served, repository: Path, pool: Pool
+) -> None:
+    """Nothing is fetched for it, which could fail."""
+    add_job(allowing, source={"git": repository.as_uri()})
+    parts = allowing.parts
+    made = parts.starter.submit(parts.starter.now(parts.jobs.find("nightly")[0], MANUAL))
+    with parts.database.write() as connection:
+        connection.exec_driver_sql("UPDATE starts SET state = 'claimed'")
+    repository.rename(repository.with_name("gone"))
+    later(allowing, Clock(made.claimed_ms + ABANDONED_MS + 60_000)).look_after()
+    assert [one.state for one in parts.starts.of(made.job_no)] == ["started"]
+
+
+def test_a_start_that_is_taken_on_meanwhile_is_left(
+    allowing: Served, repository: Path, pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever fetches its files finds that out before submitting."""
+    add_job(allowing, source={"git": repository.as_uri()})
+    parts = allowing.parts
+    fetch = Repositories.fetch
+
+    def slow(self: Repositories, source: Git, tree: Path, pulse: Callable[[], None]) -> str:
+        pulse()
+        assert parts.starts.take(parts.starts.of(made.job_no)[0])
+        return fetch(self, source, tree, pulse)
+
+    monkeypatch.setattr(Repositories, "fetch", slow)
+    made = parts.starter.now(parts.jobs.find("nightly")[0], MANUAL)
+    assert parts.starter.submit(made).state == "claimed"
+    assert pool.dispatcher.queue().runs == ()
+
+
+def test_a_start_that_is_withdrawn_while_it_is_submitted(
+    allowing: Served, repository: Path, pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its run ends."""
+    add_job(allowing, source={"git": repository.as_uri()})
+    parts = allowing.parts
+    submit = Dispatcher.submit
+
+    def slow(self: Dispatcher, request: RunRequest) -> object:
+        assert parts.starts.withdraw(made, "its job has been started again")
+        return submit(self, request)
+
+    monkeypatch.setattr(Dispatcher, "submit", slow)
+    made = parts.starter.now(parts.jobs.find("nightly")[0], MANUAL)
+    assert parts.starter.submit(made).state == "skipped"
+    wait_for(lambda: not parts.starter.is_live(made), "it ends")
+
+
 def test_a_run_that_machinery_failed_is_started_once_more(allowing: Served, repository: Path, pool: Pool) -> None:
     """As often as the job says, by one of the servers; one whose tests failed is not."""
     add_job(allowing, source={"git": repository.as_uri()}, retries=1)
@@ -504,7 +584,8 @@ def test_a_full_queue_is_told_to_who_waits(allowing: Served, repository: Path, p
     assert (failed["state"], "queue is full" in failed["reason"]) == ("refused", True)
     scheduled = parts.starts.claim(row.no, 1 << 50, Occasion(trigger="schedule"))
     assert scheduled is not None
-    assert parts.starter.submit(scheduled).state == "claimed"
+    scheduled = parts.starter.submit(scheduled)
+    assert scheduled.state == "claimed"
     pool.dispatcher.limits(running=1, queued=5)
     assert parts.starter.submit(scheduled).state == "started"
     assert parts.starter.is_live(scheduled)

@@ -8,12 +8,15 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
 from datetime import datetime
 from zoneinfo import ZoneInfo
 
 import pytest
+import redis
+from sqlalchemy import insert
 
 from pytest_supercheck.dispatch import Dispatcher
 from pytest_supercheck.errors import Unreachable
@@ -21,10 +24,11 @@ from pytest_supercheck.jobs import decode_job
 from pytest_supercheck.model import RunRequest
 from supercheck_server.database import Database
 from supercheck_server.jobs import JobRow, Jobs
-from supercheck_server.scheduler import MISSED, NOTED, Scheduler
-from supercheck_server.starts import StartRow, Starts
+from supercheck_server.scheduler import AGAIN, HANDS, MISSED, NOTED, Scheduler
+from supercheck_server.starts import SHOWN, StartRow, Starts
+from supercheck_server.tables import runs
 from tests.conftest import Valkey
-from tests.server.conftest import GUARD_S
+from tests.server.conftest import GUARD_S, wait_for
 
 HOUR_MS = 3_600_000
 DAY_MS = 24 * HOUR_MS
@@ -36,6 +40,8 @@ def ms(text: str) -> int:
 
 
 NOON_MS = ms("2026-03-01T12:00Z")
+#: A pool that is away.
+NOWHERE = Dispatcher(redis.Redis.from_url("redis://127.0.0.1:1/0"))
 
 
 class Clock:
@@ -54,28 +60,28 @@ class Submitter:
 
     def __init__(self, starts: Starts, dispatcher: Dispatcher) -> None:
         self._starts = starts
-        self._dispatcher = dispatcher
+        self.dispatcher = dispatcher
 
     def submit(self, start: StartRow) -> StartRow:
         """A run, at once."""
-        self._dispatcher.submit(RunRequest(run_id=start.run, project="shop", detached=True))
-        self._starts.settle(start.no, "started")
-        return start
+        taken = self._starts.take(start)
+        if taken is None:
+            return start
+        self.dispatcher.submit(RunRequest(run_id=start.run, project="shop", detached=True))
+        self._starts.settle(taken, "started")
+        return taken
 
     def look_after(self) -> int:
         """What servers have left that died."""
-        taken = [start for start in self._starts.abandoned() if self._starts.take(start)]
-        for start in taken:
-            self.submit(start)
-        return len(taken)
+        return len([self.submit(start) for start in self._starts.abandoned()])
 
     def is_live(self, start: StartRow) -> bool:
         """As the pool has it."""
-        return self._dispatcher.look(start.run).state not in ("ended", "gone")
+        return self.dispatcher.look(start.run).state not in ("ended", "gone")
 
     def cancel(self, start: StartRow, why: str) -> None:
         """At once."""
-        self._dispatcher.cancel(start.run, outcome="cancelled", how="kill", message=why)
+        self.dispatcher.cancel(start.run, outcome="cancelled", how="kill", message=why)
 
 
 class Servers:
@@ -84,10 +90,10 @@ class Servers:
     def __init__(self, database: Database, dispatcher: Dispatcher) -> None:
         self.clock = Clock()
         self.jobs = Jobs(database, now_ms=self.clock)
-        self.starts = Starts(database, now_ms=self.clock)
+        self.missed: list[tuple[str, int, str]] = []
+        self.starts = Starts(database, now_ms=self.clock, tell=lambda _, *missed: self.missed.append(missed))
         self.dispatcher = dispatcher
         self.submitter = Submitter(self.starts, dispatcher)
-        self.missed: list[tuple[str, int, str]] = []
         self.schedulers: list[Scheduler] = []
 
     def start(self, submitter: Submitter | None = None) -> Scheduler:
@@ -97,7 +103,6 @@ class Servers:
             self.starts,
             submitter or self.submitter,
             now_ms=self.clock,
-            on_missed=lambda job, due_ms, reason: self.missed.append((job, due_ms, reason)),
         )
         self.schedulers.append(made)
         return made
@@ -248,6 +253,20 @@ def test_overlap_queue(servers: Servers) -> None:
     assert servers.live() != first
 
 
+@pytest.mark.parametrize("overlap", ["skip", "queue"])
+def test_overlap_holds_however_many_starts_come_meanwhile(servers: Servers, overlap: str) -> None:
+    """A run that takes long has its start far below what one page shows."""
+    job = servers.job({"every": "1 min", "overlap": overlap})
+    for minute in range(1, SHOWN + 4):
+        servers.look(NOON_MS + minute * 60_000)
+    assert {state for _, state in servers.told(job)} == {"skipped"}
+    [run] = servers.live()
+    servers.end_runs()
+    servers.look()
+    assert len(servers.live()) == int(overlap == "queue")
+    assert run not in servers.live()
+
+
 def test_start_that_waits_is_not_made_for_a_disabled_job(servers: Servers) -> None:
     """It says why."""
     job = overlapping(servers, "queue")
@@ -264,6 +283,42 @@ def test_overlap_cancel(servers: Servers) -> None:
     assert servers.told(job) == [("01 13:00", "started"), ("01 14:00", "started")]
     assert servers.live() == [newest.run]
     assert servers.dispatcher.look(before.run).message == "its job has been started again"
+
+
+def test_overlap_cancel_leaves_no_start_that_waits(servers: Servers) -> None:
+    """Of many that could not be submitted for a while, one run is made."""
+    job = servers.job({"every": "1 min", "overlap": "cancel"})
+    servers.submitter.dispatcher = NOWHERE
+    for minute in range(1, 11):
+        servers.look(NOON_MS + minute * 60_000)
+    assert [state for _, state in servers.told(job)] == [*["skipped"] * 9, "claimed"]
+    assert servers.starts.of(job.no)[1].reason == AGAIN
+    servers.submitter.dispatcher = servers.dispatcher
+    servers.look(NOON_MS + 10 * 60_000 + 20_000)
+    assert servers.live() == [servers.starts.of(job.no)[0].run]
+
+
+@pytest.mark.parametrize(("overlap", "state"), [("skip", "skipped"), ("queue", "queued"), ("cancel", "claimed")])
+def test_overlap_while_redis_is_away(servers: Servers, overlap: str, state: str) -> None:
+    """What nobody knows the end of goes on; no start is missed for it."""
+    job = servers.job({"every": "1 h", "overlap": overlap})
+    servers.look(NOON_MS + HOUR_MS)
+    servers.submitter.dispatcher = NOWHERE
+    servers.look(NOON_MS + 2 * HOUR_MS)
+    servers.look(NOON_MS + 2 * HOUR_MS + 120_000)
+    assert servers.told(job) == [("01 13:00", "started"), ("01 14:00", state)]
+
+
+def test_run_whose_end_is_recorded_needs_no_redis(servers: Servers, database: Database) -> None:
+    """The next start is there, and waits for Redis alone."""
+    job = servers.job({"every": "1 h"})
+    servers.look(NOON_MS + HOUR_MS)
+    servers.submitter.dispatcher = NOWHERE
+    [run] = servers.live()
+    with database.write() as connection:
+        connection.execute(insert(runs).values(id=run, project="shop", verdict="passed", submitted_ms=NOON_MS))
+    servers.look(NOON_MS + 2 * HOUR_MS)
+    assert servers.told(job) == [("01 13:00", "started"), ("01 14:00", "claimed")]
 
 
 # -- missed starts
@@ -373,6 +428,32 @@ def test_trouble_with_one_job_keeps_no_other_from_it(servers: Servers, monkeypat
     monkeypatch.setattr(servers.jobs, "plan", fails)
     servers.look("2026-03-01T13:00:01Z")
     assert servers.told(second) == [("01 13:00", "started")]
+
+
+def test_slow_repositories_hold_up_no_other_job(servers: Servers) -> None:
+    """However many of them are due before it."""
+    fetched = threading.Event()
+
+    class Fetching(Submitter):
+        def submit(self, start: StartRow) -> StartRow:
+            row = servers.jobs.by_number(start.job_no)
+            if row is not None and row.job.source is not None:
+                assert fetched.wait(GUARD_S)
+            return super().submit(start)
+
+    server = servers.start(Fetching(servers.starts, servers.dispatcher))
+    source = {"git": "https://x/y"}
+    slow = [decode_job(f"a{number}", {"schedule": "0 13 * * *", "source": source}) for number in range(HANDS + 1)]
+    servers.jobs.sync("bank", [(job, None) for job in slow])
+    job = servers.job("0 13 * * *")
+    servers.clock.ms = NOON_MS + HOUR_MS
+    begun = server.tick()
+    try:
+        wait_for(lambda: servers.told(job) == [("01 13:00", "started")], "it has been started")
+    finally:
+        fetched.set()
+        wait(begun, GUARD_S)
+    assert len(servers.live()) == HANDS + 2
 
 
 DYING = """
