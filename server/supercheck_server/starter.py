@@ -53,11 +53,11 @@ class _Receiver:
         self.bundles.keep(project, pack)
 
 
-class StartLost(Exception):
+class _Lost(Exception):
     """Somebody else has taken the start on."""
 
 
-class Hold:
+class _Hold:
     """A start that one server has, until it is settled or another one takes it on."""
 
     def __init__(self, starts: Starts, start: StartRow) -> None:
@@ -70,11 +70,11 @@ class Hold:
         Say that it is still being submitted.
 
         Raises:
-            StartLost: Somebody else has taken it on, or settled it.
+            _Lost: Somebody else has taken it on, or settled it.
         """
         taken = self._starts.take(self.start)
         if taken is None:
-            raise StartLost
+            raise _Lost
         self.start = taken
 
     def settle(self, state: State, reason: str) -> None:
@@ -136,10 +136,10 @@ class Starter:
         job = self._jobs.by_number(start.job_no)
         if job is None:
             raise UnknownJob
-        hold = Hold(self._starts, start)
+        hold = _Hold(self._starts, start)
         try:
             self._submit(job, hold)
-        except StartLost:
+        except _Lost:
             logger.info("start lost", extra={"job": job.name, "run_id": start.run})
         except (QueueFull, Unreachable, DatabaseTrouble) as exc:
             if start.trigger == "schedule" and self._now_ms() < start.due_ms + PATIENCE_MS:
@@ -206,7 +206,7 @@ class Starter:
         job = self._jobs.by_number(job_no)
         return job.job.dispatch if job is not None else None
 
-    def _submit(self, row: JobRow, hold: Hold) -> None:
+    def _submit(self, row: JobRow, hold: _Hold) -> None:
         job, start = row.job, hold.start
         if job.dispatch is not None:
             self._workflows.start(row.project, job.dispatch, start)
@@ -233,7 +233,7 @@ class Starter:
         hold.renew()
         self._dispatcher.submit(request)
 
-    def _spec(self, row: JobRow, hold: Hold) -> dict[str, Any]:
+    def _spec(self, row: JobRow, hold: _Hold) -> dict[str, Any]:
         source = row.job.source
         if source is None:
             if row.source is None:
