@@ -169,8 +169,16 @@ REFUSED: Final[dict[int | str, dict[str, Any]]] = {
         "description": "The queue is full, or as elsewhere; Retry-After says when to ask again",
     },
 }
+_EVENT: Final = {
+    "type": "object",
+    "required": ["data"],
+    "properties": {name: {"type": "string"} for name in ("id", "event", "data")},
+}
 EVENTS: Final[dict[int | str, dict[str, Any]]] = {
-    200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}, "description": "Server-sent events"}
+    200: {
+        "content": {"text/event-stream": {"schema": _EVENT}},
+        "description": "Server-sent events, in a row",
+    }
 }
 
 

@@ -27,8 +27,11 @@ OPEN = "/api/v1/tokens/exchange"
 
 
 @pytest.fixture
-def document(served: Served, pool: Pool) -> schemathesis.BaseSchema:
-    """The server's description of itself, on a pool with a run."""
+def document(served: Served, pool: Pool, monkeypatch: pytest.MonkeyPatch) -> schemathesis.BaseSchema:
+    """The server's description of itself, on a pool with a run; streams of sessions end soon, and can be checked."""
+    monkeypatch.setattr("supercheck_server.door.STREAM_S", 0.3)
+    monkeypatch.setattr("supercheck_server.door.READ_S", 0.1)
+    monkeypatch.setattr("supercheck_server.door.SIGN_S", 0.1)
     pool.submit("r1", nodeids=["a.py::a"], project="shop")
     return schemathesis.openapi.from_url(f"{served.url}/openapi.json").exclude(path=ENDLESS)
 
