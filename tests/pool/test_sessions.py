@@ -120,7 +120,9 @@ def test_a_session_killed_while_it_is_answered_ends_its_run(pool: Pool) -> None:
     """The connector cannot say that the offer was taken, and lets go of the run all the same."""
     pool.worker(1)
     session = pool.pytest(pool.suite("many", MANY.replace("600", "20000")), "-q")
-    wait_for(lambda: list(pool.client.scan_iter("sc:run:*:offer:*")), "the offer is on its way")
+    # Or has just been taken: then the answer is on its way.
+    offered = ("sc:run:*:offer:*", "sc:run:*:items")
+    wait_for(lambda: [key for some in offered for key in pool.client.scan_iter(some)], "the offer is on its way")
     session.kill()
     wait_for(lambda: not pool.runs() or ended(pool), "the run has ended")
     assert ended(pool) in ("", "cancelled")
