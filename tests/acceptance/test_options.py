@@ -162,9 +162,9 @@ def test_without_capture(twins: Twins) -> None:
 
 @pytest.mark.slow
 def test_very_many_tests(twins: Twins) -> None:
-    """More cases than 15 bits count run, each once, and the local session needs at most twice plain pytest's memory."""
+    """100,000 parametrised cases run, each once, and the local session needs at most twice plain pytest's memory."""
     twins.files(
-        test_where="import pytest\n@pytest.mark.parametrize('n', range(33_000))\ndef test_many(n): assert n != 22_222",
+        test_where="import pytest\n@pytest.mark.parametrize('n', range(100_000))\ndef test_many(n): assert n != 77_777",
         conftest="""
             import resource
             def pytest_terminal_summary(terminalreporter):
@@ -177,6 +177,6 @@ def test_very_many_tests(twins: Twins) -> None:
         result = twins.pytester.run(
             sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *options, timeout=600
         )
-        result.assert_outcomes(passed=32_999, failed=1)
+        result.assert_outcomes(passed=99_999, failed=1)
         used += [int(line.split()[1]) for line in result.outlines if line.startswith("memory")]
     assert used[1] < 2 * used[0]
