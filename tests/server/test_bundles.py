@@ -5,6 +5,7 @@ Projects' files on their way: from a session's machine through a real server int
 from __future__ import annotations
 
 import contextlib
+import gc
 import hashlib
 import json
 import os
@@ -13,6 +14,7 @@ import socket
 import subprocess
 import threading
 import time
+import warnings
 import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -145,7 +147,7 @@ class Line:
 
     def _up(self, client: socket.socket, server: socket.socket) -> None:
         with contextlib.suppress(OSError), client, server:
-            while chunk := client.recv(65536):
+            while chunk := client.recv(1 << 20):
                 self.sent += len(chunk)
                 if chunk.startswith((b"POST ", b"GET ")):
                     self.requests += 1
@@ -157,7 +159,7 @@ class Line:
 
     def _down(self, server: socket.socket, client: socket.socket) -> None:
         with contextlib.suppress(OSError):
-            while chunk := server.recv(65536):
+            while chunk := server.recv(1 << 20):
                 client.sendall(chunk)
             client.shutdown(socket.SHUT_WR)
 
@@ -305,6 +307,10 @@ def test_server_that_starts_again_in_the_middle_of_an_upload(
     with serving(settings, port=unused_port):
         session.start()
         wait_for(lambda: len(packs_begun) > 1, "it is sent")
+    with warnings.catch_warnings():
+        # asyncio forgets to close a connection that it takes in the very moment in which its server is closed.
+        warnings.simplefilter("ignore", ResourceWarning)
+        gc.collect()
     assert not sources, "it was in the middle"
     with serving(settings, port=unused_port):
         session.join(GUARD_S)
