@@ -14,6 +14,7 @@ Knows nothing of who raises and who shows it. A class's docstring is its default
     │   └── OutOfOrder               70   a caller broke the dispatcher's protocol
     ├── Fatal                        70   the run cannot work on any worker; not retried
     │   └── SourceTrouble            70   the project's files cannot be shipped, or not be unpacked
+    ├── UnknownRun                    2   there is no such run, or no more
     ├── CannotIsolate                69   runs cannot be shut in here as was asked for
     ├── BadJob                        2   a job's definition makes no sense
     ├── BadPlugin                    70   a plugin of this package cannot be used

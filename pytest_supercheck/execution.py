@@ -115,7 +115,7 @@ class Feed:
 
 
 class Items:
-    """The collected items by their name on the wire; see `session.wire_names`."""
+    """The collected items by their name on the wire; see `groups.wire_names`."""
 
     def __init__(self, session: pytest.Session, failures: list[tuple[str, str]], report: Any) -> None:
         self._failures = failures

@@ -183,6 +183,25 @@ def test_every_error_is_documented_with_its_exit_code() -> None:
             assert int(row[1]) == error.exit_code, name
 
 
+@pytest.mark.parametrize("module", ["pytest_supercheck.errors", "supercheck_server.errors"])
+def test_the_tree_of_errors_is_drawn_as_it_is(module: str) -> None:
+    """At the top of the file: every class below the one that it is derived from, with its exit code."""
+    errors = importlib.import_module(module)
+    drawn: dict[str, tuple[str, int]] = {}
+    above: list[str] = []
+    tree = re.compile(r"^ {4}((?:[│├└─ ]{4})*)(\w+)(?: +(\d+).*)?$", re.MULTILINE)
+    for indent, name, code in tree.findall(errors.__doc__ or ""):
+        above[len(indent) // 4 :] = [name]
+        if code:
+            drawn[name] = (above[-2] if len(above) > 1 else "Exception", int(code))
+    found = {
+        name: (value.__bases__[0].__name__, value.exit_code)
+        for name, value in vars(errors).items()
+        if isinstance(value, type) and issubclass(value, SupercheckError) and value.__module__ == module
+    }
+    assert {name: drawn.get(name) for name in found} == found
+
+
 def test_every_exit_code_is_documented() -> None:
     """Ours and pytest's own, of which later releases have more."""
     known_to_pytest = {int(code) for code in pytest.ExitCode}
