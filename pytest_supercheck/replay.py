@@ -266,11 +266,9 @@ def _message(category: type[Warning], text: str) -> Warning:
     """A warning of that category and text, without its constructor, which may want other arguments."""
     message = category.__new__(category)
     message.args = (text,)
-    try:
+    with contextlib.suppress(Exception):  # its class may make the text of attributes that its constructor sets
         if str(message) == text:
             return message
-    except Exception:  # noqa: BLE001 - its class makes the text of attributes that its constructor sets
-        pass
     members = {"__str__": lambda _: text, "__module__": category.__module__}
     shaped: type[Warning] = type(category.__name__, (category,), members)
     return shaped.__new__(shaped)
