@@ -565,7 +565,13 @@ class Dispatcher:
         Returns:
             The entries, each of one or more NDJSON lines, and the id to go on from.
         """
-        return self._read(f"sc:run:{run}:results", after, wait_s)
+        block_ms = max(1, round(_block_s(wait_s) * 1000)) if wait_s > 0 else None
+        with redis_errors():
+            reply: Any = self._patient.xread({f"sc:run:{run}:results": after}, count=READ_COUNT, block=block_ms)
+        # A list of streams in RESP2, a dict in RESP3.
+        streams = list(reply.values()) if isinstance(reply, dict) else [entries for _, entries in reply or ()]
+        entries = streams[0] if streams else []
+        return [fields[b"e"] for _, fields in entries], entries[-1][0].decode() if entries else after
 
     def all_events(self, run: RunId) -> Iterator[bytes]:
         """Read a run's results from the beginning to where they end now; each of one or more NDJSON lines."""
@@ -574,19 +580,6 @@ class Dispatcher:
             batches, after = self.events(run, after=after, wait_s=0)
             yield from batches
 
-    def states(self, run: RunId, *, after: str, wait_s: float) -> tuple[list[bytes], str]:
-        """
-        Read who ran what: the last 1,000 entries of the last 24 hours.
-
-        Args:
-            after: Id of the last entry read, `0` for the beginning.
-            wait_s: Seconds to wait for a first entry; at most 20 are waited.
-
-        Returns:
-            The entries, one JSON object each, and the id to go on from.
-        """
-        return self._read(f"sc:run:{run}:state", after, wait_s)
-
     def last_states(self, run: RunId, count: int) -> list[bytes]:
         """Read who ran what: that many entries at most, the newest first, one JSON object each."""
         with redis_errors():
@@ -594,15 +587,6 @@ class Dispatcher:
         return [fields[b"e"] for _, fields in rows]
 
     # The call.
-
-    def _read(self, key: str, after: str, wait_s: float) -> tuple[list[bytes], str]:
-        block_ms = max(1, round(_block_s(wait_s) * 1000)) if wait_s > 0 else None
-        with redis_errors():
-            reply: Any = self._patient.xread({key: after}, count=READ_COUNT, block=block_ms)
-        # A list of streams in RESP2, a dict in RESP3.
-        streams = list(reply.values()) if isinstance(reply, dict) else [entries for _, entries in reply or ()]
-        entries = streams[0] if streams else []
-        return [fields[b"e"] for _, fields in entries], entries[-1][0].decode() if entries else after
 
     def _send_nodeids(self, key: str, nodeids: Sequence[str]) -> None:
         with redis_errors():

@@ -36,8 +36,6 @@ from pytest_supercheck.model import (
 from pytest_supercheck.oidc import job_sign_in
 from pytest_supercheck.operators import hide, masked
 
-#: What a URL may begin with.
-SCHEMES: Final = ("http", "https")
 #: Seconds for which a run outlives the last word of its session: a network may be away for a while.
 GRACE_S: Final = 60.0
 #: Seconds to wait for a connection, for an answer, and for a stream's next sign: it gives one every 5 s.

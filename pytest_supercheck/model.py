@@ -16,7 +16,6 @@ from typing import Any, Final, Literal, NewType, TypeAlias
 
 RunId = NewType("RunId", str)
 JobId = NewType("JobId", str)
-WorkerId = NewType("WorkerId", str)
 
 Priority = Literal["high", "normal", "low"]
 How = Literal["leave", "interrupt", "kill"]

@@ -1766,10 +1766,9 @@ def test_state_stream_tells_who_did_what(pool: Pool) -> None:
     pool.workers(1)
     (job,) = pool.started("a", 1)
     pool.finish(job)
-    entries, last = pool.dispatcher.states(RunId("a"), after="0", wait_s=0)
-    kinds = [json.loads(entry)["t"] for entry in entries]
+    kinds = [json.loads(entry)["t"] for entry in reversed(pool.dispatcher.last_states(RunId("a"), 100))]
     assert kinds == ["submitted", "promoted", "begin", "chunk", "left", "end"]
-    assert pool.dispatcher.states(RunId("a"), after=last, wait_s=0) == ([], last)
+    assert [json.loads(entry)["t"] for entry in pool.dispatcher.last_states(RunId("a"), 2)] == ["end", "left"]
 
 
 def test_state_stream_keeps_the_last_thousand(pool: Pool) -> None:

@@ -15,7 +15,6 @@ RECENT: Final = 50
 WEIGHT: Final = 0.2
 
 LETTERS: Final = {"failed": "F", "error": "E", "passed": "P", "skipped": "S", "xfailed": "x", "xpassed": "X"}
-WORDS: Final = {letter: word for word, letter in LETTERS.items()}
 
 #: Letters of what counts as failing, and of what says nothing.
 FAILING: Final = frozenset("FE")

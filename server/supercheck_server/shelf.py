@@ -14,7 +14,7 @@ from typing import BinaryIO, Final
 from pytest_supercheck import report
 from pytest_supercheck.archive import PAGE, Archive, project_folder, run_folder, run_of
 from pytest_supercheck.errors import NotStored, StoreTrouble
-from pytest_supercheck.record import RunRecord, RunSummary
+from pytest_supercheck.record import RunSummary
 from pytest_supercheck.store import Store
 from pytest_supercheck.transcript import Recorded
 
@@ -145,20 +145,6 @@ class Shelf:
         if entry is None:
             raise NotStored(f"the store has no {key}")
         return entry.size_bytes
-
-    def load(self, folder: str) -> RunRecord:
-        """
-        A run's record, wherever it is.
-
-        Raises:
-            NotStored: It is nowhere.
-            RecordError: It cannot be read.
-            StoreTrouble: The store cannot be used.
-        """
-        try:
-            return self._waiting_archive.load(folder)
-        except NotStored:
-            return self.archive.load(folder)
 
     def remove(self, folder: str) -> None:
         """

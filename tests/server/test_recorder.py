@@ -206,7 +206,7 @@ def test_record_waits_while_the_store_is_away(pool: Pool, settings: Settings, tm
     assert row is not None
     assert not row.delivered
     assert parts.history.undelivered() == 1
-    assert len(parts.shelf.load(row.folder).items) == 3
+    assert len(Archive(DirectoryStore(away.data / "waiting")).load(row.folder).items) == 3
     with pytest.raises(StoreTrouble):
         parts.recorder.deliver()
     parts.close()
