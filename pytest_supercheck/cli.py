@@ -187,6 +187,7 @@ def _serve(settings: PoolSettings, url: str, workers: int, labels: tuple[str, ..
     from pytest_supercheck.pool import Pool
     from pytest_supercheck.redis_gateway import connect_redis
     from pytest_supercheck.runners import test_environment
+    from pytest_supercheck.workplace import Workplace
 
     keep_descriptors()
     dispatcher = Dispatcher(connect_redis(url, password=settings.token))
@@ -202,9 +203,16 @@ def _serve(settings: PoolSettings, url: str, workers: int, labels: tuple[str, ..
         workspaces = make_workspaces(cache)
         stack.callback(end_workspaces, workspaces)
         host = Host(directory, spare=True, withheld=store.credentials, workspaces=workspaces, isolation=cells)
-        limit_s = settings.execution_timeout_s
-        kept = (str(workspaces), str(cache), cells.confine)
-        place = worker.Place(url, settings.token, host.socket_path, limit_s, store, *kept)
+        place = Workplace(
+            url=url,
+            token=settings.token,
+            host_socket=host.socket_path,
+            execution_timeout_s=settings.execution_timeout_s,
+            store=store,
+            workspaces=str(workspaces),
+            cache=str(cache),
+            confine=cells.confine,
+        )
         pool = Pool(host, workers, functools.partial(worker.work, place), dispatcher, labels)
         stack.callback(pool.kill)
         stack.callback(host.close)

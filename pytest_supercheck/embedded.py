@@ -158,6 +158,7 @@ def _serve(controller: _Controller, start: dict[str, Any], server: valkey.Server
     from pytest_supercheck import worker
     from pytest_supercheck.operators import PoolSettings, StoreSettings, store_directory
     from pytest_supercheck.redis_gateway import RedisGateway
+    from pytest_supercheck.workplace import Workplace
 
     valkey.wait_ready(server.socket_path, 10, server)
     gateway = RedisGateway.connect(server.url)
@@ -166,7 +167,9 @@ def _serve(controller: _Controller, start: dict[str, Any], server: valkey.Server
     # No limit of ours unless asked for: plain pytest has none either.
     limit_s = PoolSettings.from_env().execution_timeout_s if "SUPERCHECK_TEST_EXECUTION_TIMEOUT_MS" in os.environ else 0
     store = StoreSettings(url=str(store_directory(Path(start["spec"]["rootdir"]))), s3_endpoint=None)
-    place = worker.Place(server.url, None, host.socket_path, limit_s, store)
+    place = Workplace(
+        url=server.url, token=None, host_socket=host.socket_path, execution_timeout_s=limit_s, store=store
+    )
     forward.join()  # no fork beside a thread
     _fork_connector(controller)
     pool = Pool(host, start["workers"], functools.partial(worker.work, place), gateway.dispatcher)

@@ -16,8 +16,6 @@ import json
 import logging
 import os
 import select
-import socket
-import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -27,15 +25,13 @@ from typing import TYPE_CHECKING, Any, Final
 from pytest_supercheck.dispatch import Dispatcher
 from pytest_supercheck.errors import Fatal, SupercheckError, Unreachable
 from pytest_supercheck.events import encode_note
-from pytest_supercheck.keeper import Frames, send
+from pytest_supercheck.mailbox import Mailbox
 from pytest_supercheck.model import Begun, Chunk, Gone, JobId, Leave, Next, Offer, Recycle, Wait
-from pytest_supercheck.operators import StoreSettings
+from pytest_supercheck.process import TestProcess, tell_host
+from pytest_supercheck.workplace import Workplace, misplaced
 
 if TYPE_CHECKING:
-    import redis
-
     from pytest_supercheck.artifacts import Artifacts
-    from pytest_supercheck.isolation import Confine
     from pytest_supercheck.preparation import Preparation
 
 logger = logging.getLogger(__name__)
@@ -50,37 +46,11 @@ GATHER_S: Final = 0.01
 #: Seconds that a test process has to exit once its session is over, and after an interrupt.
 EXIT_S: Final = 5.0
 
-#: Bytes of a frame, at most, some of the largest results together, and descriptors that may have come before theirs.
-FRAME_BYTES: Final = 128 << 20
-EARLY: Final = 16
-
 #: What a spec gets on the worker alone; from a client nobody takes it.
 OURS: Final = frozenset({"workspace", "environment", "readable", "before"})
 
 #: Test processes in a row that may die without having started a test.
 FUTILE: Final = 3
-
-
-@dataclass(frozen=True)
-class Workplace:
-    """What a worker process knows and its work-horses need; set before RQ forks them."""
-
-    #: Connects to the pool's Redis.
-    connect: Callable[[], redis.Redis]
-    #: Path of the host's socket, where test processes come from.
-    host_socket: str
-    #: A descriptor that ends when the host has gone; then the supervisor goes too, and its lease lapses.
-    host_leash: int
-    #: Seconds that a run may take that has no limit of its own; 0 for any.
-    execution_timeout_s: float
-    #: Where files go that tests leave behind, and come from that are shipped.
-    store: StoreSettings
-    #: Directory of the workspaces of this host's runs, and of what runs share; empty where all runs are in place.
-    workspaces: str = ""
-    cache: str = ""
-    #: How builds of environments are shut in, which run the code of projects; None where that is trusted.
-    confine: Confine | None = None
-
 
 #: The workplace of this worker process: RQ calls `supervise` by name, so nothing can be handed to it.
 workplace: Workplace | None = None
@@ -122,30 +92,6 @@ def on_signal(_signum: int, _frame: object) -> None:
         mailbox.put("leave")
 
 
-class Mailbox:
-    """A thread that waits for words of the dispatcher, and a pipe that wakes the supervisor when one has come."""
-
-    def __init__(self, dispatcher: Dispatcher, job: JobId) -> None:
-        self._dispatcher = dispatcher
-        self._job = job
-        self.fd, self._write = os.pipe()
-        threading.Thread(target=self._wait, daemon=True, name="supercheck-mailbox").start()
-
-    def put(self, word: str) -> None:
-        """Deliver a word: ``leave``, ``yield``, ``interrupt``, ``kill`` or ``items``. Safe in a signal handler."""
-        os.write(self._write, word.encode() + b"\n")
-
-    def _wait(self) -> None:
-        while True:
-            try:
-                word = self._dispatcher.mail(self._job, timeout_s=LEASE_S)
-            except SupercheckError:
-                time.sleep(1)  # the supervisor's own calls find out for how long
-                continue
-            if word:
-                self.put(word)
-
-
 @dataclass
 class Batch:
     """What test processes reported and Redis has not got yet."""
@@ -153,84 +99,6 @@ class Batch:
     lines: list[bytes] = field(default_factory=list)
     done: list[int] = field(default_factory=list)
     failed: int = 0
-
-
-class TestProcess:
-    """The supervisor's side of one test process."""
-
-    __test__ = False
-
-    def __init__(self, begun: Begun, host_socket: str, spec: dict[str, Any], *, collects: bool) -> None:
-        #: Whether it is to tell what there is to run.
-        self.collects = collects
-        self.connection, theirs = socket.socketpair()
-        leash, self._leash = os.pipe()
-        self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
-        theirs.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
-        with socket.socket(socket.AF_UNIX) as host:
-            host.connect(host_socket)
-            request = {"run": begun.run, "n": begun.n, "job": begun.job, "spec": spec, "collects": collects}
-            send(host, {"execute": request}, [theirs.fileno(), leash])
-        theirs.close()
-        os.close(leash)
-        self.fresh = True
-        self.useful = False
-        self.over = False
-        self.told = ""
-        self.ready = False
-        self._host_socket, self._job = host_socket, begun.job
-        self._frames = Frames(self.connection, fds=1, limit=FRAME_BYTES, read=1 << 20)
-        #: Whether it has sent what no test process of ours sends: nothing more is believed but how it ended.
-        self.senseless = False
-
-    def read(self) -> list[bytes] | None:
-        """
-        The frames that have come; None when no more can.
-
-        Raises:
-            ValueError: It sends what it must not.
-        """
-        frames = self._frames.read()
-        if len(self._frames.fds) > EARLY:
-            self._drop_files()
-            raise ValueError("descriptors come without their frames")
-        return frames
-
-    def take_file(self) -> int:
-        """The descriptor that has come with a frame."""
-        return self._frames.fds.pop(0)
-
-    def say(self, message: dict[str, Any]) -> None:
-        """Send a line; one that has died is found out by reading."""
-        try:
-            send(self.connection, message)
-        except OSError:
-            logger.debug("test process gone", extra={"job_id": self._job})
-
-    def interrupt(self) -> None:
-        """Have it sent SIGINT, by its parent: whoever is at the other end may say any process id."""
-        tell_host(self._host_socket, {"interrupt": self._job})
-
-    def kill(self) -> None:
-        """Let go of the leash, at which its parent kills its process group."""
-        if self._leash >= 0:
-            os.close(self._leash)
-            self._leash = -1
-
-    @property
-    def killed(self) -> bool:
-        """Whether its leash has been let go of."""
-        return self._leash < 0
-
-    def close(self) -> None:
-        """Forget it; kills what is left."""
-        self.kill()
-        self.connection.close()
-        self._drop_files()
-
-    def _drop_files(self) -> None:
-        while self._frames.fds:
-            os.close(self._frames.fds.pop())
 
 
 class Supervisor:
@@ -613,30 +481,7 @@ class _SlotLost(Exception):
     """The slot belongs to somebody else by now."""
 
 
-def tell_host(host_socket: str, message: dict[str, Any]) -> None:
-    """Say something to the host, if it is there, that needs no answer."""
-    with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as host:
-        host.connect(host_socket)
-        send(host, message)
-
-
 def describe(ended: dict[str, Any]) -> str:
     """How a process ended, in words, with the end of what it printed."""
     how = f"signal {ended['signal']}" if "signal" in ended else f"exit code {ended.get('exit_code', 'unknown')}"
     return "\n".join([ended.get("reason", how), *ended.get("output", {}).values()])
-
-
-def misplaced(spec: dict[str, Any]) -> str:
-    """
-    Why this worker cannot run a project in place, or an empty string.
-
-    Args:
-        spec: The run's, with ``host``, ``cwd``, ``rootdir`` and ``interpreter``.
-    """
-    here = socket.gethostname()
-    if spec["host"] != here:
-        return f"the project is on host {spec['host']!r} and this worker on {here!r}: it cannot run it in place"
-    for key in ("cwd", "rootdir", "interpreter"):
-        if not os.path.exists(spec[key]):
-            return f"this worker does not see the project's {key} {spec[key]!r}: it cannot run it in place"
-    return ""

@@ -11,9 +11,9 @@ import logging
 import os
 import signal
 import threading
-from dataclasses import dataclass, field
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Final
+from typing import Any, ClassVar, Final
 
 from redis import Redis
 from rq import Queue, Worker
@@ -27,14 +27,9 @@ from pytest_supercheck.build_cache import remove
 from pytest_supercheck.dispatch import Dispatcher
 from pytest_supercheck.errors import SupercheckError
 from pytest_supercheck.model import JobId, queue_name
-from pytest_supercheck.operators import StoreSettings
-from pytest_supercheck.redis_gateway import CONNECT_TIMEOUT_S, open_redis
-
-if TYPE_CHECKING:
-    from pytest_supercheck.isolation import Confine
+from pytest_supercheck.workplace import Workplace
 
 logger = logging.getLogger(__name__)
-
 
 #: What an RQ job of ours calls, with the job's id.
 SUPERVISE: Final = "pytest_supercheck.supervisor.supervise"
@@ -105,29 +100,7 @@ class PoolWorker(Worker):
         signal.signal(signal.SIGTERM, supervisor.on_signal)
 
 
-@dataclass(frozen=True)
-class Place:
-    """Where a worker process works."""
-
-    #: The pool's Redis. May hold a password: not in the repr.
-    url: str = field(repr=False)
-    #: Its password, where the URL has none.
-    token: str | None = field(repr=False)
-    #: Where its supervisors get test processes.
-    host_socket: str
-    #: Seconds that a run may take that has no limit of its own; 0 for any.
-    execution_timeout_s: float
-    #: Where files go that tests leave behind, and come from that are shipped.
-    store: StoreSettings
-    #: Directory of the workspaces of this host's runs, and of what runs share; empty where all runs are in place.
-    workspaces: str = ""
-    cache: str = ""
-    #: Directories of the service, from which no such file comes.
-    #: How builds of environments are shut in, which run the code of projects; None where that is trusted.
-    confine: Confine | None = None
-
-
-def work(place: Place, name: str, leash: int) -> None:
+def work(place: Workplace, name: str, leash: int) -> None:
     """
     Be a worker until told to stop.
 
@@ -136,21 +109,8 @@ def work(place: Place, name: str, leash: int) -> None:
         name: The worker's name, known to the dispatcher.
         leash: A descriptor that ends when the host has gone.
     """
-
-    def connect() -> Redis:
-        return open_redis(place.url, password=place.token, socket_timeout=CONNECT_TIMEOUT_S)  # its host has checked it
-
-    client = connect()
-    supervisor.workplace = supervisor.Workplace(
-        connect,
-        place.host_socket,
-        leash,
-        place.execution_timeout_s,
-        place.store,
-        place.workspaces,
-        place.cache,
-        place.confine,
-    )
+    client = place.connect()
+    supervisor.workplace = replace(place, host_leash=leash)
     directories = [os.path.dirname(place.host_socket), *filter(None, [place.workspaces])]
     threading.Thread(target=_end_with_host, args=(leash, directories), daemon=True).start()
 
