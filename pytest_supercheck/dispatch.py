@@ -1,39 +1,27 @@
 """
-The dispatcher's Python face: one method per operation of `dispatch.lua`.
+The dispatcher's Python face: one method per operation of `dispatch.lua`, and a few that read what it has written.
 
 Sits between gateways, workers and Redis. Must not know pytest, bundles or what a spec says.
 """
 
 from __future__ import annotations
 
-import itertools
 import json
 import logging
 import secrets
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from importlib import resources
 from typing import Any, Final
 
 import redis
-from redis.exceptions import (
-    AuthenticationError,
-    AuthorizationError,
-    BusyLoadingError,
-    NoPermissionError,
-    OutOfMemoryError,
-    ReadOnlyError,
-    RedisError,
-)
 
-from pytest_supercheck import __version__
-from pytest_supercheck.errors import Infrastructure, OutOfOrder, QueueFull, Unreachable
+from pytest_supercheck import __version__, replies
+from pytest_supercheck.errors import Infrastructure, OutOfOrder, QueueFull
 from pytest_supercheck.model import (
     PRIORITIES,
     Admission,
     Begun,
-    Chunk,
     Crashed,
     Figures,
     Gone,
@@ -42,20 +30,17 @@ from pytest_supercheck.model import (
     Leave,
     Next,
     Offer,
-    PoolExecution,
     PoolStatus,
-    PoolWorker,
     Priority,
-    ProjectFigures,
-    QueuedRun,
     QueueStatus,
-    Recycle,
     RunDetails,
     RunId,
     RunRequest,
     RunStatus,
-    Wait,
 )
+from pytest_supercheck.orphans import expire_orphans
+from pytest_supercheck.redis_errors import redis_errors
+from pytest_supercheck.replies import Reply
 
 logger = logging.getLogger(__name__)
 
@@ -65,52 +50,11 @@ OFFER_BATCH: Final = 5000
 OFFER_TTL_S: Final = 3600
 #: How often an offer whose batches arrived twice or not at all is sent again.
 OFFER_ATTEMPTS: Final = 3
-#: Whose keys have a TTL, always; RQ's are those of our jobs.
-ORPHANS: Final = (
-    *("sc:run:*", "sc:exec:*", "sc:control:*", "sc:worker:*"),
-    "rq:job:????????-????-????-????-????????????-*-*",
-)
-
-#: Keys that are looked at in one go.
-SCAN_BATCH: Final = 100
-
-#: Seconds for which the data of a run is kept, as in dispatch.lua.
-RUN_TTL_S: Final = 7 * 24 * 3600
-
 #: Longest single blocking read, and the socket timeout of the connection that blocks.
 BLOCK_S: Final = 20.0
 BLOCK_SOCKET_TIMEOUT_S: Final = 30.0
 #: Entries read from a stream at once.
 READ_COUNT: Final = 500
-
-Reply = dict[str, Any]
-
-
-@contextmanager
-def redis_errors() -> Iterator[None]:
-    """
-    Translate what redis-py raises into this package's errors.
-
-    Raises:
-        Unreachable: No connection, no permission, or a server that does not take writes now.
-        Infrastructure: The server answered with an error of another kind.
-    """
-    try:
-        yield
-    except (AuthenticationError, AuthorizationError, NoPermissionError) as exc:
-        raise Unreachable(
-            f"Redis refuses the credentials ({exc}). Give a user and password in the URL that may run scripts."
-        ) from exc
-    except ReadOnlyError as exc:
-        raise Unreachable(f"Redis is a read-only replica ({exc}). Give the URL of the primary.") from exc
-    except BusyLoadingError as exc:
-        raise Unreachable(f"Redis is still loading its data ({exc}). Try again in a moment.") from exc
-    except OutOfMemoryError as exc:
-        raise Unreachable(f"Redis is out of memory and takes no writes ({exc}). Raise its maxmemory.") from exc
-    except (redis.ConnectionError, redis.TimeoutError) as exc:
-        raise Unreachable(f"Redis does not answer ({exc}). Check the URL, the network and that it runs.") from exc
-    except RedisError as exc:
-        raise Infrastructure(f"Redis failed: {exc}") from exc
 
 
 class Dispatcher:
@@ -161,18 +105,9 @@ class Dispatcher:
             concurrency_limit=request.concurrency_limit,
             cancel_in_progress=int(request.cancel_in_progress),
         )
-        figures = _figures(reply["figures"])
         if "refused" in reply:
-            raise QueueFull(figures=figures, retry_after_s=reply["retry_after_s"])
-        return Admission(
-            state=reply["state"],
-            held=reply["held"],
-            position=reply["position"],
-            eta_s=reply.get("eta_s"),
-            waits_for=reply["waits_for"],
-            fitting=reply["fitting"],
-            figures=figures,
-        )
+            raise QueueFull(figures=replies.figures(reply["figures"]), retry_after_s=reply["retry_after_s"])
+        return replies.admission(reply)
 
     def offer(self, run: RunId, offer: Offer) -> bool:
         """
@@ -210,7 +145,7 @@ class Dispatcher:
         Returns:
             Its status; state `gone` when there is no such run.
         """
-        return _run_status(run, self._call("keep", run=run))
+        return replies.run_status(run, self._call("keep", run=run))
 
     def detach(self, run: RunId) -> RunStatus:
         """
@@ -219,7 +154,7 @@ class Dispatcher:
         Returns:
             Its status; state `gone` when there is no such run.
         """
-        return _run_status(run, self._call("detach", run=run))
+        return replies.run_status(run, self._call("detach", run=run))
 
     def cancel(self, run: RunId, *, outcome: str, how: How, message: str = "") -> RunStatus:
         """
@@ -233,7 +168,7 @@ class Dispatcher:
         Returns:
             Its status; state `gone` when there is no such run, or no longer.
         """
-        return _run_status(run, self._call("cancel", run=run, outcome=outcome, how=how, message=message))
+        return replies.run_status(run, self._call("cancel", run=run, outcome=outcome, how=how, message=message))
 
     def queue(self) -> QueueStatus:
         """
@@ -242,8 +177,7 @@ class Dispatcher:
         Returns:
             Its figures and its runs.
         """
-        reply = self._call("queue")
-        return QueueStatus(figures=_figures(reply["figures"]), runs=tuple(_queued_run(row) for row in reply["runs"]))
+        return replies.queue_status(self._call("queue"))
 
     def look(self, run: RunId) -> RunStatus:
         """
@@ -252,7 +186,7 @@ class Dispatcher:
         Returns:
             Its status; state `gone` when there is no such run.
         """
-        return _run_status(run, self._call("look", run=run))
+        return replies.run_status(run, self._call("look", run=run))
 
     def pool(self) -> PoolStatus:
         """
@@ -261,15 +195,7 @@ class Dispatcher:
         Returns:
             Both, and the clock by which their times are meant.
         """
-        reply = self._call("pool")
-        workers, executions = map(_pool_worker, reply["workers"]), map(_pool_execution, reply["executions"])
-        return PoolStatus(
-            now_ms=reply["now_ms"],
-            workers=tuple(sorted(workers, key=lambda worker: (worker.host, worker.pid, worker.worker))),
-            executions=tuple(sorted(executions, key=lambda execution: (execution.run, execution.n))),
-            unrecorded=reply["unrecorded"],
-            refused=reply["refused"],
-        )
+        return replies.pool_status(self._call("pool"))
 
     def limits(self, *, running: int | None = None, queued: int | None = None, project: str | None = None) -> Figures:
         """
@@ -283,7 +209,7 @@ class Dispatcher:
         Returns:
             The figures under the new limits.
         """
-        return _figures(self._call("limits", running=running, queued=queued, project=project)["figures"])
+        return replies.figures(self._call("limits", running=running, queued=queued, project=project)["figures"])
 
     def pause(self, *, on: bool) -> Figures:
         """
@@ -292,7 +218,7 @@ class Dispatcher:
         Returns:
             The figures after it.
         """
-        return _figures(self._call("pause", on=int(on))["figures"])
+        return replies.figures(self._call("pause", on=int(on))["figures"])
 
     def priority(self, run: RunId, *, priority: Priority) -> RunStatus:
         """
@@ -301,7 +227,7 @@ class Dispatcher:
         Returns:
             Its status; state `gone` when there is no such run.
         """
-        return _run_status(run, self._call("priority", run=run, priority=PRIORITIES.index(priority)))
+        return replies.run_status(run, self._call("priority", run=run, priority=PRIORITIES.index(priority)))
 
     def tick(self) -> None:
         """Reap what has lapsed and promote; every other operation does so too."""
@@ -317,7 +243,7 @@ class Dispatcher:
             Its details, or None when there is no such run.
         """
         reply = self._call("details", run=run)
-        return None if "gone" in reply else _run_details(reply)
+        return None if "gone" in reply else replies.run_details(reply)
 
     def project(self, run: RunId) -> str | None:
         """The project of a run; None when there is no such run."""
@@ -333,42 +259,16 @@ class Dispatcher:
             The one that ended first, or None when there is nothing to do.
         """
         reply = self._call("claim")
-        return None if "none" in reply else _run_details(reply)
+        return None if "none" in reply else replies.run_details(reply)
 
     def recorded(self, run: RunId) -> None:
         """Say that a run is recorded for good: nobody gets it any more. Repeating it is harmless."""
         self._call("recorded", run=run)
 
     def expire_orphans(self) -> int:
-        """
-        Give keys of runs, executions and jobs that lost their TTL one of 7 days, so that nothing stays for ever.
-
-        Looks at 100 keys at a time; others are served in between.
-
-        Returns:
-            How many keys had none.
-        """
-        orphans = 0
+        """Give keys that lost their TTL one, as `orphans.expire_orphans`; how many there were."""
         with redis_errors():
-            for pattern in ORPHANS:
-                found: list[bytes] = []
-                for key in itertools.chain(self._redis.scan_iter(pattern, count=SCAN_BATCH), (None,)):
-                    if key is not None:
-                        found.append(key)
-                    if key is None or len(found) == SCAN_BATCH:
-                        orphans += self._expire(found)
-                        found = []
-        return orphans
-
-    def _expire(self, keys: list[bytes]) -> int:
-        with self._redis.pipeline(transaction=False) as pipeline:
-            for key in keys:
-                pipeline.ttl(key)
-            without = [key for key, ttl_s in zip(keys, pipeline.execute(), strict=True) if ttl_s == -1]
-            for key in without:
-                pipeline.expire(key, RUN_TTL_S)
-            pipeline.execute()
-        return len(without)
+            return expire_orphans(self._redis)
 
     # Operations of a worker.
 
@@ -414,10 +314,7 @@ class Dispatcher:
             What it serves, or None when the slot is gone and there is nothing to do.
         """
         reply = self._call("begin", job=job, worker=worker)
-        if "gone" in reply:
-            return None
-        timeout_s = reply.pop("timeout_ms") / 1000
-        return Begun(job=job, timeout_s=timeout_s, total=reply.pop("total", None), **reply)
+        return None if "gone" in reply else replies.begun(job, reply)
 
     def renew(self, job: JobId) -> bool:
         """
@@ -443,14 +340,7 @@ class Dispatcher:
             OutOfOrder: It still owes two items or more.
         """
         reply = self._call("next", job=job, fresh=int(fresh), failed=failed, nonce=secrets.token_hex(8))
-        if "items" in reply:
-            items = tuple((index, nodeid) for index, nodeid in reply["items"])
-            return Chunk(items=items, alone=bool(reply["alone"]))
-        if "wait" in reply:
-            return Wait()
-        if "recycle" in reply:
-            return Recycle()
-        return Leave(reason=reply["leave"]) if "leave" in reply else Gone()
+        return replies.next_items(reply)
 
     def append(
         self, job: JobId, payload: bytes, *, seq: int, done: Sequence[int] = (), failed: int = 0
@@ -643,66 +533,3 @@ def _label_text(labels: Iterable[str]) -> str:
     if any("," in name for name in names):
         raise ValueError(f"a label has no comma in it: {names}")
     return ",".join(names)
-
-
-def _figures(row: Reply) -> Figures:
-    project = row.pop("project", None)
-    paused = bool(row.pop("paused"))
-    return Figures(paused=paused, project=_project_figures(project) if project else None, **row)
-
-
-def _project_figures(row: Reply) -> ProjectFigures:
-    return ProjectFigures(
-        running_capacity=row.pop("running_capacity", None), queued_capacity=row.pop("queued_capacity", None), **row
-    )
-
-
-def _run_status(run: RunId, reply: Reply) -> RunStatus:
-    return RunStatus(
-        run=run,
-        state=reply["state"],
-        outcome=reply.get("outcome", ""),
-        message=reply.get("message", ""),
-        held=reply.get("held", 0),
-        position=reply.get("position", 0),
-        eta_s=reply.get("eta_s"),
-        waits_for=reply.get("waits_for", ""),
-        done=reply.get("done", 0),
-        total=reply.get("total"),
-        figures=_figures(reply["figures"]),
-    )
-
-
-def _run_details(row: Reply) -> RunDetails:
-    priority = PRIORITIES[row.pop("priority")]
-    optional = {name: row.pop(name, None) for name in ("total", "started_ms", "ended_ms")}
-    attempts = tuple(row.pop("attempts"))  # an empty list comes as an empty object
-    return RunDetails(
-        priority=priority,
-        attempts=attempts,
-        labels=_labels(row.pop("labels")),
-        timeout_s=row.pop("timeout_ms") / 1000,
-        **optional,
-        **row,
-    )
-
-
-def _labels(text: str) -> tuple[str, ...]:
-    return tuple(label for label in text.split(",") if label)
-
-
-def _pool_worker(row: Reply) -> PoolWorker:
-    labels = _labels(row.pop("labels"))
-    suspect, renewed_ms = bool(row.pop("suspect")), row.pop("renewed_ms", None)
-    return PoolWorker(labels=labels, suspect=suspect, renewed_ms=renewed_ms, **row)
-
-
-def _pool_execution(row: Reply) -> PoolExecution:
-    leaving, optional = bool(row.pop("leaving")), {name: row.pop(name, None) for name in ("item", "renewed_ms")}
-    return PoolExecution(leaving=leaving, **optional, **row)
-
-
-def _queued_run(row: Reply) -> QueuedRun:
-    priority = PRIORITIES[row.pop("priority")]
-    optional = {name: row.pop(name, None) for name in ("total", "eta_s", "started_ms")}
-    return QueuedRun(priority=priority, **optional, **row)

@@ -10,8 +10,8 @@ from typing import Any, Final
 
 import redis.asyncio
 
-from pytest_supercheck.dispatch import redis_errors
 from pytest_supercheck.model import RunId
+from pytest_supercheck.redis_errors import redis_errors
 from pytest_supercheck.redis_gateway import CONNECT_TIMEOUT_S
 
 #: Entries that are read at once.

@@ -36,7 +36,8 @@ RINGS: Final = (
     frozenset({"gateway", "store", "archive", "packs"}),
     frozenset(
         {
-            *("dispatch", "redis_gateway", "event_reader", "http_gateway", "valkey", "directory_store", "s3_store"),
+            *("dispatch", "replies", "orphans", "redis_errors"),
+            *("redis_gateway", "event_reader", "http_gateway", "valkey", "directory_store", "s3_store"),
             *("uv_program", "build_cache", "oidc"),
         }
     ),
@@ -104,7 +105,7 @@ IMPORTERS: Final = {
         "recorder",
         *("leftovers", "listing", "restore", "thin", "spec", "follower", "ini"),
     },
-    "redis": {"dispatch", "redis_gateway", "event_reader", "worker"},
+    "redis": {"dispatch", "orphans", "redis_errors", "redis_gateway", "event_reader", "worker"},
     "rq": {"worker"},
     "httpx": {"http_gateway", "oidc"},
     "click": {"cli", "session_commands", "job_commands"},
