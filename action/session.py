@@ -17,9 +17,10 @@ from typing import Any, Final
 
 import pytest
 
+from pytest_supercheck.addresses import is_server
 from pytest_supercheck.errors import SupercheckError
 from pytest_supercheck.model import RunId
-from pytest_supercheck.settings import HTTP_SCHEMES, Settings
+from pytest_supercheck.settings import Settings
 from pytest_supercheck.thin import Thin, command_line
 
 #: Failures that are told in full, and the last characters and lines of each.
@@ -104,7 +105,7 @@ class Notes:
         url = settings.url or ""
         self._told = {
             "run": str(local.run_id) if local else "",
-            "url": url.rstrip("/") if url.startswith(HTTP_SCHEMES) else "",
+            "url": url.rstrip("/") if is_server(url) else "",
             "detached": settings.detach,
             "total": session.testscollected,
         }

@@ -1,5 +1,5 @@
 """
-Which names and addresses are this machine's own, and to which secrets may be sent.
+Addresses: whose they are, of which kind, and to which secrets may be sent.
 
 Pure: asks no name server.
 """
@@ -7,7 +7,17 @@ Pure: asks no name server.
 from __future__ import annotations
 
 import ipaddress
+from typing import Final
 from urllib.parse import urlsplit
+
+#: How the address of a pool begins that is Redis itself, and that of a server.
+REDIS_SCHEMES: Final = ("redis://", "rediss://", "unix://")
+HTTP_SCHEMES: Final = ("http://", "https://")
+
+
+def is_server(url: str | None) -> bool:
+    """Whether a pool's address is that of a server, which is reached over HTTP; None is no address."""
+    return url is not None and url.startswith(HTTP_SCHEMES)
 
 
 def is_local(host: str) -> bool:

@@ -35,8 +35,8 @@ from pytest_supercheck.errors import (
     QueueFull,
     SupercheckError,
     UnknownRun,
-    Unreachable,
 )
+from pytest_supercheck.gateways import open_gateway
 from pytest_supercheck.keeper import Lines, readable, send
 from pytest_supercheck.model import Admission, Offer, RunId, RunRequest
 from pytest_supercheck.origin import find_origin
@@ -109,7 +109,7 @@ class Connector:
         match message:
             case {"connect": where}:
                 self._events = socket.socket(fileno=fds[0])
-                self._gateway = _connect(where["url"], where["token"], lambda secret: self._tell({"mask": secret}))
+                self._gateway = open_gateway(**where, mask=lambda secret: self._tell({"mask": secret}))
                 self._tell({"connected": True})
             case {"source": wish}:
                 self._shipment = _ship(self._gateway, wish, lambda words: self._tell({"shipping": words}))
@@ -268,19 +268,6 @@ class Connector:
                 self._gateway.cancel(run, outcome=outcome, how="kill", message="its session has gone")
         except SupercheckError:
             pass  # its lease lapses
-
-
-def _connect(url: str, token: str | None, mask: Callable[[str], None]) -> Gateway:
-    if url.startswith(("http://", "https://")):
-        try:
-            from pytest_supercheck.http_gateway import HttpGateway
-        except ImportError as exc:
-            raise Unreachable(f"A server's address needs {exc.name}: pip install 'pytest-supercheck[http]'") from exc
-
-        return HttpGateway(url, token, mask=mask)
-    from pytest_supercheck.redis_gateway import RedisGateway
-
-    return RedisGateway.connect(url, password=token)
 
 
 def _ship(gateway: Gateway, wish: dict[str, Any], tell: Callable[[str], None]) -> Shipment:

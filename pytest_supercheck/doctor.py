@@ -15,8 +15,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from pytest_supercheck import __version__, valkey
+from pytest_supercheck.addresses import is_server
 from pytest_supercheck.dispatch import Dispatcher
-from pytest_supercheck.errors import SupercheckError, Unreachable
+from pytest_supercheck.errors import SupercheckError
+from pytest_supercheck.gateways import open_server
 from pytest_supercheck.model import PoolStatus
 from pytest_supercheck.operators import StoreSettings, masked
 from pytest_supercheck.stores import open_store
@@ -92,13 +94,8 @@ def _pool(url: str, token: str | None, labels: Sequence[str]) -> Iterator[Findin
 @contextlib.contextmanager
 def _connected(url: str, token: str | None) -> Iterator[HttpGateway | Dispatcher]:
     """The server, or the pool itself."""
-    if url.startswith(("http://", "https://")):
-        try:
-            from pytest_supercheck.http_gateway import HttpGateway
-        except ImportError as exc:
-            raise Unreachable(f"A server's address needs {exc.name}: pip install 'pytest-supercheck[http]'") from exc
-
-        with contextlib.closing(HttpGateway(url, token)) as server:
+    if is_server(url):
+        with contextlib.closing(open_server(url, token)) as server:
             yield server
         return
     from pytest_supercheck.redis_gateway import RedisGateway

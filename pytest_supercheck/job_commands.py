@@ -11,15 +11,17 @@ import os
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote
 
 import click
 
+from pytest_supercheck.addresses import is_server
 from pytest_supercheck.cli import reports_errors
-from pytest_supercheck.errors import Infrastructure, QueueFull, Unreachable
+from pytest_supercheck.errors import Infrastructure, QueueFull
+from pytest_supercheck.gateways import open_server
 from pytest_supercheck.words import plural, seconds
 
 if TYPE_CHECKING:
@@ -230,22 +232,13 @@ def _read(rootdir: Path) -> tuple[list[Job], Settings]:
 
 def _address(url: str | None) -> str:
     address = url or os.environ.get("SUPERCHECK_URL") or ""
-    if not address.startswith(("http://", "https://")):
+    if not is_server(address):
         raise click.UsageError("no server given: use --url https://HOST, or set SUPERCHECK_URL")
     return address
 
 
-@contextmanager
-def _server(url: str | None) -> Iterator[HttpGateway]:
-    try:
-        from pytest_supercheck.http_gateway import HttpGateway
-    except ImportError as exc:
-        raise Unreachable(f"A server's address needs {exc.name}: pip install 'pytest-supercheck[http]'") from exc
-    gateway = HttpGateway(_address(url), os.environ.get("SUPERCHECK_TOKEN") or None)
-    try:
-        yield gateway
-    finally:
-        gateway.close()
+def _server(url: str | None) -> closing[HttpGateway]:
+    return closing(open_server(_address(url), os.environ.get("SUPERCHECK_TOKEN") or None))
 
 
 def _path(name: str, more: str = "") -> str:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 import pytest
 
 from pytest_supercheck import durations
+from pytest_supercheck.addresses import is_server
 from pytest_supercheck.embedded import EmbeddedStack
 from pytest_supercheck.ending import Refusal, conclude, explain, fail
 from pytest_supercheck.errors import SupercheckError
@@ -24,7 +25,7 @@ from pytest_supercheck.follower import Follower
 from pytest_supercheck.listing import Lister
 from pytest_supercheck.model import Offer, RunId, RunRequest, new_run_id
 from pytest_supercheck.operators import BadVariable, PoolSettings
-from pytest_supercheck.settings import HTTP_SCHEMES, Settings
+from pytest_supercheck.settings import Settings
 from pytest_supercheck.spec import Specifier
 from pytest_supercheck.submission import Submission, connect
 from pytest_supercheck.thin import make_thin, thin_of
@@ -135,13 +136,12 @@ class LocalSession:
                 exclude=settings.exclude,
                 limit_bytes=settings.bundle_limit,
             )
-        far = (settings.url or "").startswith(HTTP_SCHEMES)
         self._follower = Follower(
             config,
             self._submission,
             self.speaker,
             self._stack,
-            silence_s=REMOTE_SILENCE_S if far else SILENCE_S,
+            silence_s=REMOTE_SILENCE_S if is_server(settings.url) else SILENCE_S,
             ours=not self._attached,
         )
 

@@ -14,6 +14,7 @@ from typing import Any, Final, Literal
 
 import pytest
 
+from pytest_supercheck.addresses import HTTP_SCHEMES, REDIS_SCHEMES, is_server
 from pytest_supercheck.model import is_group_name, is_label
 from pytest_supercheck.wish import KIND, KINDS, PYTHON
 
@@ -34,10 +35,6 @@ SIZES: Final = {"": 1, "k": 1000, "m": 1_000_000, "g": 1_000_000_000}
 
 #: What xdist's ``--dist`` asks for.
 XDIST_GROUPS: Final = {"loadfile": "file", "loadscope": "class"}
-
-#: Schemes of a pool that is Redis itself.
-REDIS_SCHEMES: Final = ("redis://", "rediss://", "unix://")
-HTTP_SCHEMES: Final = ("http://", "https://")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -192,7 +189,7 @@ class _Reader:
     def source(self, url: str | None) -> Source:
         """A server's workers may be anywhere; a pool's users and workers see the same files."""
         value = self.choice("source", SOURCES, "auto")
-        far = (url or "").startswith(HTTP_SCHEMES)
+        far = is_server(url)
         if value == "ship" and not far:
             raise pytest.UsageError("--supercheck-source=ship: files are shipped to a server; give its http(s):// URL")
         return "ship" if value == "ship" or (value == "auto" and far) else "place"

@@ -74,7 +74,7 @@ RINGS: Final = (
                 "retrieval",
                 "coverage_data",
             ),
-            *("hookspecs", "extensions", "stores"),
+            *("hookspecs", "extensions", "stores", "gateways"),
             *("shipping", "sources", "fetched"),
         }
     ),
