@@ -19,10 +19,10 @@ from urllib.parse import quote
 import click
 
 from pytest_supercheck.addresses import is_server
-from pytest_supercheck.cli import reports_errors
 from pytest_supercheck.errors import Infrastructure, QueueFull
 from pytest_supercheck.gateways import open_server
-from pytest_supercheck.words import plural, seconds
+from pytest_supercheck.options import reports_errors
+from pytest_supercheck.words import plural, printable, seconds
 
 if TYPE_CHECKING:
     from pytest_supercheck.http_gateway import HttpGateway
@@ -92,13 +92,13 @@ def sync(url: str | None, directory: Path, prune: bool) -> None:
             told = server.jobs("PUT", body={"jobs": brought, "prune": prune}, project=project)
             for what in ("added", "changed", "same"):
                 for name in told[what]:
-                    click.echo(_shown(f"{what:<8}{project}/{name}"))
+                    click.echo(printable(f"{what:<8}{project}/{name}"))
             for name in told["gone"]:
                 words = "removed" if prune else "not in the file; --prune removes it"
-                click.echo(_shown(f"{'gone':<8}{project}/{name}: {words}"))
+                click.echo(printable(f"{'gone':<8}{project}/{name}: {words}"))
             for name in told["unknown_targets"]:
                 click.echo(
-                    _shown(f"{project}: nobody is told as {name!r}: the server has no [notify.{name}]"), err=True
+                    printable(f"{project}: nobody is told as {name!r}: the server has no [notify.{name}]"), err=True
                 )
 
 
@@ -116,7 +116,7 @@ def list_jobs(url: str | None, project: str, as_json: bool) -> None:
         return
     for one in found:
         state = "on" if one["enabled"] else "off"
-        click.echo(_shown(f"{one['project']}/{one['name']}  {state}  {_when(one)}; {_last(one)}"))
+        click.echo(printable(f"{one['project']}/{one['name']}  {state}  {_when(one)}; {_last(one)}"))
 
 
 @jobs.command()
@@ -133,7 +133,7 @@ def show(url: str | None, project: str, name: str, as_json: bool) -> None:
         click.echo(json.dumps(one, indent=2))
         return
     for line in _lines(one):
-        click.echo(_shown(line))
+        click.echo(printable(line))
 
 
 @jobs.command(context_settings={"ignore_unknown_options": True})
@@ -164,10 +164,10 @@ def run(url: str | None, project: str, wait: bool, name: str, args: tuple[str, .
             known = server.jobs("GET", _path(name, "/starts"), project=project)["starts"]
             start = next((one for one in known if one["run"] == start["run"]), start)
     if start["state"] == "refused":
-        click.echo(f"supercheck: {_shown(start['reason'])}", err=True)
+        click.echo(f"supercheck: {printable(start['reason'])}", err=True)
         sys.exit(QueueFull.exit_code)
     if start["state"] != "started":
-        raise Infrastructure(f"{name} was not started ({start['state']}): {_shown(start['reason'])}")
+        raise Infrastructure(f"{name} was not started ({start['state']}): {printable(start['reason'])}")
     if not wait:
         if where := _where(start):
             click.echo(where)
@@ -219,7 +219,7 @@ def history(url: str | None, project: str, name: str, limit: int, as_json: bool)
         more = f": {one['reason']}" if one["reason"] else ""
         by = f" by {one['user']}" if one["user"] else ""
         where = _where(one) or "no page known"
-        click.echo(_shown(f"{_time(one['due_ms'])}  {one['trigger']:<8}  {became:<9}  {where}{by}{more}"))
+        click.echo(printable(f"{_time(one['due_ms'])}  {one['trigger']:<8}  {became:<9}  {where}{by}{more}"))
 
 
 def _read(rootdir: Path) -> tuple[list[Job], Settings]:
@@ -258,7 +258,7 @@ def _ship(server: HttpGateway, project: str, rootdir: Path, settings: Settings) 
 def _switch(url: str | None, project: str, name: str, *, on: bool) -> None:
     with _server(url) as server:
         one = server.jobs("PATCH", _path(name), {"enabled": on}, project=project)
-    click.echo(_shown(f"{one['project']}/{one['name']}  {'on' if on else 'off'}  {_when(one)}"))
+    click.echo(printable(f"{one['project']}/{one['name']}  {'on' if on else 'off'}  {_when(one)}"))
 
 
 def _lines(one: Mapping[str, Any]) -> Iterator[str]:
@@ -294,8 +294,3 @@ def _where(start: Mapping[str, Any]) -> str:
 
 def _time(ms: int) -> str:
     return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(ms / 1000))
-
-
-def _shown(text: str) -> str:
-    """A terminal obeys what it is shown."""
-    return "".join(letter if letter.isprintable() else "?" for letter in text)

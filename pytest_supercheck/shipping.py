@@ -27,6 +27,7 @@ from pytest_supercheck.errors import Infrastructure, SourceTrouble
 from pytest_supercheck.gathering import SECRET, Gathered, Gathering, megabytes
 from pytest_supercheck.operators import DIRECTORY, keep_out_of_git
 from pytest_supercheck.packs import PACK_BYTES, PACK_PIECES
+from pytest_supercheck.words import printable
 
 #: Packs on their way at a time.
 CONNECTIONS: Final = 4
@@ -237,7 +238,7 @@ def _notes(gathered: Gathered) -> Iterator[str]:
 
 
 def _shown(path: str) -> str:
-    return "".join(letter if letter.isprintable() else "?" for letter in path)[-100:]
+    return printable(path)[-100:]
 
 
 def _directory(rootdir: Path) -> Path:

@@ -24,6 +24,11 @@ def seconds(value: float) -> str:
     return f"{minutes // 60} h {minutes % 60} min"
 
 
+def printable(text: str) -> str:
+    """A text for a terminal, which obeys what it is shown: what cannot be printed is a question mark."""
+    return "".join(letter if letter.isprintable() else "?" for letter in text)
+
+
 def plural(count: int, noun: str) -> str:
     """A count with its noun."""
     return f"{count:,} {noun}{'s' * (count != 1)}"

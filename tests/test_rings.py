@@ -49,6 +49,10 @@ RINGS: Final = (
             *(
                 "embedded",
                 "cli",
+                "options",
+                "worker_command",
+                "record_commands",
+                "queue_commands",
                 "session_commands",
                 "host",
                 "runners",
@@ -108,7 +112,10 @@ IMPORTERS: Final = {
     "redis": {"dispatch", "orphans", "redis_errors", "redis_gateway", "event_reader", "worker"},
     "rq": {"worker"},
     "httpx": {"http_gateway", "oidc"},
-    "click": {"cli", "session_commands", "job_commands"},
+    "click": {
+        *("cli", "options", "worker_command", "record_commands", "queue_commands"),
+        *("session_commands", "job_commands"),
+    },
     "pluggy": {"hookspecs", "extensions"},
     "jinja2": {"report"},
     "markupsafe": {"report", "markup"},

@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from pytest_supercheck.cli import isolate_options, reports_errors, url_option
 from pytest_supercheck.errors import SupercheckError
 from pytest_supercheck.operators import IsolationSettings
+from pytest_supercheck.options import isolate_options, reports_errors, url_option
 
 if TYPE_CHECKING:
     from supercheck_server.access import Access, Scope

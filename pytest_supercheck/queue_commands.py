@@ -1,0 +1,161 @@
+"""
+`supercheck queue`: who runs and who waits, and the commands that change it.
+
+An edge beside `cli`: joins settings and the dispatcher.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from pytest_supercheck.options import pool_settings, reports_errors, url_option
+
+if TYPE_CHECKING:
+    from pytest_supercheck.dispatch import Dispatcher
+    from pytest_supercheck.model import Figures, ProjectFigures, QueuedRun
+
+
+def _dispatcher(url: str | None) -> Dispatcher:
+    from pytest_supercheck.dispatch import Dispatcher
+    from pytest_supercheck.redis_gateway import connect_redis
+
+    settings, address = pool_settings(url)
+    return Dispatcher(connect_redis(address, password=settings.token))
+
+
+@click.group(invoke_without_command=True)
+@url_option
+@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+@click.pass_context
+@reports_errors
+def queue(context: click.Context, url: str | None, as_json: bool) -> None:
+    """Show who runs and who waits; change it with a subcommand."""
+    context.obj = url
+    if context.invoked_subcommand is not None:
+        return
+    status = _dispatcher(url).queue()
+    if as_json:
+        figures = asdict(status.figures)
+        click.echo(json.dumps({**figures, "runs": [asdict(run) for run in status.runs]}, indent=2))
+        return
+    click.echo(_figures_text(status.figures))
+    now_ms = time.time() * 1000
+    for run in status.runs:
+        click.echo(_run_text(run, now_ms))
+
+
+def _figures_text(figures: Figures) -> str:
+    text = (
+        f"running {figures.running} of {figures.running_capacity}, "
+        f"queued {figures.queued} of {figures.queued_capacity}, "
+        f"workers {figures.workers} ({figures.idle} idle)"
+    )
+    return text + (", PAUSED" if figures.paused else "")
+
+
+def _project_text(name: str, figures: ProjectFigures | None) -> str:
+    if figures is None:
+        return f"project {name}: no limits of its own"
+    running, queued = (
+        f"{count}" if most is None else f"{count} of {most}"
+        for count, most in ((figures.running, figures.running_capacity), (figures.queued, figures.queued_capacity))
+    )
+    return f"project {name}: running {running}, queued {queued}"
+
+
+def _run_text(run: QueuedRun, now_ms: float) -> str:
+    total = "?" if run.total is None else run.total
+    if run.position:
+        why = f"waits for its group {run.waits_for}, " if run.waits_for else ""
+        eta = f", starts in about {run.eta_s:.0f} s" if run.eta_s is not None else ""
+        what = f"{why}position {run.position}{eta}, submitted {(now_ms - run.submitted_ms) / 1000:.0f} s ago"
+    else:
+        since = run.started_ms or run.submitted_ms
+        what = f"{run.held} of {run.want} executions, {run.done} of {total} tests, for {(now_ms - since) / 1000:.0f} s"
+    return f"  {run.run}  {run.state:<8}  {run.priority:<6}  {run.project}: {what}"
+
+
+@queue.command()
+@click.pass_obj
+@reports_errors
+def pause(url: str | None) -> None:
+    """Start nothing new; what runs goes on, and runs may still be submitted."""
+    click.echo(_figures_text(_dispatcher(url).pause(on=True)))
+
+
+@queue.command()
+@click.pass_obj
+@reports_errors
+def resume(url: str | None) -> None:
+    """Start runs again."""
+    click.echo(_figures_text(_dispatcher(url).pause(on=False)))
+
+
+@queue.command()
+@click.argument("run")
+@click.option("--now", is_flag=True, help="Kill the tests that run instead of letting them finish.")
+@click.pass_obj
+@reports_errors
+def cancel(url: str | None, run: str, now: bool) -> None:
+    """Cancel a run; what it has reported is kept."""
+    from pytest_supercheck.model import RunId
+
+    who = "cancelled with 'supercheck queue cancel'"
+    status = _dispatcher(url).cancel(RunId(run), outcome="cancelled", how="kill" if now else "leave", message=who)
+    _known(status.state, run)
+    click.echo(f"{run}: {status.state}")
+
+
+@queue.command()
+@click.argument("run")
+@click.option("--failed", is_flag=True, help="Only its tests that failed, or have no result.")
+@click.pass_obj
+@reports_errors
+def retry(url: str | None, run: str, failed: bool) -> None:
+    """
+    Run a run once more that has ended in the last 7 days; prints the new run's id.
+
+    Nobody waits for it: a server records it like any other run. Its tests run in the directory in which they ran.
+    """
+    from pytest_supercheck.model import RunId
+    from pytest_supercheck.retry import retry as again
+
+    click.echo(again(_dispatcher(url), RunId(run), failed=failed))
+
+
+@queue.command()
+@click.argument("run")
+@click.argument("rank", type=click.Choice(["high", "normal", "low"]))
+@click.pass_obj
+@reports_errors
+def priority(url: str | None, run: str, rank: Any) -> None:
+    """Change the rank of a run that waits."""
+    from pytest_supercheck.model import RunId
+
+    status = _dispatcher(url).priority(RunId(run), priority=rank)
+    _known(status.state, run)
+    click.echo(f"{run}: {status.state}" + (f", position {status.position}" if status.position else ""))
+
+
+def _known(state: str, run: str) -> None:
+    if state == "gone":
+        raise click.UsageError(f"the pool knows no run {run!r}: 'supercheck queue' lists the ones that run and wait")
+
+
+@queue.command()
+@click.option("--running", type=click.IntRange(0), metavar="N", help="Executions at a time.")
+@click.option("--queued", type=click.IntRange(0), metavar="M", help="Runs that may wait.")
+@click.option("--project", metavar="NAME", help="For one project, within the pool's limits.")
+@click.pass_obj
+@reports_errors
+def limits(url: str | None, running: int | None, queued: int | None, project: str | None) -> None:
+    """Show the limits, or set them at once, while everything runs."""
+    figures = _dispatcher(url).limits(running=running, queued=queued, project=project)
+    click.echo(_figures_text(figures))
+    if project is not None:
+        click.echo(_project_text(project, figures.project))
