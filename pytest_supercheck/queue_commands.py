@@ -9,15 +9,15 @@ from __future__ import annotations
 import json
 import time
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
+from pytest_supercheck.model import PRIORITIES, Figures, Priority, ProjectFigures, QueuedRun, RunId
 from pytest_supercheck.options import pool_settings, reports_errors, url_option
 
 if TYPE_CHECKING:
     from pytest_supercheck.dispatch import Dispatcher
-    from pytest_supercheck.model import Figures, ProjectFigures, QueuedRun
 
 
 def _dispatcher(url: str | None) -> Dispatcher:
@@ -103,8 +103,6 @@ def resume(url: str | None) -> None:
 @reports_errors
 def cancel(url: str | None, run: str, now: bool) -> None:
     """Cancel a run; what it has reported is kept."""
-    from pytest_supercheck.model import RunId
-
     who = "cancelled with 'supercheck queue cancel'"
     status = _dispatcher(url).cancel(RunId(run), outcome="cancelled", how="kill" if now else "leave", message=who)
     _known(status.state, run)
@@ -122,7 +120,6 @@ def retry(url: str | None, run: str, failed: bool) -> None:
 
     Nobody waits for it: a server records it like any other run. Its tests run in the directory in which they ran.
     """
-    from pytest_supercheck.model import RunId
     from pytest_supercheck.retry import retry as again
 
     click.echo(again(_dispatcher(url), RunId(run), failed=failed))
@@ -130,13 +127,11 @@ def retry(url: str | None, run: str, failed: bool) -> None:
 
 @queue.command()
 @click.argument("run")
-@click.argument("rank", type=click.Choice(["high", "normal", "low"]))
+@click.argument("rank", type=click.Choice(PRIORITIES))
 @click.pass_obj
 @reports_errors
-def priority(url: str | None, run: str, rank: Any) -> None:
+def priority(url: str | None, run: str, rank: Priority) -> None:
     """Change the rank of a run that waits."""
-    from pytest_supercheck.model import RunId
-
     status = _dispatcher(url).priority(RunId(run), priority=rank)
     _known(status.state, run)
     click.echo(f"{run}: {status.state}" + (f", position {status.position}" if status.position else ""))

@@ -10,12 +10,12 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, TypeVar
 
 import pytest
 
 from pytest_supercheck.addresses import HTTP_SCHEMES, REDIS_SCHEMES, is_server
-from pytest_supercheck.model import is_group_name, is_label
+from pytest_supercheck.model import PRIORITIES, Priority, is_group_name, is_label
 from pytest_supercheck.wish import KIND, KINDS, PYTHON
 
 Start = Literal["auto", "fork", "spawn"]
@@ -23,18 +23,19 @@ Group = Literal["none", "file", "class", "module"]
 Artifacts = Literal["failed", "all", "none"]
 Collect = Literal["local", "remote"]
 Source = Literal["place", "ship"]
-PRIORITIES: Final = ("high", "normal", "low")
-STARTS: Final = ("auto", "fork", "spawn")
-GROUPS: Final = ("none", "file", "class", "module")
-ARTIFACTS: Final = ("failed", "all", "none")
-COLLECTS: Final = ("local", "remote")
+STARTS: Final[tuple[Start, ...]] = ("auto", "fork", "spawn")
+GROUPS: Final[tuple[Group, ...]] = ("none", "file", "class", "module")
+ARTIFACTS: Final[tuple[Artifacts, ...]] = ("failed", "all", "none")
+COLLECTS: Final[tuple[Collect, ...]] = ("local", "remote")
 SOURCES: Final = ("auto", "place", "ship")
+
+_Choice = TypeVar("_Choice", bound=str)
 
 #: Bytes in a unit of sizes.
 SIZES: Final = {"": 1, "k": 1000, "m": 1_000_000, "g": 1_000_000_000}
 
 #: What xdist's ``--dist`` asks for.
-XDIST_GROUPS: Final = {"loadfile": "file", "loadscope": "class"}
+XDIST_GROUPS: Final[dict[str, Group]] = {"loadfile": "file", "loadscope": "class"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,7 +49,7 @@ class Settings:
     #: Most executions at a time; None for what CPUs or capacity allow, 0 to run everything in the session itself.
     executions: int | None
     #: ``high``, ``normal`` or ``low``.
-    priority: Literal["high", "normal", "low"]
+    priority: Priority
     #: Seconds to wait for admission.
     wait_s: float
     #: Time limit of the run in seconds; 0 and None for the pool's, which an embedded stack has not.
@@ -120,21 +121,21 @@ class Settings:
             url=url,
             token=read.environ.get("SUPERCHECK_TOKEN") or None,
             executions=executions,
-            priority=read.choice("priority", PRIORITIES, "normal"),  # type: ignore[arg-type]
+            priority=read.choice("priority", PRIORITIES, "normal"),
             wait_s=read.seconds("wait") or 0.0,
             timeout_s=read.seconds("timeout"),
             project=read.text("project"),
-            start=read.choice("start", STARTS, "auto"),  # type: ignore[arg-type]
-            group=read.choice("group", GROUPS, read.xdist_group()),  # type: ignore[arg-type]
+            start=read.choice("start", STARTS, "auto"),
+            group=read.choice("group", GROUPS, read.xdist_group()),
             source=read.source(url),
-            collect=read.choice("collect", COLLECTS, "local"),  # type: ignore[arg-type]
+            collect=read.choice("collect", COLLECTS, "local"),
             detach=detach,
             record=read.count("record", 20),
             labels=read.labels(),
             concurrency=read.concurrency(),
             concurrency_limit=read.count("concurrency_limit", 1, least=1),
             cancel_in_progress=read.flag("cancel_in_progress"),
-            artifacts=read.choice("artifacts", ARTIFACTS, "failed"),  # type: ignore[arg-type]
+            artifacts=read.choice("artifacts", ARTIFACTS, "failed"),
             artifact=read.lines("artifact"),
             env=read.kind(),
             python=read.python(),
@@ -209,11 +210,12 @@ class _Reader:
             raise pytest.UsageError(f"--supercheck-python: {wanted!r} is no version, such as 3.12 or >=3.11")
         return wanted
 
-    def choice(self, name: str, choices: tuple[str, ...], default: str) -> str:
+    def choice(self, name: str, choices: tuple[_Choice, ...], default: _Choice) -> _Choice:
         value = self.text(name) or default
-        if value not in choices:
-            raise pytest.UsageError(f"--supercheck-{name}: {value!r} is none of {', '.join(choices)}")
-        return value
+        for choice in choices:
+            if choice == value:
+                return choice
+        raise pytest.UsageError(f"--supercheck-{name}: {value!r} is none of {', '.join(choices)}")
 
     def seconds(self, name: str) -> float | None:
         value = self.text(name)
@@ -227,7 +229,7 @@ class _Reader:
             raise pytest.UsageError(f"--supercheck-{name}: {value!r} is not a number of seconds from 0 up")
         return seconds
 
-    def xdist_group(self) -> str:
+    def xdist_group(self) -> Group:
         """The grouping that belongs to xdist's `--dist`."""
         return XDIST_GROUPS.get(getattr(self._options, "dist", ""), "none")
 
