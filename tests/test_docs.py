@@ -216,7 +216,8 @@ def test_every_exit_code_is_documented() -> None:
 
 def test_every_route_is_documented(tmp_path: Path) -> None:
     """Those that programs may use, and no others."""
-    from supercheck_server.app import Parts, create_app
+    from supercheck_server.app import create_app
+    from supercheck_server.parts import Parts
     from supercheck_server.settings import Settings
 
     parts = Parts(Settings.from_env({"SUPERCHECK_REDIS_URL": "unix:///nonexistent"}, data=tmp_path))

@@ -13,9 +13,10 @@ import uvicorn
 
 from pytest_supercheck.addresses import is_local
 from pytest_supercheck.errors import SupercheckError
-from supercheck_server.app import Parts, create_app
+from supercheck_server.app import create_app
 from supercheck_server.feed import Feeds
 from supercheck_server.logs import configure_logs
+from supercheck_server.parts import Parts
 from supercheck_server.settings import Settings, make_private
 
 #: Seconds that answers on their way have when the server ends.

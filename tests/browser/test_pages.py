@@ -16,8 +16,8 @@ from playwright.sync_api import Browser, BrowserContext, Page, expect
 from pytest_supercheck.jobs import Git, Job
 from pytest_supercheck.model import RunId
 from pytest_supercheck.record import Artifact, Failure, Text
-from supercheck_server.app import Parts
 from supercheck_server.ledger import Ledger
+from supercheck_server.parts import Parts
 from supercheck_server.settings import Settings
 from supercheck_server.starts import Occasion, State
 from tests.server.conftest import Pool, Served, make_item, make_record, serving, wait_for

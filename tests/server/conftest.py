@@ -30,8 +30,9 @@ import uvicorn
 from pytest_supercheck.dispatch import Dispatcher
 from pytest_supercheck.model import JobId, Offer, RunId, RunRequest
 from pytest_supercheck.record import ExecutionRecord, Failure, ItemRecord, Origin, RunRecord, RunSummary, Text
-from supercheck_server.app import Parts, create_app
+from supercheck_server.app import create_app
 from supercheck_server.database import Database
+from supercheck_server.parts import Parts
 from supercheck_server.settings import Settings
 from tests.conftest import Valkey
 

@@ -16,7 +16,6 @@ from pytest_supercheck.dispatch import Dispatcher
 from pytest_supercheck.jobs import decode_job
 from pytest_supercheck.operators import BadVariable
 from supercheck_server.alerts import Alerts, AlertSection, AlertsSection, Look, State, step
-from supercheck_server.app import Parts
 from supercheck_server.configuration import read_configuration
 from supercheck_server.database import Database
 from supercheck_server.history import History
@@ -24,6 +23,7 @@ from supercheck_server.jobs import Jobs
 from supercheck_server.ledger import Ledger
 from supercheck_server.messenger import Postman
 from supercheck_server.notifications import Outbox
+from supercheck_server.parts import Parts
 from supercheck_server.settings import Settings
 from supercheck_server.starts import Occasion, Starts
 from supercheck_server.tables import notifications

@@ -37,10 +37,10 @@ from pytest_supercheck.shipping import Shipment
 from pytest_supercheck.sources import SourceCache
 from pytest_supercheck.stores import open_store
 from pytest_supercheck.submission import connect
-from supercheck_server.app import Parts
 from supercheck_server.bundle_routes import WISHES
 from supercheck_server.bundles import Bundles, live_bundles
 from supercheck_server.database import Database
+from supercheck_server.parts import Parts
 from supercheck_server.rebuild import rebuild
 from supercheck_server.settings import Settings
 from tests.conftest import Valkey
@@ -726,7 +726,7 @@ def test_too_long_a_body_is_413(client: httpx.Client, path: str, size: int, chun
 
 def test_no_route_takes_a_body_without_end(client: httpx.Client, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nor is there anybody asked for a token before."""
-    monkeypatch.setattr("supercheck_server.app.BODY_LIMIT", 1 << 20)
+    monkeypatch.setattr("supercheck_server.middleware.BODY_LIMIT", 1 << 20)
     fits, too_long = ({"names": ["x" * size]} for size in (1000, 1 << 20))
     assert client.post("/api/v1/runs/r1/items", json=fits).status_code == 200
     answers = [client.post(path, json=too_long) for path in ("/api/v1/runs/r1/items", "/api/v1/runs")]

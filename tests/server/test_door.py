@@ -183,7 +183,7 @@ def test_doctor_finds_what_a_server_lacks(settings: Settings, pool: Pool, monkey
     def found(url: str) -> dict[str, str]:
         return {one.subject: one.words for one in doctor.examine(url, None, (), nowhere) if not one.good}
 
-    monkeypatch.setattr("supercheck_server.app.__version__", "9.9.9")
+    monkeypatch.setattr("supercheck_server.middleware.__version__", "9.9.9")
     monkeypatch.setattr("pytest_supercheck.http_gateway.AGAIN_S", (0.01,))
     with serving(settings) as served:
         store = Path(settings.store)

@@ -18,12 +18,12 @@ from pytest_supercheck.errors import Unreachable
 from pytest_supercheck.jobs import Dispatch, decode_job
 from pytest_supercheck.operators import BadVariable
 from supercheck_server import github
-from supercheck_server.app import Parts
 from supercheck_server.configuration import read_configuration
 from supercheck_server.database import Database
 from supercheck_server.errors import WorkflowTrouble
 from supercheck_server.github import FOLLOW_MS, SHOWN_MS, GitHub, GithubSection, Workflows
 from supercheck_server.jobs import Jobs
+from supercheck_server.parts import Parts
 from supercheck_server.settings import Settings
 from supercheck_server.starts import Occasion, StartRow, Starts
 from tests.server.conftest import serving, wait_for

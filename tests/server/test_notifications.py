@@ -30,7 +30,6 @@ from pytest_supercheck.jobs import Job, On, Subscription
 from pytest_supercheck.operators import BadVariable
 from pytest_supercheck.record import Origin
 from pytest_supercheck.stores import open_store
-from supercheck_server.app import Parts
 from supercheck_server.commands import notify
 from supercheck_server.configuration import read_configuration
 from supercheck_server.database import Database
@@ -43,6 +42,7 @@ from supercheck_server.messenger import Messenger
 from supercheck_server.metrics import Metrics
 from supercheck_server.notifications import CLAIM_S, PAUSES_S, STALE_S, Outbox, addressed, occasions
 from supercheck_server.notifier import Notifiers
+from supercheck_server.parts import Parts
 from supercheck_server.rebuild import rebuild
 from supercheck_server.settings import Settings
 from supercheck_server.starts import Occasion, Starts
@@ -59,7 +59,7 @@ LATER_MS = (time.time() + 7 * 3600) * 1000
 DYING = """
 import os, signal, sys
 from pathlib import Path
-from supercheck_server.app import Parts
+from supercheck_server.parts import Parts
 from supercheck_server.notifications import Outbox
 from supercheck_server.settings import Settings
 

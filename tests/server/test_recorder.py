@@ -25,8 +25,8 @@ from pytest_supercheck.errors import StoreTrouble, SupercheckError, Unreachable
 from pytest_supercheck.model import Offer
 from pytest_supercheck.stores import open_store
 from pytest_supercheck.transcript import Recorded
-from supercheck_server.app import Parts
 from supercheck_server.history import RunFilter
+from supercheck_server.parts import Parts
 from supercheck_server.rebuild import Rebuilt, rebuild
 from supercheck_server.recorder import Keeper
 from supercheck_server.settings import Settings
@@ -38,7 +38,7 @@ from tests.server.conftest import Pool, make_record, wait_for
 CRASHING = """
 import os, signal, sys
 from pathlib import Path
-from supercheck_server.app import Parts
+from supercheck_server.parts import Parts
 from supercheck_server.settings import Settings
 from pytest_supercheck.directory_store import DirectoryStore
 from supercheck_server.ledger import Ledger

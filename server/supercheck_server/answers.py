@@ -1,0 +1,89 @@
+"""
+Errors as answers: JSON to programs, pages to people.
+
+Between what routes raise and HTTP; the one place that knows which error has which status.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Final
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.responses import JSONResponse, Response
+
+from pytest_supercheck.errors import BadJob, CannotRetry, QueueFull, SourceTrouble, SupercheckError, Unreachable
+from pytest_supercheck.gateway import NO_JOB, NO_RUN
+from supercheck_server.api import Refused
+from supercheck_server.errors import DatabaseTrouble
+from supercheck_server.gate import sign_in_address
+from supercheck_server.jobs import UnknownJob
+from supercheck_server.render import Renderer
+
+_TITLES: Final = {
+    400: "That cannot be read",
+    401: "Sign in",
+    403: "Not allowed",
+    404: "Not found",
+    405: "Not here",
+    409: "That does not go",
+    413: "That is too much",
+    429: "Wait a little",
+    503: "Not now",
+}
+
+
+def answer_errors(app: FastAPI, renderer: Renderer) -> None:
+    """Errors as JSON to programs, as pages to people."""
+
+    def answer(request: Request, status: int, words: str, headers: dict[str, str] | None = None) -> Response:
+        if _is_program(request):
+            return JSONResponse({"detail": words}, status, headers)
+        title = _TITLES.get(status, "Something went wrong")
+        page = {"title": title, "words": words, "sign_in": sign_in_address(request)}
+        response = renderer.page(request, "message.html", status=status, **page)
+        response.headers.update(headers or {})
+        return response
+
+    @app.exception_handler(HTTPException)
+    async def on_http(request: Request, exc: HTTPException) -> Response:
+        return answer(request, exc.status_code, str(exc.detail), dict(exc.headers or {}))
+
+    @app.exception_handler(RequestValidationError)
+    async def on_invalid(request: Request, exc: RequestValidationError) -> Response:
+        if any(error["loc"][:2] == ("path", "run_id") for error in exc.errors()):
+            return answer(request, 404, NO_RUN)
+        first = exc.errors()[0]
+        return answer(request, 400, f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}")
+
+    @app.exception_handler(CannotRetry)
+    async def on_conflict(request: Request, exc: CannotRetry) -> Response:
+        return answer(request, 409, str(exc))
+
+    @app.exception_handler(UnknownJob)
+    async def on_no_job(request: Request, _exc: UnknownJob) -> Response:
+        return answer(request, 404, NO_JOB)
+
+    @app.exception_handler(SourceTrouble)
+    @app.exception_handler(BadJob)
+    async def on_source(request: Request, exc: SupercheckError) -> Response:
+        return answer(request, 400, str(exc))
+
+    @app.exception_handler(QueueFull)
+    async def on_full(request: Request, exc: QueueFull) -> Response:
+        headers = {"Retry-After": str(math.ceil(exc.retry_after_s))}
+        if _is_program(request):
+            row = Refused(detail=str(exc), figures=exc.figures, retry_after_s=exc.retry_after_s)
+            return JSONResponse(row.model_dump(), 429, headers)
+        return answer(request, 429, str(exc), headers)
+
+    @app.exception_handler(SupercheckError)
+    async def on_trouble(request: Request, exc: SupercheckError) -> Response:
+        passing = isinstance(exc, (Unreachable, DatabaseTrouble))
+        return answer(request, 503 if passing else 500, str(exc), {"Retry-After": "5"} if passing else None)
+
+
+def _is_program(request: Request) -> bool:
+    return request.url.path.startswith("/api/") or "text/html" not in request.headers.get("accept", "")
