@@ -14,7 +14,15 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 
-from pytest_supercheck.errors import BadJob, CannotRetry, QueueFull, SourceTrouble, SupercheckError, Unreachable
+from pytest_supercheck.errors import (
+    BadJob,
+    CannotRetry,
+    QueueFull,
+    SourceTrouble,
+    SupercheckError,
+    UnknownRun,
+    Unreachable,
+)
 from pytest_supercheck.gateway import NO_JOB, NO_RUN
 from supercheck_server.api import Refused
 from supercheck_server.errors import DatabaseTrouble
@@ -33,6 +41,19 @@ _TITLES: Final = {
     429: "Wait a little",
     503: "Not now",
 }
+
+#: Errors that are not the server's own fault.
+_STATUSES: Final[dict[type[SupercheckError], int]] = {
+    BadJob: 400,
+    SourceTrouble: 400,
+    UnknownJob: 404,
+    UnknownRun: 404,
+    CannotRetry: 409,
+    Unreachable: 503,
+    DatabaseTrouble: 503,
+}
+#: Words that clients know.
+_NOT_THERE: Final[dict[type[SupercheckError], str]] = {UnknownJob: NO_JOB, UnknownRun: NO_RUN}
 
 
 def answer_errors(app: FastAPI, renderer: Renderer) -> None:
@@ -58,19 +79,6 @@ def answer_errors(app: FastAPI, renderer: Renderer) -> None:
         first = exc.errors()[0]
         return answer(request, 400, f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}")
 
-    @app.exception_handler(CannotRetry)
-    async def on_conflict(request: Request, exc: CannotRetry) -> Response:
-        return answer(request, 409, str(exc))
-
-    @app.exception_handler(UnknownJob)
-    async def on_no_job(request: Request, _exc: UnknownJob) -> Response:
-        return answer(request, 404, NO_JOB)
-
-    @app.exception_handler(SourceTrouble)
-    @app.exception_handler(BadJob)
-    async def on_source(request: Request, exc: SupercheckError) -> Response:
-        return answer(request, 400, str(exc))
-
     @app.exception_handler(QueueFull)
     async def on_full(request: Request, exc: QueueFull) -> Response:
         headers = {"Retry-After": str(math.ceil(exc.retry_after_s))}
@@ -81,8 +89,9 @@ def answer_errors(app: FastAPI, renderer: Renderer) -> None:
 
     @app.exception_handler(SupercheckError)
     async def on_trouble(request: Request, exc: SupercheckError) -> Response:
-        passing = isinstance(exc, (Unreachable, DatabaseTrouble))
-        return answer(request, 503 if passing else 500, str(exc), {"Retry-After": "5"} if passing else None)
+        status = next((status for kind, status in _STATUSES.items() if isinstance(exc, kind)), 500)
+        words = _NOT_THERE.get(type(exc)) or str(exc)
+        return answer(request, status, words, {"Retry-After": "5"} if status == 503 else None)
 
 
 def _is_program(request: Request) -> bool:

@@ -21,7 +21,6 @@ from starlette.middleware.gzip import GZipMiddleware
 from pytest_supercheck import __version__
 from pytest_supercheck.event_reader import EventReader
 from supercheck_server.answers import answer_errors
-from supercheck_server.api import api_routes, projects_of, queue_of
 from supercheck_server.bundle_routes import bundle_routes
 from supercheck_server.door import door_routes
 from supercheck_server.exchange import exchange_routes
@@ -36,13 +35,17 @@ from supercheck_server.live_pages import form_routes, live_routes
 from supercheck_server.messenger import Postman
 from supercheck_server.middleware import Bounded, WithHeaders
 from supercheck_server.oidc import Issuers
-from supercheck_server.pages import Sources, run_routes, test_routes
 from supercheck_server.parts import Parts
+from supercheck_server.queue_routes import queue_of, queue_routes
 from supercheck_server.recorder import Keeper
 from supercheck_server.render import Renderer, static_version
+from supercheck_server.run_pages import Sources, run_pages
+from supercheck_server.run_routes import run_routes
+from supercheck_server.run_state import projects_of
 from supercheck_server.scheduler import Scheduler, SchedulerThread
 from supercheck_server.sign_in import sign_in_routes
 from supercheck_server.throttle import Throttle
+from supercheck_server.trend_pages import trend_pages
 from supercheck_server.view import QueueView
 from supercheck_server.viewer import ViewerFiles, find_viewer
 
@@ -70,16 +73,17 @@ def create_app(parts: Parts) -> FastAPI:
     in_place = parts.settings.in_place
     for routes in (
         health_routes(checks, parts.metrics),
-        api_routes(parts.dispatcher, parts.history, functools.partial(_queue_feed, parts), gate),
+        queue_routes(parts.dispatcher, functools.partial(_queue_feed, parts), gate),
+        run_routes(parts.dispatcher, parts.history, gate),
         door_routes(parts.dispatcher, reader, lambda: parts.feeds.is_closed, gate, in_place=in_place),
         bundle_routes(parts.bundles, gate),
         job_routes(parts.desk, gate),
         file_routes(owners, parts.shelf, gate),
         exchange_routes(Issuers(parts.configuration.oidc), parts.access, gate),
-        judgement_routes(owners, parts.history, gate),
+        judgement_routes(owners, parts.trends, gate),
         sign_in_routes(parts.access, gate, renderer),
-        run_routes(sources, gate),
-        test_routes(sources, gate),
+        run_pages(sources, gate),
+        trend_pages(parts.trends, parts.history, renderer, gate),
         job_pages(parts.desk, parts.history, renderer, gate),
         live_routes(parts.dispatcher, parts.history, renderer, parts.feeds, gate),
         form_routes(parts.dispatcher, gate),

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from pytest_supercheck.record import ItemRecord
+from pytest_supercheck.record import FAILING, ItemRecord
 
 #: Characters of a message that are kept, and of one that are looked at.
 MESSAGE_LIMIT: Final = 300
@@ -35,7 +35,7 @@ def failure_of(item: ItemRecord) -> tuple[str, str]:
         return first.phase, first.message[:MESSAGE_LIMIT]
     if item.crash is not None:
         return "crash", item.crash.words[:MESSAGE_LIMIT]
-    return ("", "failed without a word") if item.outcome in ("failed", "error") else ("", "")
+    return ("", "failed without a word") if item.outcome in FAILING else ("", "")
 
 
 def cause_of(message: str) -> str:

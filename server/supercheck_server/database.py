@@ -16,7 +16,7 @@ from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import URL, Connection, Table, create_engine, event, func, make_url, select
+from sqlalchemy import URL, Connection, Select, Table, create_engine, event, func, make_url, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Engine
 from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
@@ -82,6 +82,16 @@ class Database:
             connection.execution_options(writes=True)
             with connection.begin():
                 yield connection
+
+    def rows(self, query: Select[Any]) -> list[dict[str, Any]]:
+        """
+        All rows of a query, by the names of its columns, read in a transaction of its own.
+
+        Raises:
+            DatabaseTrouble: The database cannot be used.
+        """
+        with self.read() as connection:
+            return [dict(row) for row in connection.execute(query).mappings()]
 
     def insert(self, table: Table) -> Any:
         """An INSERT of this kind of database, which can say what happens ON CONFLICT."""

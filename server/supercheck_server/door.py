@@ -21,7 +21,7 @@ from pytest_supercheck.errors import SupercheckError
 from pytest_supercheck.event_reader import EventReader
 from pytest_supercheck.events import Collected, decode, encode_collected
 from pytest_supercheck.model import Admission, How, Offer, Priority, RunId, RunRequest, RunStatus
-from supercheck_server.api import ANSWERS, EVENTS, REFUSED, RUN_ID, UNKNOWN, RunPath
+from supercheck_server.api import ANSWERS, EVENTS, REFUSED, RUN_ID, UNKNOWN, RunPath, event_stream
 from supercheck_server.feed import PING
 from supercheck_server.gate import Asking, Gate
 
@@ -157,9 +157,7 @@ def door_routes(
     async def events(
         run_id: RunPath, once: bool = False, last_event_id: Annotated[str, Header(pattern=_ENTRY_ID)] = "0"
     ) -> StreamingResponse:
-        headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-        stream = _entries(reader, RunId(run_id), last_event_id, is_closing, once=once)
-        return StreamingResponse(stream, media_type="text/event-stream", headers=headers)
+        return event_stream(_entries(reader, RunId(run_id), last_event_id, is_closing, once=once))
 
     return routes
 

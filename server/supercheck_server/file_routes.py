@@ -1,13 +1,13 @@
 """
 The files of runs, for programs: sessions fetch what their tests have left behind on workers.
 
-Between HTTP and the shelf; `pages` shows the same files to people.
+Between HTTP and the shelf; `run_pages` shows the same files to people.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import Annotated, Any, BinaryIO, Final
+from collections.abc import Callable
+from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, HTTPException, Path
 from starlette.responses import RedirectResponse, Response, StreamingResponse
@@ -17,10 +17,7 @@ from pytest_supercheck.errors import NotStored
 from pytest_supercheck.store import BadKey, check_key
 from supercheck_server.api import ANSWERS, UNKNOWN, RunPath
 from supercheck_server.gate import Gate
-from supercheck_server.shelf import Shelf
-
-#: Bytes of a file that are read at once.
-CHUNK_BYTES: Final = 1 << 18
+from supercheck_server.shelf import Shelf, chunks
 
 #: What only tests write; the rest of a run's folder is for readers of records.
 _BEGINS: Final = "artifacts/"
@@ -55,13 +52,7 @@ def file_routes(projects_of: Callable[[str], set[str]], shelf: Shelf, gate: Gate
                 continue
             # Whatever it is, no browser is to show it as a page of ours.
             safe = {"Content-Disposition": "attachment", "Cache-Control": "no-store"}
-            return StreamingResponse(_chunks(stream), headers=safe, media_type="application/octet-stream")
+            return StreamingResponse(chunks(stream), headers=safe, media_type="application/octet-stream")
         raise HTTPException(404, "There is no such file.")
 
     return routes
-
-
-def _chunks(stream: BinaryIO) -> Iterator[bytes]:
-    with stream:
-        while chunk := stream.read(CHUNK_BYTES):
-            yield chunk

@@ -1,7 +1,8 @@
 """
-Questions to the history, each answered from an index: no page costs more because there are more runs.
+Questions about runs, each answered from an index: no page costs more because there are more of them.
 
-Between the database and whoever shows it. Reads only; lists go on from the last row's key, never from an offset.
+Between the database and whoever shows it; `trends` has the questions about tests. Reads only; lists go on from the last
+row's key, never from an offset.
 """
 
 from __future__ import annotations
@@ -14,8 +15,6 @@ from sqlalchemy import ColumnElement, Select, func, literal, or_, select, tuple_
 
 from supercheck_server.database import Database
 from supercheck_server.rows import (
-    CauseFailure,
-    CauseRow,
     Comparison,
     ExecutionRow,
     FailureRow,
@@ -24,8 +23,6 @@ from supercheck_server.rows import (
     Load,
     ResultRow,
     RunRow,
-    TestResult,
-    TestRow,
 )
 from supercheck_server.tables import (
     artifacts,
@@ -44,8 +41,6 @@ from supercheck_server.tables import (
 
 #: Rows of a list.
 PAGE_ROWS: Final = 50
-#: Results of a test that its page shows.
-TEST_RESULTS: Final = 200
 #: Files of a test that a page names.
 FILES: Final = 20
 #: What no time and no number reaches, and every database can take.
@@ -92,46 +87,46 @@ class History:
             after: `RunRow.key` of the last row of the page before; what is malformed counts as empty.
         """
         query = _runs().where(*_matching(wanted)).order_by(runs.c.submitted_ms.desc(), runs.c.no.desc())
-        if (key := _parse_key(after)) is not None:
+        if (key := parse_key(after)) is not None:
             query = query.where(tuple_(runs.c.submitted_ms, runs.c.no) < tuple_(literal(key[0]), literal(key[1])))
-        return [_run(row) for row in self._all(query.limit(limit))]
+        return [_run(row) for row in self._database.rows(query.limit(limit))]
 
     def run(self, run: str) -> RunRow | None:
         """The run with that id."""
-        rows = self._all(_runs().where(runs.c.id == run))
+        rows = self._database.rows(_runs().where(runs.c.id == run))
         return _run(rows[0]) if rows else None
 
     def live(self) -> list[RunRow]:
         """The runs that were seen alive and have not been recorded, the first submitted first."""
         query = _runs().where(runs.c.verdict == "live").order_by(runs.c.submitted_ms)
-        return [_run(row) for row in self._all(query)]
+        return [_run(row) for row in self._database.rows(query)]
 
     def oldest(self, *, before_ms: int, limit: int) -> list[RunRow]:
         """The runs that were submitted before a time, ms since 1970, the first submitted first."""
         query = _runs().where(runs.c.submitted_ms < before_ms).order_by(runs.c.submitted_ms, runs.c.no)
-        return [_run(row) for row in self._all(query.limit(limit))]
+        return [_run(row) for row in self._database.rows(query.limit(limit))]
 
     def nth(self, project: str, number: int) -> RunRow | None:
         """The run of a project with so many submitted after it or at it; None when there are fewer."""
         query = _runs().where(runs.c.project == project).order_by(runs.c.submitted_ms.desc(), runs.c.no.desc())
-        rows = self._all(query.offset(number - 1).limit(1))
+        rows = self._database.rows(query.offset(number - 1).limit(1))
         return _run(rows[0]) if rows else None
 
     def job(self, run: str) -> str:
         """The name of the job that a run is of; empty for none."""
         query = select(jobs.c.name).join(starts, starts.c.job_no == jobs.c.no).where(starts.c.run == run)
-        return next((str(row["name"]) for row in self._all(query)), "")
+        return next((str(row["name"]) for row in self._database.rows(query)), "")
 
     def letters(self, run: str) -> list[LetterRow]:
         """Whom a run is told to, by name."""
         columns = [notifications.c[name] for name in LetterRow.__slots__]
         query = select(*columns).where(notifications.c.about == run_key(run)).order_by(notifications.c.target)
-        return [LetterRow(**row) for row in self._all(query)]
+        return [LetterRow(**row) for row in self._database.rows(query)]
 
     def verdicts(self, since_ms: int) -> dict[str, int]:
         """How many of the runs that were submitted since a time, ms since 1970, ended how."""
         query = select(runs.c.verdict, func.count().label("count")).where(runs.c.submitted_ms >= since_ms)
-        return {row["verdict"]: row["count"] for row in self._all(query.group_by(runs.c.verdict))}
+        return {row["verdict"]: row["count"] for row in self._database.rows(query.group_by(runs.c.verdict))}
 
     def undelivered(self, project: str = "") -> int:
         """How many recorded runs wait for the store, of one project or of all."""
@@ -151,13 +146,13 @@ class History:
             last = select(values.label("value")).where(runs.c.project == project)
             last = last.order_by(runs.c.submitted_ms.desc(), runs.c.no.desc()).limit(CHOICE_RUNS)
             some = select(last.subquery().c.value).distinct().order_by("value")
-            return [row["value"] for row in self._all(some) if row["value"]]
+            return [row["value"] for row in self._database.rows(some) if row["value"]]
         first = select(func.min(values).label("value"))
         leaps = first.cte("leaps", recursive=True)
         following = select(func.min(values)).where(values > leaps.c.value).scalar_subquery()
         leaps = leaps.union_all(select(following).where(leaps.c.value.is_not(None)))
         query = select(leaps.c.value).where(leaps.c.value.is_not(None)).limit(200)
-        return [row["value"] for row in self._all(query) if row["value"]]
+        return [row["value"] for row in self._database.rows(query) if row["value"]]
 
     def previous(self, run: RunRow) -> RunRow | None:
         """The run of the same project and branch that was submitted before, and ran as far as it was meant to."""
@@ -167,7 +162,7 @@ class History:
             .where(tuple_(runs.c.submitted_ms, runs.c.no) < tuple_(literal(run.submitted_ms), literal(run.no)))
             .order_by(runs.c.submitted_ms.desc(), runs.c.no.desc())
         )
-        rows = self._all(query.limit(1))
+        rows = self._database.rows(query.limit(1))
         return _run(rows[0]) if rows else None
 
     def compare(self, run: RunRow, before: RunRow) -> Comparison:
@@ -193,7 +188,7 @@ class History:
             .where(failures.c.run_no == run_no, failures.c.position > after)
             .order_by(failures.c.position)
         )  # fmt: skip
-        return [FailureRow(**row) for row in self._all(query.limit(limit))]
+        return [FailureRow(**row) for row in self._database.rows(query.limit(limit))]
 
     def results(self, run_no: int, *, after: int = -1, limit: int = PAGE_ROWS) -> list[ResultRow]:
         """A page of a run's results, in collection order, from the position after `after` on."""
@@ -208,151 +203,27 @@ class History:
         )  # fmt: skip
         return [
             ResultRow(duration_s=row["duration_us"] / 1e6, **{k: row[k] for k in row if k != "duration_us"})
-            for row in self._all(query.limit(limit))
+            for row in self._database.rows(query.limit(limit))
         ]
 
     def run_files(self, run_no: int, positions: Iterable[int]) -> dict[int, list[FileRow]]:
         """The first files of tests of a run, by their positions."""
         mine = (artifacts.c.run_no == run_no, artifacts.c.position.in_(sorted(set(positions))))
         found: dict[int, list[FileRow]] = {}
-        for row in self._all(_files().where(*mine)):
+        for row in self._database.rows(select_files().where(*mine)):
             found.setdefault(row["position"], []).append(FileRow(**row))
-        return found
-
-    def test_files(self, test_no: int) -> dict[str, list[FileRow]]:
-        """The first files of a test in each of its last runs, by the run."""
-        newest = select(results.c.run_no, results.c.position).where(results.c.test_no == test_no)
-        newest = newest.order_by(results.c.run_no.desc()).limit(TEST_RESULTS)
-        shown = newest.subquery()
-        there = (artifacts.c.run_no == shown.c.run_no) & (artifacts.c.position == shown.c.position)
-        found: dict[str, list[FileRow]] = {}
-        for row in self._all(_files().join(shown, there)):
-            found.setdefault(row["run"], []).append(FileRow(**row))
         return found
 
     def executions(self, run_no: int) -> list[ExecutionRow]:
         """A run's executions, in order of their start; the first 500."""
         columns = [executions.c[name] for name in ExecutionRow.__slots__]
         query = select(*columns).where(executions.c.run_no == run_no)
-        return [ExecutionRow(**row) for row in self._all(query.order_by(executions.c.started_ms).limit(500))]
-
-    def test(self, key: str, project: str = "") -> TestRow | None:
-        """The test with that key, if it is of that project, or of any."""
-        query = _tests().where(tests.c.key == key)
-        rows = self._all(query.where(tests.c.project == project) if project else query)
-        return TestRow(**rows[0]) if rows else None
-
-    def test_results(self, test_no: int, *, branch: str = "") -> list[TestResult]:
-        """
-        A test's last results, the newest first.
-
-        Args:
-            branch: Only those of this branch itself, without pull requests; empty for all.
-        """
-        query = (
-            select(
-                runs.c.id.label("run"), runs.c.branch, runs.c.commit, runs.c.submitted_ms, results.c.outcome,
-                results.c.duration_us, results.c.position, results.c.attempt,
-            )
-            .join(runs, runs.c.no == results.c.run_no)
-            .where(results.c.test_no == test_no)
-            .order_by(results.c.run_no.desc())
-        )  # fmt: skip
-        if branch:
-            query = query.where(runs.c.branch == branch, runs.c.pull_request == 0)
-        return [
-            TestResult(duration_s=row["duration_us"] / 1e6, **{k: row[k] for k in row if k != "duration_us"})
-            for row in self._all(query.limit(TEST_RESULTS))
-        ]
-
-    def first_bad_run(self, test_no: int) -> str | None:
-        """The run with which a test that fails now began to fail; None when its last result is no failure."""
-        mine = results.c.test_no == test_no
-        with self._database.read() as connection:
-            newest = select(results.c.outcome).where(mine).order_by(results.c.run_no.desc()).limit(1)
-            if connection.execute(newest).scalar() not in ("failed", "error"):
-                return None
-            good = select(results.c.run_no).where(mine, results.c.outcome.not_in(("failed", "error")))
-            last_good = connection.execute(good.order_by(results.c.run_no.desc()).limit(1)).scalar() or 0
-            first = select(results.c.run_no).where(mine, results.c.run_no > last_good)
-            no = connection.execute(first.order_by(results.c.run_no).limit(1)).scalar()
-            return connection.execute(select(runs.c.id).where(runs.c.no == no)).scalar()
+        return [ExecutionRow(**row) for row in self._database.rows(query.order_by(executions.c.started_ms).limit(500))]
 
     def loads(self, since_minute: int) -> list[Load]:
         """How full the pool was from some minute on, the oldest first; minutes in which no server ran are missing."""
         query = select(loads).where(loads.c.minute >= since_minute).order_by(loads.c.minute)
-        return [Load(**row) for row in self._all(query)]
-
-    def flaky(self, project: str = "", *, after: str = "", limit: int = PAGE_ROWS) -> list[TestRow]:
-        """A page of the tests that change between passing and failing, the worst first."""
-        return self._ranked("flakiness", project, after, limit)
-
-    def slow(self, project: str = "", *, after: str = "", limit: int = PAGE_ROWS) -> list[TestRow]:
-        """A page of the tests, the slowest first."""
-        return self._ranked("mean_us", project, after, limit)
-
-    def causes(self, project: str = "", *, since_ms: int, limit: int = PAGE_ROWS) -> list[CauseRow]:
-        """What tests have failed of since a time, the most frequent first."""
-        query = (
-            select(
-                failures.c.cause_no,
-                func.count().label("count"),
-                func.count(failures.c.test_no.distinct()).label("tests"),
-                func.count(failures.c.run_no.distinct()).label("runs"),
-                func.min(failures.c.run_no).label("first_no"),
-                func.max(failures.c.run_no).label("last_no"),
-            )
-            .where(failures.c.run_no >= self._first_no_since(since_ms))
-            .group_by(failures.c.cause_no)
-        )
-        if project:
-            query = query.join(causes, causes.c.no == failures.c.cause_no).where(causes.c.project == project)
-        found = query.order_by(func.count().desc(), failures.c.cause_no).limit(limit).subquery()
-        first, last = runs.alias("first"), runs.alias("last")
-        named = (
-            select(
-                causes.c.key, causes.c.project, causes.c.title, found.c.count, found.c.tests, found.c.runs,
-                first.c.id.label("first_run"), last.c.id.label("last_run"),
-            )
-            .join(causes, causes.c.no == found.c.cause_no)
-            .join(first, first.c.no == found.c.first_no)
-            .join(last, last.c.no == found.c.last_no)
-            .order_by(found.c.count.desc(), found.c.cause_no)
-        )  # fmt: skip
-        return [CauseRow(**row) for row in self._all(named)]
-
-    def cause_failures(self, key: str, project: str = "", *, limit: int = PAGE_ROWS) -> list[CauseFailure]:
-        """The last failures of one cause, the newest first, if it is of that project, or of any."""
-        cause = select(causes.c.no).where(causes.c.key == key)
-        if project:
-            cause = cause.where(causes.c.project == project)
-        query = (
-            select(
-                runs.c.id.label("run"),
-                runs.c.submitted_ms,
-                runs.c.branch,
-                tests.c.key,
-                tests.c.nodeid,
-                failures.c.phase,
-                failures.c.message,
-                causes.c.title,
-            )
-            .join(tests, tests.c.no == failures.c.test_no)
-            .join(runs, runs.c.no == failures.c.run_no)
-            .join(causes, causes.c.no == failures.c.cause_no)
-            .where(failures.c.cause_no == cause.scalar_subquery())
-            .order_by(failures.c.run_no.desc(), failures.c.position)
-        )
-        return [CauseFailure(**row) for row in self._all(query.limit(limit))]
-
-    def _ranked(self, column: str, project: str, after: str, limit: int) -> list[TestRow]:
-        rank = tests.c[column]
-        query = _tests().where(rank > 0).order_by(rank.desc(), tests.c.no.desc())
-        if project:
-            query = query.where(tests.c.project == project)
-        if (key := _parse_key(after, float)) is not None:
-            query = query.where(tuple_(rank, tests.c.no) < tuple_(literal(key[0]), literal(key[1])))
-        return [TestRow(**row) for row in self._all(query.limit(limit))]
+        return [Load(**row) for row in self._database.rows(query)]
 
     def _failing(self, run_no: int) -> dict[int, tuple[str, str]]:
         query = (
@@ -361,31 +232,23 @@ class History:
             .where(failures.c.run_no == run_no)
             .order_by(failures.c.position)
         )
-        return {row["test_no"]: (row["key"], row["nodeid"]) for row in self._all(query)}
+        return {row["test_no"]: (row["key"], row["nodeid"]) for row in self._database.rows(query)}
 
     def _ran(self, run_no: int, test_nos: Sequence[int]) -> set[int]:
         found: set[int] = set()
         for start in range(0, len(test_nos), 500):
             some = test_nos[start : start + 500]
             query = select(results.c.test_no).where(results.c.run_no == run_no, results.c.test_no.in_(some))
-            found.update(row["test_no"] for row in self._all(query.where(results.c.outcome != "skipped")))
+            found.update(row["test_no"] for row in self._database.rows(query.where(results.c.outcome != "skipped")))
         return found
-
-    def _first_no_since(self, since_ms: int) -> int:
-        query = select(runs.c.no).where(runs.c.submitted_ms >= since_ms).order_by(runs.c.submitted_ms, runs.c.no)
-        rows = self._all(query.limit(1))
-        return int(rows[0]["no"]) if rows else 1 << 60
 
     def _count(self, query: Select[Any]) -> int:
         with self._database.read() as connection:
             return int(connection.execute(query).scalar_one())
 
-    def _all(self, query: Select[Any]) -> list[dict[str, Any]]:
-        with self._database.read() as connection:
-            return [dict(row) for row in connection.execute(query).mappings()]
 
-
-def _files() -> Select[Any]:
+def select_files() -> Select[Any]:
+    """The files of tests, as `FileRow` has them, in order; the first ones of each test."""
     columns = (artifacts.c[name] for name in ("position", "name", "key", "size_bytes"))
     return (
         select(runs.c.id.label("run"), *columns)
@@ -397,10 +260,6 @@ def _files() -> Select[Any]:
 
 def _runs() -> Select[Any]:
     return select(*(runs.c[name] for name in RunRow.__slots__))
-
-
-def _tests() -> Select[Any]:
-    return select(*(tests.c[name] for name in TestRow.__slots__))
 
 
 def _run(row: dict[str, Any]) -> RunRow:
@@ -421,7 +280,8 @@ def _matching(wanted: RunFilter) -> Iterable[ColumnElement[bool]]:
         yield or_(*begins, *contains)
 
 
-def _parse_key(text: str, first: type[int | float] = int) -> tuple[float, int] | None:
+def parse_key(text: str, first: type[int | float] = int) -> tuple[float, int] | None:
+    """Where a list goes on, from what an address says; None for what makes no sense."""
     value, _, no = text.rpartition("-")
     try:
         key = first(value), int(no)

@@ -1,7 +1,7 @@
 """
 What the history says of tests that fail: whether they did so before, and whether they can be trusted.
 
-Between the history and the API. A run's own results are left out, whether they are recorded by now or not.
+Between the trends and the API. A run's own results are left out, whether they are recorded by now or not.
 """
 
 from __future__ import annotations
@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from supercheck_server.history import History
+from pytest_supercheck.record import FAILING
 from supercheck_server.ledger import key_of, short
 from supercheck_server.outcomes import LETTERS, RECENT, flakiness
 from supercheck_server.rows import TestResult
+from supercheck_server.trends import Trends
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,7 +28,7 @@ class Judgement:
     failing_since: str
 
 
-def judge(history: History, project: str, nodeids: Sequence[str], *, run: str, branch: str) -> list[Judgement]:
+def judge(trends: Trends, project: str, nodeids: Sequence[str], *, run: str, branch: str) -> list[Judgement]:
     """
     Judge tests of a run.
 
@@ -35,15 +36,15 @@ def judge(history: History, project: str, nodeids: Sequence[str], *, run: str, b
         run: The run; it says nothing about itself.
         branch: On which they may have failed before, in runs that are of no pull request: a fork's may have its name.
     """
-    return [_judge(history, key_of(project, nodeid), nodeid, run, branch) for nodeid in nodeids]
+    return [_judge(trends, key_of(project, nodeid), nodeid, run, branch) for nodeid in nodeids]
 
 
-def _judge(history: History, key: str, nodeid: str, run: str, branch: str) -> Judgement:
-    test = history.test(key)
+def _judge(trends: Trends, key: str, nodeid: str, run: str, branch: str) -> Judgement:
+    test = trends.test(key)
     if test is None:
         return Judgement(nodeid=nodeid, flakiness=0.0, failing_since="")
-    before = [one for one in history.test_results(test.no) if one.run != run][:RECENT]
-    there = [one for one in history.test_results(test.no, branch=short(branch)) if one.run != run] if branch else []
+    before = [one for one in trends.test_results(test.no) if one.run != run][:RECENT]
+    there = [one for one in trends.test_results(test.no, branch=short(branch)) if one.run != run] if branch else []
     return Judgement(
         nodeid=nodeid,
         flakiness=flakiness("".join(LETTERS[one.outcome] for one in reversed(before))),
@@ -55,7 +56,7 @@ def _since(newest_first: Sequence[TestResult]) -> str:
     """The first run of the failures at the head of a list."""
     since = ""
     for one in newest_first:
-        if one.outcome in ("failed", "error"):
+        if one.outcome in FAILING:
             since = one.run
         elif one.outcome != "skipped":
             break

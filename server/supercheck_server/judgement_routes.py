@@ -16,8 +16,8 @@ from pydantic import BaseModel, Field
 from pytest_supercheck.gateway import NO_RUN
 from supercheck_server.api import ANSWERS, UNKNOWN, RunPath
 from supercheck_server.gate import Gate
-from supercheck_server.history import History
 from supercheck_server.judgement import Judgement, judge
+from supercheck_server.trends import Trends
 
 
 class Doubtful(BaseModel):
@@ -35,7 +35,7 @@ class Judgements:
     tests: list[Judgement]
 
 
-def judgement_routes(projects_of: Callable[[str], set[str]], history: History, gate: Gate) -> APIRouter:
+def judgement_routes(projects_of: Callable[[str], set[str]], trends: Trends, gate: Gate) -> APIRouter:
     """
     Make the route.
 
@@ -51,6 +51,6 @@ def judgement_routes(projects_of: Callable[[str], set[str]], history: History, g
         project = next(iter(projects_of(run_id)), None)
         if project is None:
             raise HTTPException(404, NO_RUN)
-        return Judgements(tests=judge(history, project, what.nodeids, run=run_id, branch=what.branch))
+        return Judgements(tests=judge(trends, project, what.nodeids, run=run_id, branch=what.branch))
 
     return routes

@@ -18,11 +18,12 @@ from pytest_supercheck.model import PRIORITIES, RunId
 from pytest_supercheck.retry import retry
 from supercheck_server import charts
 from supercheck_server.access import SCOPES, Visitor
-from supercheck_server.api import RunPath, cancel_run, event_stream
+from supercheck_server.api import RunPath, event_stream
 from supercheck_server.feed import Feed, Feeds
 from supercheck_server.gate import Asking, Gate
 from supercheck_server.history import LOAD_MINUTES, History
 from supercheck_server.render import Renderer
+from supercheck_server.run_state import cancel_run
 from supercheck_server.view import HIDDEN, QueueView, look_at_pool
 
 
@@ -53,7 +54,7 @@ def live_routes(dispatcher: Dispatcher, history: History, renderer: Renderer, fe
 
     @routes.get("/queue/live")
     async def queue_live(visitor: Asking) -> StreamingResponse:
-        return event_stream(feed("queue", look_at_queue, visitor))
+        return event_stream(feed("queue", look_at_queue, visitor).watch())
 
     @routes.get("/workers")
     def workers(request: Request, visitor: Asking) -> Response:
@@ -61,7 +62,7 @@ def live_routes(dispatcher: Dispatcher, history: History, renderer: Renderer, fe
 
     @routes.get("/workers/live")
     async def workers_live(visitor: Asking) -> StreamingResponse:
-        return event_stream(feed("workers", look_at_workers, visitor))
+        return event_stream(feed("workers", look_at_workers, visitor).watch())
 
     return routes
 

@@ -38,6 +38,7 @@ from supercheck_server.shelf import Shelf
 from supercheck_server.starter import Starter
 from supercheck_server.starts import Starts
 from supercheck_server.targets import read_targets
+from supercheck_server.trends import Trends
 
 
 class Parts:
@@ -63,6 +64,7 @@ class Parts:
         self.database = Database(settings.database_url)
         self.database.migrate()
         self.history = History(self.database)
+        self.trends = Trends(self.database)
         store = open_store(settings.store, endpoint=settings.s3_endpoint)
         mark_served(settings.store)
         self.shelf = self._shelf(store)

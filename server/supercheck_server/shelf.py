@@ -22,6 +22,8 @@ logger = logging.getLogger(__name__)
 
 #: Seconds for which a file can be asked of the store by an address; reading it may take longer.
 ADDRESS_S: Final = 300
+#: Bytes of a file that are read at once.
+CHUNK_BYTES: Final = 1 << 18
 
 
 class Shelf:
@@ -171,3 +173,10 @@ class Shelf:
         summary = recorded.record.summary
         store.put(run_folder(summary.project, summary.id) + PAGE, page)
         return archive.save(recorded)
+
+
+def chunks(stream: BinaryIO) -> Iterator[bytes]:
+    """All of an open file, a part at a time; closes it."""
+    with stream:
+        while chunk := stream.read(CHUNK_BYTES):
+            yield chunk

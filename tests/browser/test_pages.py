@@ -49,8 +49,8 @@ def fill(parts: Parts) -> dict[str, str]:
         record = make_record(number, outcomes)
         ledger.write(record, f"projects/shop/runs/{record.summary.id}/", delivered=number != 3)
     add_jobs(parts)
-    history = parts.history
-    return {"run": "0190-000004", "test": history.slow()[0].key, "cause": history.causes(since_ms=0)[0].key}
+    trends = parts.trends
+    return {"run": "0190-000004", "test": trends.slow()[0].key, "cause": trends.causes(since_ms=0)[0].key}
 
 
 @pytest.fixture
@@ -257,7 +257,7 @@ def test_hostile_texts_are_shown_as_they_are(page: Page, served: Served, pool: P
     Ledger(served.parts.database).write(record, "projects/x/runs/0190-000001/", delivered=True)
     pool.submit("r1", nodeids=[nasty], project=nasty[:100])
     pool.dispatcher.next(pool.job("r1"), fresh=True)
-    test = served.parts.history.slow()[0].key
+    test = served.parts.trends.slow()[0].key
     for address in ("/", "/runs/0190-000001", f"/tests/{test}", "/failures", "/slow", "/queue", "/workers", "/runs/r1"):
         page.goto(address)
         assert page.evaluate("window.owned") is None, address

@@ -26,14 +26,19 @@ import psycopg
 import pytest
 import redis
 import uvicorn
+from sqlalchemy import func, select
 
 from pytest_supercheck.dispatch import Dispatcher
 from pytest_supercheck.model import JobId, Offer, RunId, RunRequest
 from pytest_supercheck.record import ExecutionRecord, Failure, ItemRecord, Origin, RunRecord, RunSummary, Text
 from supercheck_server.app import create_app
 from supercheck_server.database import Database
+from supercheck_server.history import History
+from supercheck_server.ledger import Ledger
 from supercheck_server.parts import Parts
+from supercheck_server.rows import RunRow
 from supercheck_server.settings import Settings
+from supercheck_server.trends import Trends
 from tests.conftest import Valkey
 
 #: Seconds after which something hangs.
@@ -302,3 +307,35 @@ def ended(session: subprocess.Popen[str]) -> str:
     """What a session has printed, when it has ended."""
     output, _ = session.communicate(timeout=GUARD_S)
     return output
+
+
+class Books:
+    """A ledger, a history and trends over one database."""
+
+    def __init__(self, database: Database) -> None:
+        self.database = database
+        self.ledger = Ledger(database)
+        self.history = History(database)
+        self.trends = Trends(database)
+
+    def write(self, *records: RunRecord) -> None:
+        """Write runs."""
+        for record in records:
+            assert self.ledger.write(record, f"projects/x/runs/{record.summary.id}/", delivered=True)
+
+    def run(self, number: int) -> RunRow:
+        """A run by its number."""
+        row = self.history.run(f"0190-{number:06}")
+        assert row is not None
+        return row
+
+    def count(self, table: Any) -> int:
+        """Rows of a table."""
+        with self.database.read() as connection:
+            return connection.execute(select(func.count()).select_from(table)).scalar_one()
+
+
+@pytest.fixture
+def books(database: Database) -> Books:
+    """Empty ones."""
+    return Books(database)

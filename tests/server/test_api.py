@@ -128,6 +128,13 @@ def test_queue_is_told_when_it_changes(client: httpx.Client, pool: Pool) -> None
     assert [len(queue["runs"]) for queue in seen] == [0, 1]
 
 
+def test_live_page_of_a_run_that_is_not_there_says_so(client: httpx.Client, pool: Pool) -> None:
+    """In words, and without a fault in the server's log: it may have been forgotten while it was watched."""
+    with client.stream("GET", "/runs/nobody/live") as answer:
+        lines = answer.iter_lines()
+        assert [next(lines), next(lines)] == ["event: trouble", "data: There is no such run."]
+
+
 def test_viewers_whose_token_is_no_more_are_let_go(served: Served, pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Not at once, but soon: all streams end now and then, and who comes back has to be let in."""
     monkeypatch.setattr("supercheck_server.feed.WATCH_S", 0.2)

@@ -111,6 +111,6 @@ def test_clocks_that_are_wrong(place: Place, served: Served, pool: Pool, tmp_pat
         worker.wait(GUARD_S)
     assert session.returncode == 1, output
     assert "1 failed, 7 passed" in output
-    wait_for(served.parts.history.slow, "the run is recorded")
+    wait_for(served.parts.trends.slow, "the run is recorded")
     [row] = served.parts.history.runs(RunFilter())
     assert abs(row.submitted_ms / 1000 - time.time()) < GUARD_S * 2

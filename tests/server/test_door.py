@@ -35,7 +35,7 @@ def test_session_through_the_server(place: Place, served: Served, pool: Pool) ->
     assert "1 failed" in output
     assert "output of 5" in output
     assert "supercheck: run " in output
-    wait_for(served.parts.history.slow, "the run is recorded")
+    wait_for(served.parts.trends.slow, "the run is recorded")
 
 
 def test_tokens_open_the_door(place: Place, served: Served, pool: Pool) -> None:

@@ -9,47 +9,16 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from sqlalchemy import func, select, text
+from sqlalchemy import text
 
 from pytest_supercheck.record import Artifact, Failure, Origin, RunRecord, Text
 from supercheck_server import charts
 from supercheck_server.database import Database
 from supercheck_server.history import LOAD_MINUTES, History, RunFilter
 from supercheck_server.ledger import Ledger, key_of
-from supercheck_server.rows import Load, RunRow
+from supercheck_server.rows import Load
 from supercheck_server.tables import metadata, results, runs
-from tests.server.conftest import NOON, make_item, make_record
-
-
-class Books:
-    """A ledger and a history over one database."""
-
-    def __init__(self, database: Database) -> None:
-        self.database = database
-        self.ledger = Ledger(database)
-        self.history = History(database)
-
-    def write(self, *records: RunRecord) -> None:
-        """Write runs."""
-        for record in records:
-            assert self.ledger.write(record, f"projects/x/runs/{record.summary.id}/", delivered=True)
-
-    def run(self, number: int) -> RunRow:
-        """A run by its number."""
-        row = self.history.run(f"0190-{number:06}")
-        assert row is not None
-        return row
-
-    def count(self, table: Any) -> int:
-        """Rows of a table."""
-        with self.database.read() as connection:
-            return connection.execute(select(func.count()).select_from(table)).scalar_one()
-
-
-@pytest.fixture
-def books(database: Database) -> Books:
-    """Empty ones."""
-    return Books(database)
+from tests.server.conftest import NOON, Books, make_item, make_record
 
 
 def test_run_is_written_as_it_was(books: Books) -> None:
@@ -75,7 +44,7 @@ def test_writing_a_run_again_changes_nothing(books: Books) -> None:
     assert not books.ledger.write(record, "projects/x/runs/other/", delivered=False)
     assert {table.name: books.count(table) for table in metadata.sorted_tables} == counts
     assert books.run(1).folder == "projects/x/runs/0190-000001/"
-    [row] = books.history.slow(limit=1)
+    [row] = books.trends.slow(limit=1)
     assert len(row.recent) == 1
 
 
@@ -99,7 +68,7 @@ def test_recorders_that_write_one_run_together_write_it_once(books: Books) -> No
         thread.join(60)
     assert sorted(written) == [False, True, True, True]
     assert books.count(results) == 300
-    assert all(len(row.recent) == 3 for row in books.history.slow(limit=200))
+    assert all(len(row.recent) == 3 for row in books.trends.slow(limit=200))
 
 
 def test_list_goes_on_after_the_last_row(books: Books) -> None:
@@ -118,7 +87,7 @@ def test_malformed_key_begins_at_the_front(books: Books, after: str) -> None:
     """What a client sends is no reason to fail."""
     books.write(make_record(1))
     books.history.runs(RunFilter(), after=after)
-    books.history.flaky(after=after)
+    books.trends.flaky(after=after)
 
 
 def test_filters_and_search_find_what_is_meant(books: Books) -> None:
@@ -170,55 +139,6 @@ def test_comparison_names_new_fixed_and_still_failing(books: Books) -> None:
     assert books.history.previous(books.run(1)) is None
 
 
-def test_test_knows_since_when_it_fails(books: Books) -> None:
-    """The first run after its last success."""
-    books.write(*(make_record(number, letter) for number, letter in enumerate("FPFFS", 1)))
-    row = books.history.test(key_of("shop", "test_a.py::test_0"))
-    assert row is not None
-    assert row.recent == "FPFFS"
-    assert [one.outcome for one in books.history.test_results(row.no)] == [
-        "skipped",
-        "failed",
-        "failed",
-        "passed",
-        "failed",
-    ]
-    assert books.history.first_bad_run(row.no) is None
-    books.write(make_record(6, "F"))
-    assert books.history.first_bad_run(row.no) == "0190-000006"
-
-
-def test_flaky_and_slow_lists_rank_and_go_on(books: Books) -> None:
-    """A test that broke once and stays broken is not flaky."""
-    for number, outcomes in enumerate(["PPP", "FPP", "PPF", "FPF"], 1):
-        books.write(make_record(number, outcomes))
-    flaky = books.history.flaky()
-    assert [row.nodeid for row in flaky] == ["test_a.py::test_0"]
-    assert flaky[0].flakiness == 1
-    first = books.history.slow(limit=2)
-    rest = books.history.slow(after=f"{first[-1].mean_us}-{first[-1].no}")
-    assert len({row.no for row in (*first, *rest)}) == 3
-    assert books.history.slow("other") == []
-
-
-def test_failures_of_one_kind_are_one_cause(books: Books) -> None:
-    """Whatever numbers they have in them; of one project."""
-    books.write(make_record(1, "FF"), make_record(2, "FP"), make_record(3, "F", project="bank"))
-    causes = books.history.causes(since_ms=0)
-    assert [(cause.project, cause.count, cause.tests, cause.runs) for cause in causes] == [
-        ("shop", 3, 2, 2),
-        ("bank", 1, 1, 1),
-    ]
-    assert (causes[0].first_run, causes[0].last_run) == ("0190-000001", "0190-000002")
-    assert [row.run for row in books.history.cause_failures(causes[0].key)] == [
-        "0190-000002",
-        "0190-000001",
-        "0190-000001",
-    ]
-    assert [cause.project for cause in books.history.causes("bank", since_ms=0)] == ["bank"]
-    assert books.history.causes(since_ms=1 << 50) == []
-
-
 def test_forgotten_run_leaves_nothing_but_its_tests(books: Books) -> None:
     """The others stay."""
     books.write(make_record(1), make_record(2))
@@ -244,9 +164,9 @@ def test_files_are_found_from_their_run_and_their_test(books: Books) -> None:
     assert {position: [file.name for file in files] for position, files in found.items()} == {1: ["trace.zip", "a.png"]}
     assert found[1][0].key == "artifacts/1/trace.zip"
     assert books.history.run_files(first.no, []) == {}
-    test = books.history.test(key_of("shop", "test_a.py::test_1"))
+    test = books.trends.test(key_of("shop", "test_a.py::test_1"))
     assert test is not None
-    of_test = books.history.test_files(test.no)
+    of_test = books.trends.test_files(test.no)
     assert {run: len(files) for run, files in of_test.items()} == {first.id: 2, last.id: 20}
     books.ledger.forget(first.id)
     assert books.history.run_files(first.no, [1]) == {}

@@ -116,7 +116,7 @@ def test_recorder_killed_at_any_point_loses_and_doubles_nothing(
         row = parts.history.run(run)
         assert row is not None
         assert len(parts.history.results(row.no)) == 3
-        assert all(test.recent in ("P", "E", "F") for test in parts.history.slow())
+        assert all(test.recent in ("P", "E", "F") for test in parts.trends.slow())
         assert len(Archive(DirectoryStore(data / "store")).load(row.folder).items) == 3
         assert not parts.recorder.record_next()
         parts.close()
@@ -137,7 +137,7 @@ def test_two_servers_share_the_work(parts: Parts, pool: Pool, settings: Settings
     for keeper in keepers:
         keeper.stop()
     assert sorted(all_runs(parts)) == sorted((f"r{number}", "passed", 2) for number in range(12))
-    assert all(len(test.recent) == 12 for test in parts.history.slow())
+    assert all(len(test.recent) == 12 for test in parts.trends.slow())
     assert pool.client.exists("sc:ended") == 0
     other.close()
 
@@ -232,8 +232,8 @@ def test_history_is_rebuilt_from_the_store(parts: Parts, pool: Pool, settings: S
     assert rebuild(anew) == Rebuilt(known=3, written=0, unreadable=0, tokens=0, bundles=0)
     other = Parts(anew)
     assert all_runs(other) == all_runs(parts)
-    assert [(row.nodeid, row.recent) for row in other.history.slow()] == [
-        (row.nodeid, row.recent) for row in parts.history.slow()
+    assert [(row.nodeid, row.recent) for row in other.trends.slow()] == [
+        (row.nodeid, row.recent) for row in parts.trends.slow()
     ]
     other.close()
     row = parts.history.run("r1")
@@ -314,10 +314,10 @@ def test_retention_removes_from_store_and_history_together(pool: Pool, settings:
     parts.close()
     parts = Parts(replace(settings, retention_days=1))
     assert parts.retention.sweep(time.time() * 1000) == 0
-    assert parts.history.slow()
+    assert parts.trends.slow()
     assert parts.retention.sweep((time.time() + 2 * 86400) * 1000) == 2
     assert all_runs(parts) == []
-    assert parts.history.slow() == []  # tests that nobody runs any more
+    assert parts.trends.slow() == []  # tests that nobody runs any more
     parts.close()
 
 

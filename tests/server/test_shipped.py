@@ -228,7 +228,7 @@ def test_files_of_tests_come_to_who_follows(far: Far, pool: Pool, served: Served
     )
     code, output = far.run("--supercheck-detach", "--supercheck-artifact=*.png")
     assert code == 0, output
-    wait_for(served.parts.history.slow, "the run is recorded")
+    wait_for(served.parts.trends.slow, "the run is recorded")
     [row] = served.parts.history.runs(RunFilter())
     far.path = tmp_path / "elsewhere"
     far.path.mkdir()
@@ -291,7 +291,7 @@ def test_left_run_needs_nobody(far: Far, pool: Pool, served: Served) -> None:
     """It ends, is recorded, and can be followed through the server."""
     code, output = far.run("--supercheck-detach")
     assert code == 0, output
-    wait_for(served.parts.history.slow, "the run is recorded")
+    wait_for(served.parts.trends.slow, "the run is recorded")
     [row] = served.parts.history.runs(RunFilter())
     code, output = far.run(row.id, command="attach")
     assert code == 1, output

@@ -202,12 +202,12 @@ def world(served: Served, pool: Pool) -> World:
         pool.submit(f"{project}-live", nodeids=[f"{project}.py::live"], project=project)
         pool.dispatcher.next(pool.job(f"{project}-live"), fresh=True)
         served.parts.jobs.sync(project, [(Job(name="nightly", source=Git(git="https://x/y", ref="main")), None)])
-    history = served.parts.history
+    trends = served.parts.trends
     return World(
         served=served,
         keys=make_keys(served.parts.access),
-        test=history.slow("shop")[0].key,
-        cause=history.causes("shop", since_ms=0)[0].key,
+        test=trends.slow("shop")[0].key,
+        cause=trends.causes("shop", since_ms=0)[0].key,
     )
 
 

@@ -1,5 +1,5 @@
 """
-The pages of the history: runs, tests, and what can be learned from many of them.
+The pages of runs, alive or recorded, with their files.
 
 Between people and the history, the shelf and, for runs that live, the dispatcher.
 """
@@ -7,7 +7,6 @@ Between people and the history, the shelf and, for runs that live, the dispatche
 from __future__ import annotations
 
 import re
-import time
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta, timezone
 from typing import Annotated, Any, Final
@@ -20,25 +19,20 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response, Stream
 from pytest_supercheck.archive import PAGE
 from pytest_supercheck.dispatch import Dispatcher
 from pytest_supercheck.errors import NotStored
-from pytest_supercheck.gateway import NO_RUN
 from pytest_supercheck.model import PoolExecution, RunId
 from pytest_supercheck.report import script_source
 from pytest_supercheck.store import BadKey, check_key, headers
 from supercheck_server import charts
 from supercheck_server.access import NOBODY
-from supercheck_server.api import Run, RunPath, event_stream, look_at_run
+from supercheck_server.api import RunPath, event_stream
 from supercheck_server.feed import Feeds
 from supercheck_server.gate import Asking, Gate
 from supercheck_server.history import PAGE_ROWS, History, RunFilter
 from supercheck_server.render import Renderer
 from supercheck_server.rows import Comparison, RunRow
-from supercheck_server.shelf import Shelf
+from supercheck_server.run_state import look_at_run
+from supercheck_server.shelf import Shelf, chunks
 from supercheck_server.view import log_of, look_at_pool
-
-#: How far back the page of failures looks, in days.
-FAILURE_DAYS: Final = 14
-#: Bytes of a file that are read at once.
-CHUNK_BYTES: Final = 1 << 18
 
 #: Whatever a run has left behind may run nothing and send nothing, and is not of our origin.
 FILE_POLICY: Final = "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'; sandbox"
@@ -50,7 +44,6 @@ REPORT_POLICY: Final = (
 )
 
 #: What an address may say in one word of its query.
-Text = Annotated[str, Query(max_length=200)]
 Position = Annotated[int, Query(ge=-1, lt=1 << 31)]
 Word = Annotated[str, Field(max_length=200)]
 
@@ -97,8 +90,8 @@ class RunQuery(BaseModel):
         return urlencode({name: value for name, value in {**asked, **changes}.items() if value})
 
 
-def run_routes(sources: Sources, gate: Gate) -> APIRouter:
-    """The routes of runs."""
+def run_pages(sources: Sources, gate: Gate) -> APIRouter:
+    """Make the routes."""
     routes = APIRouter(include_in_schema=False, dependencies=[gate.people("read")], default_response_class=HTMLResponse)
     history, renderer = sources.history, sources.renderer
 
@@ -124,7 +117,7 @@ def run_routes(sources: Sources, gate: Gate) -> APIRouter:
 
     @routes.get("/runs/{run_id}")
     def run(request: Request, run_id: RunPath, after: Position = -1, bad_after: Position = -1) -> Response:
-        found = _found(look_at_run(sources.dispatcher, history, run_id))
+        found = look_at_run(sources.dispatcher, history, run_id)
         if found.record is None or not found.record.folder:
             return renderer.page(request, "run_alive.html", title=found.project, **_live(sources, run_id))
         return renderer.page(
@@ -137,7 +130,7 @@ def run_routes(sources: Sources, gate: Gate) -> APIRouter:
             # It has no buttons: whoever may see the run sees the same.
             return renderer.text("run_live.html", NOBODY, **_live(sources, run_id))
 
-        return event_stream(sources.feeds.named(f"run {run_id}", look, event="run"))
+        return event_stream(sources.feeds.named(f"run {run_id}", look, event="run").watch())
 
     @routes.get("/runs/{run_id}/files/{path:path}")
     def file(run_id: RunPath, path: str, range: Annotated[str, Header()] = "") -> Response:  # noqa: A002 - its name
@@ -153,68 +146,8 @@ def run_routes(sources: Sources, gate: Gate) -> APIRouter:
     return routes
 
 
-def test_routes(sources: Sources, gate: Gate) -> APIRouter:
-    """The routes of tests."""
-    routes = APIRouter(include_in_schema=False, dependencies=[gate.people("read")], default_response_class=HTMLResponse)
-    history, renderer = sources.history, sources.renderer
-
-    @routes.get("/tests/{key}")
-    def test(request: Request, key: str, visitor: Asking) -> Response:
-        row = history.test(key, visitor.project)
-        if row is None:
-            raise HTTPException(404, "There is no such test.")
-        results = history.test_results(row.no)
-        page: dict[str, Any] = {
-            "test": row,
-            "results": results,
-            "files": history.test_files(row.no),
-            "first_bad": history.first_bad_run(row.no),
-            "durations": charts.durations([(one.outcome, one.duration_s) for one in reversed(results)]),
-        }
-        return renderer.page(request, "test.html", title="Test", **page)
-
-    @routes.get("/flaky")
-    def flaky(request: Request, visitor: Asking, project: Text = "", after: Text = "") -> Response:
-        project = visitor.narrow(project)
-        rows = history.flaky(project, after=after)
-        more = _more("/flaky", project, f"{rows[-1].flakiness!r}-{rows[-1].no}") if len(rows) == PAGE_ROWS else ""
-        choices = history.choices("project", visitor.project)
-        page: dict[str, Any] = {"rows": rows, "project": project, "projects": choices, "more": more}
-        return renderer.page(request, "flaky.html", title="Flaky tests", **page)
-
-    @routes.get("/slow")
-    def slow(request: Request, visitor: Asking, project: Text = "", after: Text = "") -> Response:
-        project = visitor.narrow(project)
-        rows = history.slow(project, after=after)
-        more = _more("/slow", project, f"{rows[-1].mean_us}-{rows[-1].no}") if len(rows) == PAGE_ROWS else ""
-        choices = history.choices("project", visitor.project)
-        page: dict[str, Any] = {"rows": rows, "project": project, "projects": choices, "more": more}
-        return renderer.page(request, "slow.html", title="Slow tests", **page)
-
-    @routes.get("/failures")
-    def failures(request: Request, visitor: Asking, project: Text = "") -> Response:
-        project = visitor.narrow(project)
-        rows = history.causes(project, since_ms=round((time.time() - FAILURE_DAYS * 86400) * 1000))
-        page: dict[str, Any] = {
-            "rows": rows,
-            "project": project,
-            "projects": history.choices("project", visitor.project),
-            "days": FAILURE_DAYS,
-        }
-        return renderer.page(request, "failures.html", title="Failures by cause", **page)
-
-    @routes.get("/failures/{key}")
-    def cause(request: Request, key: str, visitor: Asking) -> Response:
-        rows = history.cause_failures(key, visitor.project)
-        if not rows:
-            raise HTTPException(404, "There is no such cause, or no failure of it any more.")
-        return renderer.page(request, "cause.html", title="Failures of one cause", rows=rows)
-
-    return routes
-
-
 def _live(sources: Sources, run_id: str) -> dict[str, Any]:
-    run = _found(look_at_run(sources.dispatcher, sources.history, run_id))
+    run = look_at_run(sources.dispatcher, sources.history, run_id)
     executions: list[PoolExecution] = [one for one in look_at_pool(sources.dispatcher).executions if one.run == run_id]
     return {"run": run, "executions": executions, "log": log_of(sources.dispatcher, RunId(run_id))}
 
@@ -258,22 +191,7 @@ def _file(shelf: Shelf, key: str, policy: str, wanted: str) -> Response:
     else:
         stream = shelf.open(key)
 
-    def chunks() -> Any:
-        with stream:
-            while chunk := stream.read(CHUNK_BYTES):
-                yield chunk
-
-    return StreamingResponse(chunks(), status, about, media_type=told.content_type)
-
-
-def _found(run: Run | None) -> Run:
-    if run is None:
-        raise HTTPException(404, NO_RUN)
-    return run
-
-
-def _more(path: str, project: str, after: str) -> str:
-    return f"{path}?{urlencode({'project': project, 'after': after} if project else {'after': after})}"
+    return StreamingResponse(chunks(stream), status, about, media_type=told.content_type)
 
 
 def _day(text: str) -> datetime | None:
