@@ -37,7 +37,7 @@ from supercheck_server.middleware import Bounded, WithHeaders
 from supercheck_server.oidc import Issuers
 from supercheck_server.parts import Parts
 from supercheck_server.queue_routes import queue_of, queue_routes
-from supercheck_server.recorder import Keeper
+from supercheck_server.recorder import RecorderThread
 from supercheck_server.render import Renderer, static_version
 from supercheck_server.run_pages import Sources, run_pages
 from supercheck_server.run_routes import run_routes
@@ -103,11 +103,10 @@ def create_app(parts: Parts) -> FastAPI:
 @asynccontextmanager
 async def _at_work(parts: Parts, reader: EventReader) -> AsyncIterator[None]:
     """The threads of a server, from before its first answer until after its last."""
-    keeper = Keeper(
-        parts.recorder, parts.retention, parts.mirror, parts.bundles, adopts="://" not in parts.settings.store
-    )
+    adopts = "://" not in parts.settings.store
+    recorder = RecorderThread(parts.recorder, parts.retention, parts.mirror, parts.bundles, adopts=adopts)
     scheduler = SchedulerThread(Scheduler(parts.jobs, parts.starts, parts.starter))
-    keeper.start()
+    recorder.start()
     scheduler.start()
     postman = Postman(parts.messenger, parts.alerts) if parts.messenger else None
     if postman is not None:
@@ -115,7 +114,7 @@ async def _at_work(parts: Parts, reader: EventReader) -> AsyncIterator[None]:
     yield
     parts.feeds.close()
     await run_in_threadpool(scheduler.stop)
-    await run_in_threadpool(keeper.stop)
+    await run_in_threadpool(recorder.stop)
     if postman is not None:
         await run_in_threadpool(postman.stop)
     await reader.close()

@@ -54,7 +54,7 @@ LAST_S: Final = 10.0
 
 
 class Recorder:
-    """The work of recording; `Keeper` does it again and again."""
+    """The work of recording; `RecorderThread` does it again and again."""
 
     def __init__(
         self,
@@ -204,7 +204,7 @@ class Recorder:
         self._metrics.lag_s.observe(max(0.0, time.time() - summary.ended_at.timestamp()))
 
 
-class Keeper(threading.Thread):
+class RecorderThread(threading.Thread):
     """A thread that records and keeps the house, and outlives the absence of everything that it needs."""
 
     def __init__(

@@ -28,7 +28,7 @@ from pytest_supercheck.transcript import Recorded
 from supercheck_server.history import RunFilter
 from supercheck_server.parts import Parts
 from supercheck_server.rebuild import Rebuilt, rebuild
-from supercheck_server.recorder import Keeper
+from supercheck_server.recorder import RecorderThread
 from supercheck_server.settings import Settings
 from tests.conftest import Valkey
 from tests.s3 import BUCKET, KEY, SECRET, rclone
@@ -130,12 +130,12 @@ def test_two_servers_share_the_work(parts: Parts, pool: Pool, settings: Settings
     for number in range(12):
         pool.finish(f"r{number}")
     other = Parts(settings)
-    keepers = [Keeper(one.recorder, one.retention, one.mirror, one.bundles) for one in (parts, other)]
-    for keeper in keepers:
-        keeper.start()
+    threads = [RecorderThread(one.recorder, one.retention, one.mirror, one.bundles) for one in (parts, other)]
+    for thread in threads:
+        thread.start()
     wait_for(lambda: len([1 for row in parts.history.runs(RunFilter()) if row.folder]) == 12, "all runs are recorded")
-    for keeper in keepers:
-        keeper.stop()
+    for thread in threads:
+        thread.stop()
     assert sorted(all_runs(parts)) == sorted((f"r{number}", "passed", 2) for number in range(12))
     assert all(len(test.recent) == 12 for test in parts.trends.slow())
     assert pool.client.exists("sc:ended") == 0
@@ -321,7 +321,7 @@ def test_retention_removes_from_store_and_history_together(pool: Pool, settings:
     parts.close()
 
 
-def test_keeper_outlives_what_it_needs(parts: Parts, pool: Pool, valkey: redis.Redis, monkeypatch: Any) -> None:
+def test_recording_outlives_what_it_needs(parts: Parts, pool: Pool, valkey: redis.Redis, monkeypatch: Any) -> None:
     """Trouble of a moment, and even a fault of its own, and goes on afterwards."""
     recorder = parts.recorder
     faults: list[BaseException] = [StoreTrouble("the disk is full"), ZeroDivisionError("a fault")]
@@ -335,11 +335,11 @@ def test_keeper_outlives_what_it_needs(parts: Parts, pool: Pool, valkey: redis.R
     monkeypatch.setattr(recorder, "record_next", troubled)
     monkeypatch.setattr("supercheck_server.recorder.EVERY_S", 0.01)
     pool.finish("r1")
-    keeper = Keeper(recorder, parts.retention, parts.mirror, parts.bundles)
-    keeper.start()
+    thread = RecorderThread(recorder, parts.retention, parts.mirror, parts.bundles)
+    thread.start()
     wait_for(lambda: ("r1", "passed", 2) in all_runs(parts), "the run is recorded")
-    keeper.stop()
-    assert not keeper.is_alive()
+    thread.stop()
+    assert not thread.is_alive()
     assert not faults
 
 
@@ -358,7 +358,7 @@ def test_trouble_with_one_duty_keeps_nothing_else_from_being_done(
     monkeypatch.setattr(parts.recorder, "deliver", lambda: done.append("deliver"))
     monkeypatch.setattr(parts.retention, "sweep", lambda now_ms: done.append("sweep"))
     monkeypatch.setattr("supercheck_server.recorder.EVERY_S", 0.01)
-    keeper = Keeper(parts.recorder, parts.retention, parts.mirror, parts.bundles)
-    keeper.start()
+    thread = RecorderThread(parts.recorder, parts.retention, parts.mirror, parts.bundles)
+    thread.start()
     wait_for(lambda: {"deliver", "sweep"} <= set(done) and done.count("record") > 4, "all duties are tried")
-    keeper.stop()
+    thread.stop()
