@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import ast
 import graphlib
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -20,6 +21,7 @@ from pytest_supercheck import assembly
 
 PACKAGE: Final = "pytest_supercheck"
 SOURCE: Final = Path(pytest_supercheck.__file__).parent
+ARCHITECTURE: Final = (Path(__file__).parent.parent / "docs" / "architecture.md").read_text("utf-8")
 
 #: From the inside out. A module imports from its own ring and from those before it.
 RINGS: Final = (
@@ -210,6 +212,15 @@ def test_every_module_is_in_one_ring() -> None:
     """A new module has to be given its place."""
     placed = [module for ring in RINGS for module in ring]
     assert sorted(placed) == sorted(MODULES)
+
+
+def test_the_table_of_rings_is_complete() -> None:
+    """In docs/architecture.md, every module in the row of its ring; and all that runs in the user's environment."""
+    section = ARCHITECTURE.partition("## Rings")[2].partition("\n## ")[0]
+    rows = re.findall(r"^\| [^|]+\|([^|]+`[^|]+)\|", section, re.MULTILINE)
+    assert [set(re.findall(r"`(\w+)`", row)) for row in rows] == [ring - {"__init__"} for ring in RINGS]
+    [users] = re.findall(r"inside the user's environment \(([^)]+)\)", section)
+    assert set(re.findall(r"`(\w+)`", users)) == IN_USERS_ENVIRONMENT
 
 
 @every_module
