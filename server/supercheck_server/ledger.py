@@ -20,7 +20,7 @@ from supercheck_server.causes import cause_of, failure_of
 from supercheck_server.database import Database
 from supercheck_server.history import LOAD_MINUTES
 from supercheck_server.outcomes import add_recent, flakiness, mean_us
-from supercheck_server.rows import Load
+from supercheck_server.rows import COUNTS, Load
 from supercheck_server.tables import (
     artifacts,
     causes,
@@ -38,15 +38,6 @@ from supercheck_server.tables import (
 TEXT_LIMIT: Final = 200
 #: Values in one `IN (...)`, and rows in one statement.
 BATCH: Final = 500
-
-_COUNTS: Final = {
-    "passed": "passed",
-    "failed": "failed",
-    "error": "errors",
-    "skipped": "skipped",
-    "xfailed": "xfailed",
-    "xpassed": "xpassed",
-}
 
 
 class Ledger:
@@ -274,7 +265,7 @@ def _run_values(summary: RunSummary) -> dict[str, Any]:
     }
     return {
         **{name: storable(text) for name, text in texts.items()},
-        **{column: summary.counts.get(outcome, 0) for outcome, column in _COUNTS.items()},
+        **{column: summary.counts.get(outcome, 0) for outcome, column in COUNTS.items()},
         "pull_request": origin.pull_request if 0 <= origin.pull_request < 1 << 31 else 0,
         "total": summary.total,
         "executions": summary.executions,

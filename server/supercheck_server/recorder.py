@@ -28,7 +28,7 @@ from supercheck_server.metrics import Metrics
 from supercheck_server.mirror import Mirror
 from supercheck_server.notifications import Outbox
 from supercheck_server.retention import Retention
-from supercheck_server.rows import Load, RunRow
+from supercheck_server.rows import COUNTS, Load, RunRow
 from supercheck_server.shelf import Shelf
 from supercheck_server.view import nodeid_of
 
@@ -261,8 +261,7 @@ class RecorderThread(threading.Thread):
 
 def summary_of(row: RunRow) -> RunSummary:
     """A run's summary from its row, as far as lists need it."""
-    counts = {"passed": row.passed, "failed": row.failed, "error": row.errors, "skipped": row.skipped}
-    counts |= {"xfailed": row.xfailed, "xpassed": row.xpassed}
+    counts = {outcome: getattr(row, column) for outcome, column in COUNTS.items()}
     return RunSummary(
         id=row.id,
         project=row.project,

@@ -17,6 +17,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from starlette.requests import Request
 from starlette.responses import HTMLResponse
 
+from pytest_supercheck import words
 from pytest_supercheck.model import PoolExecution, PoolWorker
 from pytest_supercheck.report import is_trace
 from supercheck_server.access import Visitor
@@ -106,18 +107,11 @@ def static_version() -> str:
 
 
 def seconds_text(seconds: float | None) -> str:
-    """A duration as people say it: `12 ms`, `3.4 s`, `5 min 3 s`, `2 h 5 min`."""
+    """A duration as people say it: `12 ms`, `3.4 s`, `5 min 3 s`, `2 h 5 min`, `3 days`; a dash for none."""
     if seconds is None:
         return "\N{EN DASH}"
-    if seconds < 1:
-        return f"{seconds * 1000:.0f} ms"
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    if minutes < 60:
-        return f"{minutes} min {rest} s"
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if hours < 48 else f"{hours // 24} days"
+    days = round(seconds) // 86400
+    return words.seconds(seconds) if days < 2 else f"{days} days"
 
 
 def _ago(ms: float) -> str:

@@ -6,10 +6,22 @@ Nothing of how they are found (`history`), nor of how they are written (`ledger`
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Final, Literal
 
+from pytest_supercheck.record import Outcome
 from supercheck_server.outcomes import FAILING
+
+#: The columns of a run's row that count its tests, by their outcomes in records.
+COUNTS: Final[Mapping[Outcome, str]] = {
+    "passed": "passed",
+    "failed": "failed",
+    "error": "errors",
+    "skipped": "skipped",
+    "xfailed": "xfailed",
+    "xpassed": "xpassed",
+}
 
 #: Why a message is sent.
 Reason = Literal["failure", "first-failure", "recovery", "always", "alert", "resolved", "missed"]
