@@ -69,8 +69,8 @@ class Diary:
                 return {"error": str(exc) or type(exc).__name__}
 
     def _record(self, outcome: str, message: str) -> str:
+        from pytest_supercheck.footprint import store_directory
         from pytest_supercheck.local_archive import record_locally
-        from pytest_supercheck.operators import store_directory
         from pytest_supercheck.record import read_origin
         from pytest_supercheck.transcript import Submitted, Transcript, wire_nodeids
 

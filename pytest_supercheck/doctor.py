@@ -19,8 +19,9 @@ from pytest_supercheck.addresses import is_server
 from pytest_supercheck.dispatch import Dispatcher
 from pytest_supercheck.errors import SupercheckError
 from pytest_supercheck.gateways import open_server
+from pytest_supercheck.masking import masked
 from pytest_supercheck.model import PoolStatus
-from pytest_supercheck.operators import StoreSettings, masked
+from pytest_supercheck.operators import StoreSettings
 from pytest_supercheck.stores import open_store
 
 if TYPE_CHECKING:

@@ -156,7 +156,8 @@ def _serve(controller: _Controller, start: dict[str, Any], server: valkey.Server
     forward = threading.Thread(target=configure)
     forward.start()
     from pytest_supercheck import worker
-    from pytest_supercheck.operators import PoolSettings, StoreSettings, store_directory
+    from pytest_supercheck.footprint import store_directory
+    from pytest_supercheck.operators import PoolSettings, StoreSettings
     from pytest_supercheck.redis_gateway import RedisGateway
     from pytest_supercheck.workplace import Workplace
 

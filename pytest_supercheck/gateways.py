@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from pytest_supercheck.addresses import is_server
 from pytest_supercheck.errors import Unreachable
-from pytest_supercheck.operators import hide
+from pytest_supercheck.masking import hide
 
 if TYPE_CHECKING:
     from pytest_supercheck.gateway import Gateway

@@ -23,7 +23,7 @@ from pytest_supercheck.bundle import ENTRIES, Entry, Manifest, case_clashes, lea
 from pytest_supercheck.descent import Descent
 from pytest_supercheck.digests import Digests
 from pytest_supercheck.errors import SourceTrouble
-from pytest_supercheck.operators import DIRECTORY
+from pytest_supercheck.footprint import DIRECTORY
 
 if TYPE_CHECKING:
     from pathspec import GitIgnoreSpec

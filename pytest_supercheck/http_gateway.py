@@ -19,6 +19,7 @@ import httpx
 from pytest_supercheck import __version__
 from pytest_supercheck.errors import BadJob, Infrastructure, NotLetIn, QueueFull, SourceTrouble, Unreachable
 from pytest_supercheck.gateway import NO_JOB, NO_RUN, VERSION_HEADER
+from pytest_supercheck.masking import hide, masked
 from pytest_supercheck.model import (
     Admission,
     Figures,
@@ -34,7 +35,6 @@ from pytest_supercheck.model import (
     RunStatus,
 )
 from pytest_supercheck.oidc import job_sign_in
-from pytest_supercheck.operators import hide, masked
 
 #: Seconds for which a run outlives the last word of its session: a network may be away for a while.
 GRACE_S: Final = 60.0

@@ -1,11 +1,8 @@
 """
 The last runs of a root directory, kept in it: what embedded runs leave behind.
 
-Joins a transcript, an archive and a directory store, for sessions and for the commands that show runs.
-
-    ROOTDIR/.supercheck/.gitignore   keeps all of it out of git
-    ROOTDIR/.supercheck/store/       the store
-    ROOTDIR/.supercheck/served       there once a server has this store, whose rules decide what goes
+Joins a transcript, an archive and a directory store, for sessions and for the commands that show runs; `footprint` says
+where they are.
 """
 
 from __future__ import annotations
@@ -16,7 +13,7 @@ from typing import Final
 from pytest_supercheck.archive import Archive
 from pytest_supercheck.directory_store import DirectoryStore
 from pytest_supercheck.errors import StoreTrouble
-from pytest_supercheck.operators import DIRECTORY, keep_out_of_git, store_directory
+from pytest_supercheck.footprint import DIRECTORY, keep_out_of_git, store_directory
 from pytest_supercheck.transcript import Recorded
 
 _SERVED: Final = "served"

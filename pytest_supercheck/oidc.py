@@ -18,7 +18,7 @@ import httpx
 
 from pytest_supercheck.addresses import is_private
 from pytest_supercheck.errors import Unreachable
-from pytest_supercheck.operators import masked
+from pytest_supercheck.masking import masked
 
 #: Variables that a runner sets for jobs with the permission `id-token: write`.
 URL: Final = "ACTIONS_ID_TOKEN_REQUEST_URL"

@@ -8,14 +8,12 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Final
 
 from pytest_supercheck.model import is_label
 
 #: The default time limit of an execution on a pool, in ms.
 EXECUTION_TIMEOUT_MS: Final = 900_000
-
 
 #: AWS's own variables that open a store in S3, or lead to what does.
 AWS_CREDENTIALS: Final = frozenset(
@@ -30,10 +28,6 @@ AWS_CREDENTIALS: Final = frozenset(
         "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE",
     }
 )
-
-
-#: What this package keeps in a root directory is below this one.
-DIRECTORY: Final = ".supercheck"
 
 
 class BadVariable(ValueError):
@@ -179,34 +173,3 @@ def _number(environ: Mapping[str, str], name: str, least: int) -> int | None:
     if not (text.isascii() and text.isdigit()) or int(text) < least:
         raise BadVariable(f"{name}={text!r}: it must be a whole number from {least} up")
     return int(text)
-
-
-def store_directory(rootdir: Path) -> Path:
-    """Where the store of a root directory is, which embedded runs have."""
-    return rootdir / DIRECTORY / "store"
-
-
-def keep_out_of_git(rootdir: Path) -> None:
-    """Have git ignore what this package keeps in a root directory, where `DIRECTORY` is already."""
-    ignore = rootdir / DIRECTORY / ".gitignore"
-    if not ignore.exists():
-        ignore.write_text("# Made by pytest-supercheck.\n*\n", "utf-8")
-
-
-def masked(url: str) -> str:
-    """
-    Take the credentials out of a URL, for messages.
-
-    Args:
-        url: Any URL.
-
-    Returns:
-        The URL without user, password and query.
-    """
-    return re.sub(r"//.*@", "//", url.split("?", 1)[0])
-
-
-def hide(secret: str) -> None:
-    """Have the runner of a job of GitHub Actions show asterisks in its log, wherever a secret should come up there."""
-    # Not the standard output, which may go into a file.
-    os.write(2, f"::add-mask::{secret}\n".encode())

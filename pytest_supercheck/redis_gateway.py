@@ -18,8 +18,8 @@ from redis.retry import Retry
 
 from pytest_supercheck.dispatch import Dispatcher
 from pytest_supercheck.errors import SupercheckError, Unreachable
+from pytest_supercheck.masking import masked
 from pytest_supercheck.model import Admission, How, Offer, QueueStatus, RunId, RunRequest, RunStatus
-from pytest_supercheck.operators import masked
 from pytest_supercheck.redis_errors import redis_errors
 
 if TYPE_CHECKING:

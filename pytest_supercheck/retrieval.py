@@ -23,7 +23,7 @@ from pytest_supercheck import events
 from pytest_supercheck.digests import write_whole
 from pytest_supercheck.errors import SupercheckError
 from pytest_supercheck.events import Files, WireError
-from pytest_supercheck.operators import DIRECTORY, keep_out_of_git
+from pytest_supercheck.footprint import DIRECTORY, keep_out_of_git
 
 #: What is remembered of files that were brought: their paths, the last ones.
 MEMORY: Final = "brought.json"

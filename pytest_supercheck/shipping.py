@@ -24,8 +24,8 @@ from pytest_supercheck.bundle import MANIFEST_BYTES, PIECE_BYTES, Manifest, deco
 from pytest_supercheck.descent import Descent
 from pytest_supercheck.digests import write_whole
 from pytest_supercheck.errors import Infrastructure, SourceTrouble
+from pytest_supercheck.footprint import DIRECTORY, keep_out_of_git
 from pytest_supercheck.gathering import SECRET, Gathered, Gathering, megabytes
-from pytest_supercheck.operators import DIRECTORY, keep_out_of_git
 from pytest_supercheck.packs import PACK_BYTES, PACK_PIECES
 from pytest_supercheck.words import printable
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from pytest_supercheck.operators import masked
+from pytest_supercheck.masking import masked
 from pytest_supercheck.settings import Settings
 from pytest_supercheck.thin import thin_of
 

@@ -18,8 +18,8 @@ from typing import Any, Final
 from pytest_supercheck import boot, errors
 from pytest_supercheck.errors import Infrastructure, QueueFull, SupercheckError
 from pytest_supercheck.keeper import Lines, send
+from pytest_supercheck.masking import hide
 from pytest_supercheck.model import Admission, Figures, How, Offer, RunId, RunRequest, RunStatus
-from pytest_supercheck.operators import hide
 
 #: Names in one message, and bytes in one read of events.
 OFFER_BATCH: Final = 2000

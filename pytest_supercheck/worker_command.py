@@ -65,7 +65,7 @@ def _serve(settings: PoolSettings, url: str, workers: int, labels: tuple[str, ..
     from pytest_supercheck.discard import end_workspaces, make_workspaces, worker_cache
     from pytest_supercheck.dispatch import Dispatcher
     from pytest_supercheck.host import Host
-    from pytest_supercheck.operators import masked
+    from pytest_supercheck.masking import masked
     from pytest_supercheck.pool import Pool
     from pytest_supercheck.redis_gateway import connect_redis
     from pytest_supercheck.runners import test_environment

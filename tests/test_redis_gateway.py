@@ -19,8 +19,8 @@ from redis.retry import Retry
 
 from pytest_supercheck.errors import QueueFull, Unreachable
 from pytest_supercheck.gateway import Gateway
+from pytest_supercheck.masking import masked
 from pytest_supercheck.model import Offer, RunId, RunRequest
-from pytest_supercheck.operators import masked
 from pytest_supercheck.redis_gateway import (
     CONNECT_TIMEOUT_S,
     RedisGateway,

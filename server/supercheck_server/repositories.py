@@ -21,9 +21,9 @@ from pydantic import Field
 
 from pytest_supercheck.bundle import ENTRIES
 from pytest_supercheck.errors import SourceTrouble
+from pytest_supercheck.footprint import DIRECTORY
 from pytest_supercheck.gathering import megabytes
 from pytest_supercheck.jobs import Git
-from pytest_supercheck.operators import DIRECTORY
 from supercheck_server.section import Section
 
 #: Seconds that one repository may take, and between two looks.
