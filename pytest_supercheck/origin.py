@@ -34,7 +34,7 @@ def find_origin(spec: Mapping[str, Any], environ: Mapping[str, str]) -> dict[str
         environ: The session's environment.
 
     Returns:
-        What `record.revive` makes an `Origin` of.
+        What `plain.revive` makes an `Origin` of.
     """
     system = os.uname()
     return {

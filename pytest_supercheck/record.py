@@ -11,15 +11,13 @@ that they do not know and refuse other versions.
 from __future__ import annotations
 
 import dataclasses
-import functools
 import json
-import operator
-import types
-import typing
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import datetime, timezone
+from datetime import datetime
 from typing import Any, Final, Literal, TypeVar
+
+from pytest_supercheck.plain import plain, revive
 
 VERSION: Final = 1
 
@@ -34,9 +32,6 @@ FAILING: Final = frozenset({"failed", "error"})
 #: Characters of one value, and values of a list, in an origin that somebody sends.
 ORIGIN_TEXT: Final = 2_000
 ORIGIN_LIST: Final = 500
-
-#: Types of values that JSON has.
-_JSON: Final = frozenset({str, int, float, bool, dict, type(None)})
 
 _T = TypeVar("_T")
 
@@ -364,101 +359,3 @@ def _decode(kind: type[_T], raw: bytes, versioned: Callable[[Any], Any]) -> _T:
         raise
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as exc:
         raise RecordError(f"the run's record is damaged ({type(exc).__name__}: {exc})") from exc
-
-
-def plain(value: Any) -> Any:
-    """A record in the plain values that JSON has, without the fields that have their default."""
-    kind: Any = type(value)
-    if kind in _JSON:
-        return value
-    if kind is tuple:
-        return [plain(part) for part in value]
-    if kind is datetime:
-        return value.isoformat(timespec="microseconds")
-    names, defaults, parts_of = _fields(kind)
-    parts = zip(names, parts_of(value), defaults, strict=True)
-    return {name: plain(part) for name, part, default in parts if part != default or name == "version"}
-
-
-@functools.cache
-def _fields(kind: Any) -> tuple[tuple[str, ...], tuple[Any, ...], Callable[[Any], tuple[Any, ...]]]:
-    """The names of a class's fields, what they are when nobody says, and what reads them all."""
-    fields = dataclasses.fields(kind)
-    names = tuple(one.name for one in fields)
-    defaults = (one.default if one.default_factory is dataclasses.MISSING else one.default_factory() for one in fields)
-    return names, tuple(defaults), operator.attrgetter(*names)
-
-
-def revive(kind: type[_T], value: Any) -> _T:
-    """
-    The value that `plain` was given.
-
-    Args:
-        kind: Its class.
-
-    Raises:
-        KeyError: A field is missing.
-        TypeError: A value has not the type that its field wants.
-        ValueError: A time or a choice is none.
-    """
-    read: Callable[[Any], _T] = _reader(kind)  # type: ignore[arg-type]
-    return read(value)
-
-
-@functools.cache
-def _reader(kind: Any) -> Callable[[Any], Any]:
-    """What reads a value of that type."""
-    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
-    if dataclasses.is_dataclass(kind):
-        return _dataclass_reader(kind)
-    if origin is tuple:
-        return _tuple_reader(arguments)
-    if origin is Literal:
-        return functools.partial(_choice, arguments)
-    if origin is types.UnionType:
-        [inner] = (_reader(part) for part in arguments if part is not type(None))
-        return lambda value: None if value is None else inner(value)
-    if origin is dict:
-        key, inner = (_reader(part) for part in arguments)
-        return lambda value: {key(name): inner(part) for name, part in value.items()}
-    return {datetime: _time, float: _number}.get(kind) or functools.partial(_simple, kind)
-
-
-def _dataclass_reader(kind: Any) -> Callable[[Any], Any]:
-    hints = typing.get_type_hints(kind)
-    readers = {one.name: _reader(hints[one.name]) for one in dataclasses.fields(kind)}
-
-    def read(value: Any) -> Any:
-        return kind(**{name: readers[name](part) for name, part in value.items() if name in readers})
-
-    return read
-
-
-def _tuple_reader(arguments: tuple[Any, ...]) -> Callable[[Any], Any]:
-    if arguments[-1] is Ellipsis:
-        each = _reader(arguments[0])
-        return lambda value: tuple(each(part) for part in _simple(list, value))
-    parts = tuple(_reader(part) for part in arguments)
-    return lambda value: tuple(read(part) for read, part in zip(parts, _simple(list, value), strict=True))
-
-
-def _choice(choices: tuple[Any, ...], value: Any) -> Any:
-    if value not in choices:
-        raise ValueError(f"{value!r} is none of {', '.join(choices)}")
-    return value
-
-
-def _time(value: Any) -> datetime:
-    return datetime.fromisoformat(_simple(str, value)).astimezone(timezone.utc)
-
-
-def _number(value: Any) -> float:
-    if type(value) not in (int, float):
-        raise TypeError(f"{value!r} is not a number")
-    return float(value)
-
-
-def _simple(kind: type, value: Any) -> Any:
-    if type(value) is not kind:
-        raise TypeError(f"{value!r} is not of type {kind.__name__}")
-    return value

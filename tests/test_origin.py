@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from pytest_supercheck.origin import find_origin, mask
-from pytest_supercheck.record import Origin, revive
+from pytest_supercheck.plain import revive
+from pytest_supercheck.record import Origin
 
 
 def find(rootdir: Path, **environ: str) -> Origin:

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pytest_supercheck import record
+from pytest_supercheck.plain import plain
 from pytest_supercheck.record import (
     Artifact,
     ExecutionRecord,
@@ -151,7 +152,7 @@ def test_durations() -> None:
 def test_an_origin_is_read_from_a_spec() -> None:
     """As the connector writes it."""
     origin = Origin(user="ada", branch="main", argv=("pytest", "-x"), pull_request=7)
-    assert record.read_origin(json.dumps({"origin": record.plain(origin)})) == origin
+    assert record.read_origin(json.dumps({"origin": plain(origin)})) == origin
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,7 @@ RINGS: Final = (
         {
             *("__init__", "model", "errors", "events", "boot", "keeper", "operators", "settings", "valkey_wheel"),
             *("footprint", "masking"),
-            *("record", "longrepr", "postmortem", "verdicts", "transcript", "origin", "words", "timeline"),
+            *("record", "plain", "longrepr", "postmortem", "verdicts", "transcript", "origin", "words", "timeline"),
             *("variables", "fingerprint", "pyproject", "wish", "requirements", "resolution"),
             *("bundle", "descent", "digests", "gathering", "jobs", "job_file", "schedule", "ini", "job_spec"),
             *("isolation", "sandbox", "users", "warden"),
