@@ -66,8 +66,9 @@ def _outcome(inputs: Inputs, context: Context, environ: MutableMapping[str, str]
     except InstallationError as exc:
         return Outcome.without_session(_UNREACHABLE, f"pytest-supercheck could not be installed: {exc}")
     with tempfile.TemporaryDirectory(dir=context.temporary, prefix="supercheck-") as directory:
-        wish = {"url": inputs.url, "args": [*inputs.options, *inputs.args], "remote": inputs.remote}
-        Path(directory, "wish.json").write_text(json.dumps({**wish, "base": context.base}), "utf-8")
+        wish: dict[str, Any] = {"url": inputs.url, "args": [*inputs.options, *inputs.args], "remote": inputs.remote}
+        wish |= {"base": context.base, "attempts": context.attempts}
+        Path(directory, "wish.json").write_text(json.dumps(wish), "utf-8")
         own = {name: value for name, value in environ.items() if name != "SUPERCHECK_URL"}
         if inputs.token:
             own["SUPERCHECK_TOKEN"] = inputs.token

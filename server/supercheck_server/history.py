@@ -242,13 +242,14 @@ class History:
         rows = self._all(query.where(tests.c.project == project) if project else query)
         return TestRow(**rows[0]) if rows else None
 
-    def test_results(self, test_no: int, *, branch: str = "") -> list[TestResult]:
+    def test_results(self, test_no: int, *, branch: str = "", attempts: str = "") -> list[TestResult]:
         """
         A test's last results, the newest first.
 
         Args:
             branch: Only those of this branch itself, without pull requests; empty for all.
         """
+            attempts: Without runs of CI jobs whose page begins so; empty for all.
         query = (
             select(
                 runs.c.id.label("run"), runs.c.branch, runs.c.commit, runs.c.submitted_ms, results.c.outcome,
@@ -261,6 +262,8 @@ class History:
         if branch:
             query = query.where(runs.c.branch == branch, runs.c.pull_request == 0)
         return [
+        if attempts:
+            query = query.where(~runs.c.url.startswith(attempts, autoescape=True))
             TestResult(duration_s=row["duration_us"] / 1e6, **{k: row[k] for k in row if k != "duration_us"})
             for row in self._all(query.limit(TEST_RESULTS))
         ]

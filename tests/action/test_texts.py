@@ -21,6 +21,7 @@ from action.inputs import BadInput, Inputs
 from action.log import follow
 from action.outcome import Failure, Outcome
 from action.summary import LIMIT_BYTES, code, render
+from pytest_supercheck.origin import find_origin
 
 HOSTILE = "a::b%0A,\r\n::error::x </code></pre><img src=x> | `c` **d** [e](http://f) @ada #1 <!-- -->"
 
@@ -170,6 +171,17 @@ def test_what_a_test_prints_is_no_command_but_a_mask(capfdbinary: pytest.Capture
     assert process.stdout is not None
     process.stdout.close()
     stopped, heard = "", []
+def test_attempts_of_a_job_are_known_by_their_pages() -> None:
+    """As their runs name them."""
+    environ = {"GITHUB_ACTIONS": "true", "GITHUB_REPOSITORY": "acme/shop", "GITHUB_RUN_ID": "5"}
+    context = Context.read({**environ, "GITHUB_RUN_ATTEMPT": "2"})
+    origin = find_origin(
+        {"args": [], "rootdir": "/", "pytest": "9", "plugins": []}, {**environ, "GITHUB_RUN_ATTEMPT": "1"}
+    )
+    assert context.page == "https://github.com/acme/shop/actions/runs/5/attempts/2"
+    assert origin["url"] == f"{context.attempts}1"
+
+
     for line in re.split(r"[\r\n]+", capfdbinary.readouterr().out.decode()):
         if stopped:
             stopped = "" if line == f"::{stopped}::" else stopped
