@@ -62,6 +62,13 @@ def test_commands_have_one_line_and_no_end_before_it() -> None:
     assert message.replace("%0A", "\n").replace("%0D", "\r").replace("%25", "%") == HOSTILE
 
 
+def test_text_that_is_none_is_told(context: Context) -> None:
+    """As an exception may have that quotes bytes: the log and the summary take UTF-8 alone."""
+    failure = make_failure(message="ValueError: \ud800", trace="\udcff", nodeid="test_\ud800")
+    for text in (*annotate(make_outcome(failure)), render(make_outcome(failure), context, limit_bytes=LIMIT_BYTES)):
+        assert "ValueError" in text.encode().decode()
+
+
 def test_new_failures_have_the_room_that_there_is() -> None:
     """GitHub shows ten of a kind; those that are known are of another kind."""
     known = [make_failure(number, kind="known") for number in range(3)]
