@@ -77,8 +77,8 @@ class Notes:
             self._note_failure(nodeid, report)
         elif report.skipped:
             self._outcomes.setdefault(nodeid, "skipped")
-        elif report.when == "call":
-            self._outcomes.setdefault(nodeid, "passed")
+        elif report.when == "call" and self._outcomes.get(nodeid) != "failed":
+            self._outcomes[nodeid] = "passed"  # also when a subtest was skipped
 
     def pytest_collectreport(self, report: pytest.CollectReport) -> None:
         """Called for each file: one that cannot be collected fails."""

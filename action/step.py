@@ -42,22 +42,22 @@ def main(environ: MutableMapping[str, str]) -> int:
         The exit status.
     """
     context = Context.read(environ)
+    inputs = None
     try:
         inputs = Inputs.take(environ)
+        outcome = _outcome(inputs, context, environ)
     except BadInput as exc:
-        print(command("error", str(exc), title="supercheck"))
-        return _USAGE
-    outcome = _outcome(inputs, context, environ)
+        outcome = Outcome.without_session(_USAGE, str(exc))
     print()  # commands begin lines, and whoever has written last may not have ended one
     for line in annotate(outcome):
         print(line)
     _append(context.output_file, _outputs(outcome))
     _append(context.summary_file, summary.render(outcome, context, limit_bytes=_room(context.summary_file)))
-    if inputs.comment:
+    if inputs is not None and inputs.comment:
         words = Comment(context, inputs.github_token, inputs.comment).put(outcome)
         if words:
             print(command("notice", words, title="supercheck"))
-    return outcome.exit_status(inputs.fail_on)
+    return outcome.exit_status(inputs.fail_on if inputs is not None else "any")
 
 
 def _outcome(inputs: Inputs, context: Context, environ: MutableMapping[str, str]) -> Outcome:
@@ -75,7 +75,7 @@ def _outcome(inputs: Inputs, context: Context, environ: MutableMapping[str, str]
         status = _run([python, str(Path(__file__).with_name("session.py")), directory], own)
         try:
             return Outcome.of(json.loads(Path(directory, "told.json").read_bytes()))
-        except OSError:
+        except (OSError, ValueError):  # it was killed before, or meanwhile
             status = status if status > 1 else _BROKEN  # 0 and 1 are about tests
             return Outcome.without_session(status, "the session ended before it could tell of its results")
 

@@ -170,14 +170,6 @@ def test_base_of_a_push_is_the_default_branch(tmp_path: Path) -> None:
     assert (fork.base, fork.pull_request, fork.from_fork) == ("main", 7, True)
 
 
-def test_what_a_test_prints_is_no_command_but_a_mask(capfdbinary: pytest.CaptureFixture[bytes]) -> None:
-    """Also behind a carriage return, at which GitHub's runner ends a line as well."""
-    told = r"print('::add-mask::sesame\r::error file=a.py::forged', '::error::forged too', sep='\n')"
-    process = subprocess.Popen([sys.executable, "-c", told], stdout=subprocess.PIPE)
-    assert follow(process) == 0
-    assert process.stdout is not None
-    process.stdout.close()
-    stopped, heard = "", []
 def test_attempts_of_a_job_are_known_by_their_pages() -> None:
     """As their runs name them."""
     environ = {"GITHUB_ACTIONS": "true", "GITHUB_REPOSITORY": "acme/shop", "GITHUB_RUN_ID": "5"}
@@ -189,6 +181,14 @@ def test_attempts_of_a_job_are_known_by_their_pages() -> None:
     assert origin["url"] == f"{context.attempts}1"
 
 
+def test_what_a_test_prints_is_no_command_but_a_mask(capfdbinary: pytest.CaptureFixture[bytes]) -> None:
+    """Also behind a carriage return, at which GitHub's runner ends a line as well."""
+    told = r"print('::add-mask::sesame\r::error file=a.py::forged', '::error::forged too', sep='\n')"
+    process = subprocess.Popen([sys.executable, "-c", told], stdout=subprocess.PIPE)
+    assert follow(process) == 0
+    assert process.stdout is not None
+    process.stdout.close()
+    stopped, heard = "", []
     for line in re.split(r"[\r\n]+", capfdbinary.readouterr().out.decode()):
         if stopped:
             stopped = "" if line == f"::{stopped}::" else stopped
