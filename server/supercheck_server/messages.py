@@ -60,10 +60,16 @@ _WORDS: Final = {
 _LOOKED_AT: Final = 10_000
 #: Credentials in addresses, this server's tokens, and what is called a secret.
 _SECRETS: Final = (
-    (re.compile(r"(?<=://)[^/@\s]*@"), "***@"),
+    (re.compile(r"(?<=://)[^/\s]*@"), "***@"),
     (re.compile(r"\bsct_[\w-]+"), "***"),
     (re.compile(r"(?i)(bearer +|authorization['\"]?\s*[=:]\s*['\"]?\w+ +)[\w.~+/=-]+"), r"\1***"),
-    (re.compile(r"(?i)(token|passw(?:or)?d|secret|api[_-]?key)(['\"]?\s*[=:]\s*)['\"]?[^\s'\",;&]+"), r"\1\2***"),
+    (
+        re.compile(
+            r"(?i)((?:token|passw(?:or)?d|secret|(?:(?<![^\W_])|api|access|private|secret)key)(?:[_-][\w-]{0,40})?"
+            r"['\"]?\s*(?:=+|:)\s*)(?:'[^']*|\"[^\"]*|[^\s'\",;&]+)"
+        ),
+        r"\1***",
+    ),
 )
 #: After these somebody's or everybody's name is a mention; between those, a text becomes a link.
 _MEANS_SOMETHING: Final = re.compile(r"[@<]|\](?=[(\[])")
