@@ -46,6 +46,9 @@ BODY: Final = """\
 """
 
 #: What a run that has no verdict of its tests is told as.
+#: What a template raises that does not fit what it is to tell of.
+TEMPLATE_ERRORS: Final = (TemplateError, TypeError, ValueError, ArithmeticError, LookupError)
+
 _WORDS: Final = {
     "abandoned": "its session has gone",
     "cancelled": "was cancelled",
@@ -107,7 +110,7 @@ class Wording:
             self._title = environment.from_string(TITLE if title is None else title)
             self._body = environment.from_string(BODY if body is None else body)
             self.write(SAMPLE, [SAMPLE_FAILURE], reason="failure", link="https://tests.example.org/runs/1")
-        except (TemplateError, TypeError, ValueError, ArithmeticError, LookupError) as exc:
+        except TEMPLATE_ERRORS as exc:
             raise ValueError(f"the template makes no sense: {exc}") from exc
 
     def write(
@@ -122,6 +125,9 @@ class Wording:
             reason: Why it is told.
             link: Its page's address; empty when that is not known.
         """
+
+        Raises:
+            One of `TEMPLATE_ERRORS`: A template fits the sample, and not this run.
         context = _context(run, failures[:FAILURES], reason, link, job)
         return make_message(
             self._title.render(context),

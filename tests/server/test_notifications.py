@@ -375,6 +375,20 @@ def test_server_leaves_alone_what_others_send(database: Database) -> None:
 def test_two_servers_send_each_message_once(database: Database) -> None:
     """Both at once, on many."""
     offices = [Office(database, make_target("a"), make_target("b")) for _ in range(2)]
+def test_template_that_does_not_fit_gives_way_to_the_usual_words(
+    database: Database, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It was tried out with a run that has a failing test; one that was lost is told all the same."""
+    wording = Wording(body="{{ failures[0].nodeid }}")
+    office = Office(database, replace(make_target(), wording=wording))
+    office.record(1, "F")
+    office.record(2, "P", outcome="lost")
+    assert office.send_all() == ["shop, main: 1 of 1 tests failed", "shop, main: was lost"]
+    assert [row[2:] for row in office.rows()] == [("sent", 1)] * 2
+    [record] = [record for record in caplog.records if record.levelno == logging.WARNING]
+    assert vars(record)["reason"] == "list object has no element 0"
+
+
     for number in range(20):
         offices[0].record(number)
 
