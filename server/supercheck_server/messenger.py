@@ -125,9 +125,10 @@ class Postman(threading.Thread):
     def run(self) -> None:
         """The thread."""
         while not self._over.is_set():
+            # Not only when nothing is to be sent: a service that is slow has always more.
+            self._try("alerts", ALERTS_S, lambda: self._alerts.look(_now_ms()))
+            self._try("sweep", SWEEP_S, lambda: self._messenger.outbox.sweep(_now_ms()))
             if not self._send():
-                self._try("alerts", ALERTS_S, lambda: self._alerts.look(_now_ms()))
-                self._try("sweep", SWEEP_S, lambda: self._messenger.outbox.sweep(_now_ms()))
                 self._over.wait(EVERY_S)
         give_up_at = time.monotonic() + LAST_S
         while time.monotonic() < give_up_at and self._send():

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import select, update
 
 from pytest_supercheck.dispatch import Dispatcher
 from pytest_supercheck.jobs import decode_job
@@ -26,6 +26,7 @@ from supercheck_server.messenger import Postman
 from supercheck_server.notifications import Outbox
 from supercheck_server.settings import Settings
 from supercheck_server.starts import Occasion, Starts
+from supercheck_server.tables import alerts as alerts_table
 from supercheck_server.tables import notifications
 from tests.server.conftest import NOON, Pool, make_record, wait_for
 from tests.server.test_notifications import make_target
@@ -174,6 +175,10 @@ def test_missed_start_is_told_once(database: Database, pool: Pool) -> None:
     for _ in range(2):
         miss(eager, "shop/nightly", NOON_MS + MINUTE_MS, "again")
     assert len(told(database)) == 3
+    with database.write() as connection:  # by a server whose clock is ahead
+        connection.execute(update(alerts_table).values(told_ms=alerts_table.c.told_ms + MINUTE_MS))
+    miss(eager, "shop/nightly", NOON_MS + 2 * MINUTE_MS, "and again")
+    assert len(told(database)) == 4
     with database.read() as connection:
         body = connection.execute(select(notifications.c.body).order_by(notifications.c.no)).scalars().first()
     assert body is not None
@@ -223,6 +228,27 @@ def test_section_that_makes_no_sense_is_refused(tmp_path: Path, text: str, words
     path.write_text(text)
     with pytest.raises(BadVariable, match=words):
         read_configuration(path)
+
+
+def test_server_that_always_has_something_to_send_looks_all_the_same(
+    settings: Settings, pool: Pool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A service that is slow, and of which many messages are wanted, hides no alert."""
+    path = tmp_path / "server.toml"
+    path.write_text('[notify.ops]\nurl = "json://127.0.0.1:1"\n\n[alerts]\nto = ["ops"]\nworkers = {below = 1}\n')
+    parts = Parts(replace(settings, config=path))
+    assert parts.messenger is not None
+    parts.database.migrate()
+    is_over = threading.Event()
+    monkeypatch.setattr(parts.messenger, "send_next", lambda _now_ms: not is_over.wait(0.01))
+    postman = Postman(parts.messenger, parts.alerts)
+    postman.start()
+    try:
+        wait_for(lambda: told(parts.database), "the alert is noted")
+    finally:
+        is_over.set()
+        postman.stop()
+        parts.close()
 
 
 def test_server_looks_and_sends(settings: Settings, pool: Pool, tmp_path: Path) -> None:
