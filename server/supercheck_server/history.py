@@ -160,10 +160,11 @@ class History:
         return [row["value"] for row in self._all(query) if row["value"]]
 
     def previous(self, run: RunRow) -> RunRow | None:
-        """The run of the same project and branch that was submitted before, and ran as far as it was meant to."""
+        """The run before, of the same project, branch and pull request, that ran as far as it was meant to."""
         query = (
             _runs()
             .where(runs.c.branch == run.branch, runs.c.project == run.project, runs.c.verdict.in_(("passed", "failed")))
+            .where(runs.c.pull_request == run.pull_request)
             .where(tuple_(runs.c.submitted_ms, runs.c.no) < tuple_(literal(run.submitted_ms), literal(run.no)))
             .order_by(runs.c.submitted_ms.desc(), runs.c.no.desc())
         )
@@ -248,8 +249,8 @@ class History:
 
         Args:
             branch: Only those of this branch itself, without pull requests; empty for all.
-        """
             attempts: Without runs of CI jobs whose page begins so; empty for all.
+        """
         query = (
             select(
                 runs.c.id.label("run"), runs.c.branch, runs.c.commit, runs.c.submitted_ms, results.c.outcome,
@@ -261,9 +262,9 @@ class History:
         )  # fmt: skip
         if branch:
             query = query.where(runs.c.branch == branch, runs.c.pull_request == 0)
-        return [
         if attempts:
             query = query.where(~runs.c.url.startswith(attempts, autoescape=True))
+        return [
             TestResult(duration_s=row["duration_us"] / 1e6, **{k: row[k] for k in row if k != "duration_us"})
             for row in self._all(query.limit(TEST_RESULTS))
         ]

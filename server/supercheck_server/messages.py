@@ -28,7 +28,8 @@ FAILURES: Final = 5
 
 TITLE: Final = (
     "{{ run.project }}{% if run.job %}/{{ run.job }}{% endif %}"
-    "{% if run.branch %}, {{ run.branch }}{% endif %}: {{ run.words }}"
+    "{% if run.branch %}, {{ run.branch }}{% endif %}"
+    "{% if run.pull_request %} (pull request {{ run.pull_request }}){% endif %}: {{ run.words }}"
 )
 BODY: Final = """\
 {{ run.counts }}{% if run.took %} in {{ run.took }}{% endif %}
@@ -45,10 +46,10 @@ BODY: Final = """\
 {{ run.link }}
 """
 
-#: What a run that has no verdict of its tests is told as.
 #: What a template raises that does not fit what it is to tell of.
 TEMPLATE_ERRORS: Final = (TemplateError, TypeError, ValueError, ArithmeticError, LookupError)
 
+#: What a run that has no verdict of its tests is told as.
 _WORDS: Final = {
     "abandoned": "its session has gone",
     "cancelled": "was cancelled",
@@ -124,10 +125,10 @@ class Wording:
             job: The name of the job that it is of; empty for none.
             reason: Why it is told.
             link: Its page's address; empty when that is not known.
-        """
 
         Raises:
             One of `TEMPLATE_ERRORS`: A template fits the sample, and not this run.
+        """
         context = _context(run, failures[:FAILURES], reason, link, job)
         return make_message(
             self._title.render(context),

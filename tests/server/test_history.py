@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import threading
 from dataclasses import replace
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -150,11 +151,12 @@ def test_filters_and_search_find_what_is_meant(books: Books) -> None:
 
 
 def test_comparison_names_new_fixed_and_still_failing(books: Books) -> None:
-    """Beside the run before of the same branch and project that ran to its end."""
+    """Beside the run before of the same branch and project, and no fork's, that ran to its end."""
     books.write(
         make_record(1, "PFFF"),
         make_record(2, "FFFF", project="other"),
         make_record(3, "P", outcome="cancelled"),
+        make_record(0, "F", origin=Origin(branch="main", pull_request=7), submitted_at=NOON + timedelta(minutes=3)),
         make_record(4, "FFPS"),
     )
     before = books.history.previous(books.run(4))
