@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import json
 import logging
 import os
 import re
@@ -584,16 +585,21 @@ def test_refused_message_is_logged_without_the_address(
 def test_lost_run_is_told_as_that(
     notifying: Settings, pool: Pool, hook: Webhook, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Not as failing tests."""
+    """Not as failing tests; to whom it concerns, although the pool knows nothing of it any more."""
+    assert notifying.config is not None
+    with notifying.config.open("a") as file:
+        file.write(f'[notify.mainly]\nurl = "{hook.url}"\non = "failure"\nbranches = ["main"]\ntriggers = ["push"]\n')
     monkeypatch.setattr("supercheck_server.recorder.LOST_S", 0)
     parts = Parts(notifying)
     assert parts.messenger is not None
-    pool.submit("r1", nodeids=["a"], project="shop")
+    spec = json.dumps({"origin": {"branch": "main", "trigger": "push"}})
+    pool.submit("r1", nodeids=["a"], project="shop", spec=spec)
     parts.recorder.note_live()
     pool.client.flushall()
     assert parts.recorder.close_lost() == 1
-    assert parts.messenger.send_next(LATER_MS)
-    assert hook.titles == ["shop: was lost"]
+    while parts.messenger.send_next(LATER_MS):
+        pass
+    assert hook.titles == ["shop, main: was lost"] * 2
     parts.close()
 
 
