@@ -248,7 +248,8 @@ class History:
         A test's last results, the newest first.
 
         Args:
-            branch: Only those of this branch itself, without pull requests; empty for all.
+            branch: Only those of this branch itself, without pull requests and what was changed on somebody's machine;
+                empty for all.
             attempts: Without runs of CI jobs whose page begins so; empty for all.
         """
         query = (
@@ -261,7 +262,7 @@ class History:
             .order_by(results.c.run_no.desc())
         )  # fmt: skip
         if branch:
-            query = query.where(runs.c.branch == branch, runs.c.pull_request == 0)
+            query = query.where(runs.c.branch == branch, runs.c.pull_request == 0, runs.c.trigger != "local")
         if attempts:
             query = query.where(~runs.c.url.startswith(attempts, autoescape=True))
         return [

@@ -36,7 +36,8 @@ def judge(
 
     Args:
         run: The run; it says nothing about itself.
-        branch: On which they may have failed before, in runs that are of no pull request: a fork's may have its name.
+        branch: On which they may have failed before, in runs that are neither of a pull request nor of somebody's own
+            machine: a fork's may have its name, and who works on it may have broken something.
         attempts: With what pages of CI jobs begin whose runs do not count there either; empty for none.
     """
     return [_judge(history, key_of(project, nodeid), nodeid, run, branch, attempts) for nodeid in nodeids]

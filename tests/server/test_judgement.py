@@ -19,9 +19,9 @@ from tests.server.conftest import Served, make_record
 ATTEMPTS = "https://github.com/acme/shop/actions/runs/5/attempts/"
 
 
-def on(record: RunRecord, branch: str, pull_request: int = 0) -> RunRecord:
+def on(record: RunRecord, branch: str, pull_request: int = 0, **more: str) -> RunRecord:
     """The record of a run on that branch."""
-    origin = replace(record.summary.origin, branch=branch, pull_request=pull_request)
+    origin = replace(record.summary.origin, branch=branch, pull_request=pull_request, **more)
     return replace(record, summary=replace(record.summary, origin=origin))
 
 
@@ -72,6 +72,13 @@ def test_run_says_nothing_of_itself(served: Served) -> None:
 def test_forks_branch_of_the_same_name_is_another(served: Served) -> None:
     """Whoever can open a pull request cannot have failures excused."""
     write(served, make_record(1, "PPP"), on(make_record(2, "FFF"), "main", 7), on(make_record(3, "FFF"), "feature"))
+    assert [since for since, _ in ask(served, "0190-000003", "main").values()] == ["", "", ""]
+
+
+def test_what_somebody_has_broken_at_home_excuses_nothing(served: Served) -> None:
+    """It was never on the branch that was checked out."""
+    write(served, make_record(1, "PPP"), on(make_record(2, "FFF"), "main", trigger="local"))
+    write(served, on(make_record(3, "FFF"), "feature"))
     assert [since for since, _ in ask(served, "0190-000003", "main").values()] == ["", "", ""]
 
 
