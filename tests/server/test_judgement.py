@@ -19,9 +19,9 @@ from tests.server.conftest import Served, make_record
 ATTEMPTS = "https://github.com/acme/shop/actions/runs/5/attempts/"
 
 
-def on(record: RunRecord, branch: str, pull_request: int = 0, **more: str) -> RunRecord:
+def on(record: RunRecord, branch: str, pull_request: int = 0, trigger: str = "push") -> RunRecord:
     """The record of a run on that branch."""
-    origin = replace(record.summary.origin, branch=branch, pull_request=pull_request, **more)
+    origin = replace(record.summary.origin, branch=branch, pull_request=pull_request, trigger=trigger)
     return replace(record, summary=replace(record.summary, origin=origin))
 
 

@@ -724,3 +724,7 @@ def test_preview_shows_what_is_sent_and_sends_nothing(
     assert shown.output == f"{message['title']}\n\n{message['message']}\n"
     parts.close()
     assert "no recorded run 'r2'" in by_hand("preview", "team", "r2").output
+    assert notifying.config is not None
+    with notifying.config.open("a") as file:
+        file.write('[notify.odd]\nurl = "json://localhost"\nbody = "{{ 1 / (run.passed - 2) }}"\n')
+    assert "notify.odd: a template does not fit it" in by_hand("preview", "odd", "r1").output
