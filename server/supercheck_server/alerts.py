@@ -16,6 +16,7 @@ from pydantic import Field, model_validator
 from sqlalchemy import Connection, literal, or_, select, update
 
 from pytest_supercheck.dispatch import Dispatcher
+from pytest_supercheck.errors import Unreachable
 from supercheck_server.database import Database
 from supercheck_server.history import History
 from supercheck_server.ledger import key_of, short
@@ -159,7 +160,7 @@ class Alerts:
             now_ms: The time, ms since 1970.
 
         Raises:
-            SupercheckError: The pool or the database cannot be used.
+            SupercheckError: The database cannot be used, or the pool breaks.
         """
         for look in [*self._look_at_pool(now_ms), *self._look_at_runs(now_ms)]:
             self._note(look, round(now_ms))
@@ -189,7 +190,13 @@ class Alerts:
         queue, wait, workers = self._rules.queue, self._rules.wait, self._rules.workers
         if not (queue or wait or workers):
             return
-        seen = self._dispatcher.queue()
+        try:
+            seen = self._dispatcher.queue()
+        except Unreachable:
+            if workers is not None:
+                words = f"the pool cannot be reached; {workers.below} worker processes should take work"
+                yield Look(name="workers", rule=workers, is_bad=True, words=words)
+            return
         if queue is not None:
             words = f"{seen.figures.waiting} runs wait; {queue.above:g} may"
             yield Look(name="queue", rule=queue, is_bad=seen.figures.waiting > queue.above, words=words)

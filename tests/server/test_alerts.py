@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import redis
 from sqlalchemy import select, update
 
 from pytest_supercheck.dispatch import Dispatcher
@@ -114,6 +115,22 @@ def test_pool_is_watched(database: Database, pool: Pool) -> None:
         ("resolved", "Resolved: the longest wait of a run is 0 ms; 1 min 0 s may be"),
         ("resolved", "Resolved: 2 worker processes take work; 2 should"),
     ]
+
+
+def test_pool_that_is_away_has_no_workers(database: Database, pool: Pool, unused_port: int) -> None:
+    """What is known of the history is looked at all the same; of the queue nothing is said."""
+    away = Dispatcher(redis.Redis(port=unused_port))
+    rules = {"queue": {"above": 0}, "workers": {"below": 1}, "failures": {"above": 0.5, "at-least": 1}}
+    Ledger(database).write(make_record(0, "F"), "f", delivered=True)
+    make_alerts(database, away, **rules).look(NOON_MS)
+    assert told(database) == [
+        ("alert", "Alert: the pool cannot be reached; 1 worker processes should take work"),
+        ("alert", "Alert: 1 of 1 runs of the last 1 h 0 min failed or were lost; 50% may"),
+    ]
+    pool.dispatcher.join("w-1", host="h", pid=1)
+    make_alerts(database, pool.dispatcher, **rules).look(NOON_MS + MINUTE_MS)
+    assert told(database)[2:] == [("resolved", "Resolved: 1 worker processes take work; 1 should")]
+    away.close()
 
 
 def test_failing_runs_are_watched(database: Database, pool: Pool) -> None:
