@@ -105,7 +105,7 @@ def test_changes_are_kept_until_the_definition_changes(jobs: Jobs, database: Dat
     make_job(jobs, retries=1)
     [row] = Jobs(database).find("nightly")
     assert (row.job.executions, row.job.priority, row.job.schedule, row.enabled) == (3, "high", "0 2 * * *", False)
-    assert (row.defined.executions, row.defined.priority) == (None, "normal")
+    assert (row.defined.executions, row.defined.priority) == (None, None)
     make_job(jobs, retries=2)
     [row] = jobs.find("nightly")
     assert (row.overrides, row.job, row.enabled) == ({}, row.defined, False)
@@ -341,7 +341,7 @@ def test_a_job_starts_by_its_schedule(allowing: Served, repository: Path, pool: 
     wait_for(lambda: [one for one in starts.of(row.no) if one.state == "started"], "it starts")
     [begun] = starts.of(row.no)
     assert begun.trigger == "schedule"
-    assert [run.run for run in pool.dispatcher.queue().runs] == [begun.run]
+    assert [(run.run, run.priority) for run in pool.dispatcher.queue().runs] == [(begun.run, "low")]  # people go first
     assert allowing.parts.starter.is_live(begun)
     allowing.parts.starter.cancel(begun, "another one takes its place")
     assert not allowing.parts.starter.is_live(begun)
@@ -790,7 +790,7 @@ def test_forms_of_a_page_start_and_change_a_job(served: Served, checkout: Checko
             shown = dict(
                 re.findall(r'name="(schedule|timezone|executions|timeout|retries)"[^>]* value="([^"]*)"', page)
             )
-            fields = {"form_token": token[1], "priority": "normal", **shown, **changes}
+            fields = {"form_token": token[1], "priority": "", **shown, **changes}
             return browser.post(f"/jobs/nightly/{form}?project=shop", data=fields)
 
         def job() -> Job:
@@ -820,7 +820,7 @@ def test_forms_of_a_page_start_and_change_a_job(served: Served, checkout: Checko
         run = new_run_id()
         for _ in range(2):
             assert run in press("starts", run_id=run).text
-        assert [one.run for one in pool.dispatcher.queue().runs] == [run]
+        assert [(one.run, one.priority) for one in pool.dispatcher.queue().runs] == [(run, "normal")]
         pool.dispatcher.limits(running=1, queued=0)
         assert press("starts", run_id=new_run_id()).status_code == 429
         assert browser.post("/jobs/nightly/starts?project=shop", data={"run_id": "x"}).status_code == 403
