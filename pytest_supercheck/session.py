@@ -23,7 +23,7 @@ from pytest_supercheck.errors import SupercheckError
 from pytest_supercheck.follower import Follower
 from pytest_supercheck.listing import Lister
 from pytest_supercheck.model import Offer, RunId, RunRequest, new_run_id
-from pytest_supercheck.operators import BadVariable, PoolSettings
+from pytest_supercheck.operators import BadVariable, PoolSettings, masked
 from pytest_supercheck.settings import HTTP_SCHEMES, Settings
 from pytest_supercheck.spec import Specifier
 from pytest_supercheck.submission import Submission, connect
@@ -61,6 +61,9 @@ def begin(config: pytest.Config, args: list[str], parser: pytest.Parser) -> bool
     """
     options = config.known_args_namespace
     settings = Settings.from_pytest(config)
+    thin = thin_of(config)
+    if thin is not None and thin.run and settings.url is None:
+        raise pytest.UsageError("no pool given, where the run would be: use --url, or set SUPERCHECK_URL")
     try:
         PoolSettings.from_env()  # read by an embedded stack, which would tell less well what is wrong
     except BadVariable as exc:
@@ -135,13 +138,13 @@ class LocalSession:
                 exclude=settings.exclude,
                 limit_bytes=settings.bundle_limit,
             )
-        far = (settings.url or "").startswith(HTTP_SCHEMES)
+        self._is_far = (settings.url or "").startswith(HTTP_SCHEMES)
         self._follower = Follower(
             config,
             self._submission,
             self.speaker,
             self._stack,
-            silence_s=REMOTE_SILENCE_S if far else SILENCE_S,
+            silence_s=REMOTE_SILENCE_S if self._is_far else SILENCE_S,
             ours=not self._attached,
         )
 
@@ -328,6 +331,8 @@ class LocalSession:
         over = self._follower.ended is not None or (collected is not None and collected.trouble)
         if self._attached and not over and status is not None and status.state not in ("ended", "gone"):
             how = f"'supercheck queue cancel {self.run_id}' ends it"
+            if self._is_far:
+                how = f"its page can end it: {masked(self._settings.url or '').rstrip('/')}/runs/{self.run_id}"
             terminalreporter.write_line(f"supercheck: run {self.run_id} goes on; {how}")
         if replay is None or self._config.get_verbosity() < 0:
             return

@@ -91,6 +91,16 @@ def test_unknown_run_is_told(queue: Queue, pool: Dispatcher, command: tuple[str,
     assert "nobody" in told.output
 
 
+@pytest.mark.parametrize("command", ["queue", "worker"])
+def test_a_server_is_not_the_pool(command: str) -> None:
+    """Who has its address finds there what they look for."""
+    told = CliRunner().invoke(cli.main, [command, "--url", "https://tests.example.org"])
+    assert told.exit_code == 2
+    assert "https://tests.example.org is a server, and this needs the pool's Redis itself" in " ".join(
+        told.output.split()
+    )
+
+
 def test_runs_that_have_ended_are_forgotten(queue: Queue, pool: Dispatcher, valkey: redis.Redis) -> None:
     """Those that nobody has recorded when that is said."""
     pool.cancel(RunId("r2"), outcome="cancelled", how="leave")

@@ -105,6 +105,14 @@ def test_queue_changes_under_the_readers_eyes(page: Page, pool: Pool) -> None:
     assert page.url.endswith("/queue")
 
 
+def test_what_cannot_be_done_is_said_with_its_reason(page: Page, pool: Pool) -> None:
+    """In the page that there is."""
+    page.goto("/queue")
+    page.get_by_label("Executions at a time").fill("1000001")
+    page.get_by_role("button", name="Set").click()
+    expect(page.get_by_role("alert")).to_have_text("A limit is a whole number from 0 to 1000000, not '1000001'.")
+
+
 def test_lost_connection_is_said_and_found_again(
     chromium: Browser, settings: Settings, pool: Pool, unused_port: int
 ) -> None:
