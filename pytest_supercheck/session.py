@@ -138,13 +138,15 @@ class LocalSession:
                 exclude=settings.exclude,
                 limit_bytes=settings.bundle_limit,
             )
-        self._is_far = (settings.url or "").startswith(HTTP_SCHEMES)
+        far = (settings.url or "").startswith(HTTP_SCHEMES)
+        #: Where a server shows the run; empty without one.
+        self._page = f"{masked(settings.url or '').rstrip('/')}/runs/{self.run_id}" if far else ""
         self._follower = Follower(
             config,
             self._submission,
             self.speaker,
             self._stack,
-            silence_s=REMOTE_SILENCE_S if self._is_far else SILENCE_S,
+            silence_s=REMOTE_SILENCE_S if far else SILENCE_S,
             ours=not self._attached,
         )
 
@@ -298,7 +300,8 @@ class LocalSession:
         """The run goes on without this session."""
         self._released = True
         self._submission.ended()
-        self._follower.line(f"supercheck: it goes on without this session: supercheck attach {self.run_id}")
+        where = f", {self._page}" if self._page else ""
+        self._follower.line(f"supercheck: it goes on without this session: supercheck attach {self.run_id}{where}")
         return True
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
@@ -330,9 +333,7 @@ class LocalSession:
         status, collected = self._submission.status, self._follower.collected
         over = self._follower.ended is not None or (collected is not None and collected.trouble)
         if self._attached and not over and status is not None and status.state not in ("ended", "gone"):
-            how = f"'supercheck queue cancel {self.run_id}' ends it"
-            if self._is_far:
-                how = f"its page can end it: {masked(self._settings.url or '').rstrip('/')}/runs/{self.run_id}"
+            how = f"{self._page} can end it" if self._page else f"'supercheck queue cancel {self.run_id}' ends it"
             terminalreporter.write_line(f"supercheck: run {self.run_id} goes on; {how}")
         if replay is None or self._config.get_verbosity() < 0:
             return
@@ -342,8 +343,9 @@ class LocalSession:
             terminalreporter.write_sep("-", "supercheck: where failing tests ran")
         for nodeid, n in replay.failures.items():
             terminalreporter.write_line(f"{nodeid}: execution {n} of run {self.run_id}, host {hosts.get(n, '?')}")
-        if self._specifier.records and (replay.failures or self._config.get_verbosity() > 0):
-            terminalreporter.write_line(f"supercheck: run {self.run_id}, see it with 'supercheck report --open'")
+        where = "with 'supercheck report --open'" if self._specifier.records else f"at {self._page}" if self._page else ""
+        if where and (replay.failures or self._config.get_verbosity() > 0):
+            terminalreporter.write_line(f"supercheck: run {self.run_id}, see it {where}")
 
     def _tell_of_files(self, reporter: Any, told: dict[str, Any]) -> None:
         if not told:
