@@ -343,7 +343,8 @@ class LocalSession:
             terminalreporter.write_sep("-", "supercheck: where failing tests ran")
         for nodeid, n in replay.failures.items():
             terminalreporter.write_line(f"{nodeid}: execution {n} of run {self.run_id}, host {hosts.get(n, '?')}")
-        where = "with 'supercheck report --open'" if self._specifier.records else f"at {self._page}" if self._page else ""
+        page = self._page and f"at {self._page}"
+        where = "with 'supercheck report --open'" if self._specifier.records else page
         if where and (replay.failures or self._config.get_verbosity() > 0):
             terminalreporter.write_line(f"supercheck: run {self.run_id}, see it {where}")
 
