@@ -25,7 +25,14 @@ import click
 
 from pytest_supercheck import __version__
 from pytest_supercheck.errors import SupercheckError, Unreachable
-from pytest_supercheck.operators import ISOLATIONS, BadVariable, IsolationSettings, PoolSettings, StoreSettings
+from pytest_supercheck.operators import (
+    ISOLATIONS,
+    BadVariable,
+    IsolationSettings,
+    PoolSettings,
+    StoreSettings,
+    masked,
+)
 from pytest_supercheck.record import RecordError
 
 if TYPE_CHECKING:
@@ -98,6 +105,11 @@ def _settings(url: str | None) -> tuple[PoolSettings, str]:
     address = url or settings.url
     if address is None:
         raise click.UsageError("no pool given: use --url redis://HOST:6379/0, or set SUPERCHECK_REDIS_URL")
+    if address.startswith(("http://", "https://")):
+        raise click.UsageError(
+            f"{masked(address)} is a server, and this needs the pool's Redis itself: redis://, rediss:// or unix://. "
+            "The server's pages show its queue."
+        )
     return settings, address
 
 
@@ -183,7 +195,6 @@ def _serve(settings: PoolSettings, url: str, workers: int, labels: tuple[str, ..
     from pytest_supercheck.discard import end_workspaces, make_workspaces, worker_cache
     from pytest_supercheck.dispatch import Dispatcher
     from pytest_supercheck.host import Host
-    from pytest_supercheck.operators import masked
     from pytest_supercheck.pool import Pool
     from pytest_supercheck.redis_gateway import connect_redis
     from pytest_supercheck.runners import test_environment
@@ -278,8 +289,11 @@ def runs(store: str | None, project: str | None, limit: int, as_json: bool) -> N
     from pytest_supercheck import record
     from pytest_supercheck.archive import Archive
 
+    summary = None
     for summary in islice(Archive(_open_store(store)).summaries(project), limit):
         click.echo(record.encode(summary).decode() if as_json else _summary_text(summary))
+    if summary is None:
+        click.echo(f"supercheck: no run{f' of {project}' if project else ''} is recorded there", err=True)
 
 
 def _summary_text(summary: RunSummary) -> str:
@@ -326,7 +340,10 @@ def report(run: str, store: str | None, output: Path | None, show: bool) -> None
     folder = archive.find(run)
     record = archive.load(folder)
     if output is not None:
-        output.write_bytes(render_run(record, beside=False))
+        try:
+            output.write_bytes(render_run(record, beside=False))
+        except OSError as exc:
+            raise click.UsageError(f"{output} cannot be written: {exc.strerror}") from exc
         address = output.absolute().as_uri()
     else:
         project = record.summary.project
@@ -428,6 +445,25 @@ def pause(url: str | None) -> None:
 def resume(url: str | None) -> None:
     """Start runs again."""
     click.echo(_figures_text(_dispatcher(url).pause(on=False)))
+
+
+@queue.command()
+@click.option("--unrecorded", is_flag=True, help="Also runs that no server has recorded: nothing is left of them then.")
+@click.pass_obj
+@reports_errors
+def clear(url: str | None, unrecorded: bool) -> None:
+    """
+    Forget runs that ended more than a minute ago.
+
+    They take Redis's memory, for 7 days at most. What servers have recorded of them stays; here they can neither be
+    followed nor run once more.
+    """
+    from pytest_supercheck.words import plural
+
+    dispatcher = _dispatcher(url)
+    click.echo(f"{plural(dispatcher.clear(unrecorded=unrecorded), 'run')} forgotten")
+    if not unrecorded and (left := dispatcher.pool().unrecorded):
+        click.echo(f"{plural(left, 'run')} that no server has recorded yet: --unrecorded forgets them, too")
 
 
 @queue.command()

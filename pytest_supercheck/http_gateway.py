@@ -320,7 +320,7 @@ class HttpGateway:
         if status == 404 and row.get("detail") == NO_RUN:
             raise _NoRun
         if status == 404 and row.get("detail") == NO_JOB:
-            raise _Refused(NO_JOB, NO_JOB)
+            raise _Refused(NO_JOB, f"{NO_JOB} 'supercheck jobs list' lists those that there are.")
         if status == 404:
             raise Unreachable(f"{self.address} has no such address: is it a pytest-supercheck server of this release?")
         if response.is_error:

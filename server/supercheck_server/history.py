@@ -14,6 +14,7 @@ from sqlalchemy import ColumnElement, Select, func, literal, or_, select, tuple_
 
 from supercheck_server.database import Database
 from supercheck_server.rows import (
+    Attempts,
     CauseFailure,
     CauseRow,
     Comparison,
@@ -48,6 +49,9 @@ PAGE_ROWS: Final = 50
 TEST_RESULTS: Final = 200
 #: Files of a test that a page names.
 FILES: Final = 20
+#: Attempts that GitHub lets a workflow's run have, and runs of them that a page leads to.
+ATTEMPTS: Final = 51
+ATTEMPT_RUNS: Final = 200
 #: What no time and no number reaches, and every database can take.
 _KEY_LIMIT: Final = 1 << 62
 #: Minutes for which the pool's load is known.
@@ -181,6 +185,22 @@ class History:
             fixed=tuple(test for no, test in then.items() if no in ran),
             still=tuple(test for no, test in now.items() if no in then),
         )
+
+    def attempts(self, run: RunRow) -> Attempts | None:
+        """Which attempt of a workflow's run it is, and the runs of the others; None for the only one."""
+        page, own = run.attempt
+        if not own:
+            return None
+        # Each by its whole address: what lies between two texts is another matter in every database.
+        pages = [f"{page}{number}" for number in range(1, ATTEMPTS + 1)]
+        query = _runs().where(runs.c.project == run.project, runs.c.url.in_(pages)).limit(ATTEMPT_RUNS)
+        family: dict[int, list[RunRow]] = {own: []}
+        for row in sorted(map(_run, self._all(query)), key=lambda row: row.no):
+            family.setdefault(row.attempt[1], []).append(row)
+        if max(family) == 1:
+            return None
+        others = ((number, tuple(rows)) for number, rows in sorted(family.items()) if number != own)
+        return Attempts(number=own, last=max(family), others=tuple(others))
 
     def failures(self, run_no: int, *, after: int = -1, limit: int = PAGE_ROWS) -> list[FailureRow]:
         """A page of a run's failures, in collection order, from the position after `after` on."""

@@ -199,9 +199,14 @@ def test_an_embedded_session_killed_leaves_nothing_running(tmp_path: Path) -> No
     wait_for(lambda: not any(command_line(pid) for pid in known), "everything is gone")
 
 
-def test_time_limit_kills_the_run_with_its_children(pool: Pool) -> None:
+@pytest.mark.parametrize(
+    ("environ", "options"),
+    [({"SUPERCHECK_TEST_EXECUTION_TIMEOUT_MS": "2000"}, []), ({}, ["--supercheck-timeout=2"])],
+    ids=["the pool's", "its own"],
+)
+def test_time_limit_kills_the_run_with_its_children(pool: Pool, environ: dict[str, str], options: list[str]) -> None:
     """Past its limit a run ends with 124; the test that hung and what it started are gone; results are kept."""
-    pool.worker(1)
+    pool.worker(1, **environ)
     mark = "supercheck-test-sleeper"
     hang = f"""
         import subprocess, sys
@@ -209,10 +214,10 @@ def test_time_limit_kills_the_run_with_its_children(pool: Pool) -> None:
         def test_hang():
             subprocess.run([sys.executable, "-c", "import time; time.sleep(600)", "{mark}"])
     """
-    session = pool.pytest(pool.suite("hang", hang), "-q", "--supercheck-timeout=2")
+    session = pool.pytest(pool.suite("hang", hang), "-q", *options)
     output, _ = session.communicate(timeout=GUARD_S)
     assert session.returncode == 124, output
-    assert "time limit" in output
+    assert "the run's time limit of 2 s is over" in output
     assert counts(output) == {"passed": 1}
     assert not [pid for pid in os.listdir("/proc") if pid.isdigit() and mark.encode() in command_line(int(pid))]
 
