@@ -51,6 +51,8 @@ class RunnerProcess:
     cell: Cell
     #: The socket to its parent, where that is a warden.
     warden: socket.socket | None = None
+    #: Write end of a pipe at whose end the kernel kills it, which does not listen while it collects; or -1.
+    leash: int = -1
     #: Whether it is, or was, a test process itself.
     became: bool = False
     #: The run's specification once it has one.

@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any, Final
 from pytest_supercheck.dispatch import Dispatcher
 from pytest_supercheck.errors import Fatal, SupercheckError, Unreachable
 from pytest_supercheck.events import encode_note
-from pytest_supercheck.keeper import Frames, send
+from pytest_supercheck.keeper import CUT, Frames, send
 from pytest_supercheck.model import Begun, Chunk, Gone, JobId, Leave, Next, Offer, Recycle, Wait
 from pytest_supercheck.operators import StoreSettings
 
@@ -399,6 +399,8 @@ class Supervisor:
                 self._ended = {"reason": "its parent process has gone", "i": -1}
                 return
             for frame in frames:
+                if frame.endswith(CUT):
+                    continue  # whoever began it was killed
                 if frame and (frame[:1] == b"X" or not self._process.senseless):
                     with self._unbelieving():
                         self._frames[frame[:1]](self._sent_home(frame)[2:])
