@@ -13,6 +13,7 @@ import os
 import pwd
 import signal
 import subprocess
+import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -215,7 +216,8 @@ def _remove_all_of(user: User) -> None:
     for table, option in _IPC.items():
         for number in _ipc(table, user.uid):
             subprocess.run(["ipcrm", option, number], check=False)
-    places = [place for place in COMMON if os.path.isdir(place)]
+    # A worker that was killed has not told where it made a home.
+    places = [place for place in {*COMMON, tempfile.gettempdir()} if os.path.isdir(place)]
     left = [entry.path for place in places for entry in os.scandir(place) if _is_of(entry, user.uid)]
     left += [user.home] if user.home else []
     # Not shutil: however deep a test's directories are. Not at once: however many they are.

@@ -7,6 +7,7 @@ from __future__ import annotations
 import os
 import pwd
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -122,6 +123,19 @@ def test_a_user_of_a_killed_worker_is_swept_before_somebody_has_it(users: Users)
     assert process.returncode == -9
     users.close()
     assert took(users).uid == user.uid
+
+
+def test_a_home_of_a_killed_worker_is_removed(users: Users, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wherever the worker has its temporary files; nobody has told of it."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    user = took(users)
+    home = tmp_path / "home"
+    home.mkdir()
+    os.chown(home, user.uid, user.uid)
+    os.close(user.lock)
+    assert took(users).uid != user.uid
+    users.close()
+    assert not home.exists()
 
 
 def test_a_tree_is_its_users_and_nobody_elses(users: Users, tmp_path: Path) -> None:
