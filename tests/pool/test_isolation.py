@@ -76,7 +76,7 @@ def test_without_isolation_tests_find_everything() -> None:
     """What is documented of it, and that the tests below could fail."""
     with place("none") as where:
         found = look_for_everything(where)
-        assert found["environments"] == [SECRET]
+        assert SECRET in found["environments"]  # of others, too: another suite may be running here
         assert found["memories"] == [SECRET]
         assert found["files"] == [SECRET]
         assert found["descriptors"]
