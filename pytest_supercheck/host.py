@@ -7,6 +7,7 @@ session, which have RQ workers beside it (`pool`).
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import selectors
@@ -21,8 +22,9 @@ from pytest_supercheck.boot import CONTROL_FD, boot
 from pytest_supercheck.discard import discard
 from pytest_supercheck.errors import CannotIsolate
 from pytest_supercheck.isolation import Cell, Isolation, Open
-from pytest_supercheck.keeper import Child, Keeper, Lines, Marks, kill_group, send, tail
+from pytest_supercheck.keeper import Child, Keeper, Lines, Marks, kill_group, readable, send, tail
 from pytest_supercheck.runners import (
+    Outbox,
     Request,
     RunnerProcess,
     fail,
@@ -50,6 +52,9 @@ HEARD_S: Final = 5.0
 
 #: Bytes of a message from a runner, at most.
 MESSAGE_BYTES: Final = 1 << 20
+
+_READ: Final = selectors.EVENT_READ
+_WRITE: Final = selectors.EVENT_WRITE
 
 
 class Host:
@@ -81,7 +86,7 @@ class Host:
         self._listener = socket.socket(socket.AF_UNIX)
         self._listener.bind(self.socket_path)
         self._listener.listen(64)
-        self.selector.register(self._listener, selectors.EVENT_READ, self._accept)
+        self.selector.register(self._listener, _READ, self._accept)
         self._keeper = Keeper(self.selector, self._on_exit)
         self._runners: dict[str, RunnerProcess] = {}
         self._own: dict[int, tuple[str, RunnerProcess]] = {}
@@ -182,9 +187,9 @@ class Host:
             theirs.close()
             if inside:
                 inside.close()
-        runner = RunnerProcess(pid, ours, output, cell, warden)
+        runner = RunnerProcess(pid, ours, output, cell, Outbox(ours), warden)
         lines = Lines(ours, fds=0, limit=MESSAGE_BYTES)
-        self.selector.register(ours, selectors.EVENT_READ, lambda: self._on_message(runner, lines))
+        self.selector.register(ours, _READ, lambda: self._on_message(runner, lines))
         self._own[pid] = (run, runner)
         return runner
 
@@ -201,12 +206,20 @@ class Host:
     def _tell(
         self, runner: RunnerProcess, message: dict[str, Any], fds: list[int] | None = None, *, warden: bool = False
     ) -> None:
-        connection = runner.warden if warden else runner.control
-        assert connection is not None
         try:
-            send(connection, message, fds)
+            if warden and runner.warden:
+                send(runner.warden, message, fds)  # no user code, and words that are short
+            else:
+                runner.outbox.put(message, fds or [])
+                self._push(runner)
         except OSError:
             logger.warning("runner gone", extra={"pid": runner.pid})  # its exit is on its way to us
+            runner.outbox.close()
+
+    def _push(self, runner: RunnerProcess) -> None:
+        runner.outbox.push()
+        key = self.selector.get_key(runner.control)
+        self.selector.modify(runner.control, _READ | (_WRITE if runner.outbox.waits else 0), key.data)
 
     def _obtain(self, run: str, spec: dict[str, Any], n: int) -> RunnerProcess:
         """The run's runner, started if need be."""
@@ -267,6 +280,7 @@ class Host:
         if runner.control.fileno() >= 0:
             self.selector.unregister(runner.control)
             runner.control.close()
+        runner.outbox.close()
 
     # -- what comes in
 
@@ -325,7 +339,7 @@ class Host:
         request.leash = os.dup(request.fds[1])
         request.runner.served.append(request)
         request.runner.used_at = time.monotonic()
-        self.selector.register(request.leash, selectors.EVENT_READ, lambda: self._let_go(request))
+        self.selector.register(request.leash, _READ, lambda: self._let_go(request))
 
     def _let_go(self, request: Request) -> None:
         self.selector.unregister(request.leash)
@@ -402,8 +416,10 @@ class Host:
         self._keeper.adopt(Child(runner.pid, connection, request.fds[1], marks, outputs, job))
 
     def _on_message(self, runner: RunnerProcess, lines: Lines) -> None:
+        with contextlib.suppress(OSError):  # where it has gone, there is an end to read
+            self._push(runner)
         try:
-            messages = lines.receive()
+            messages = lines.receive() if readable(runner.control.fileno()) else []
             said = None if messages is None else [str(message["ready"].get("spawn", "")) for message, _ in messages]
         except Exception:  # noqa: BLE001 - it runs user code, which may send anything
             logger.warning("a runner sends nonsense", extra={"pid": runner.pid})

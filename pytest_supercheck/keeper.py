@@ -321,9 +321,14 @@ class Lines(Frames):
         return messages
 
 
+def encode(message: dict[str, Any], fds: int) -> bytes:
+    """A message as `Lines` reads it, which so many descriptors come with."""
+    return json.dumps({**message, "fds": fds} if fds else message).encode("ascii") + b"\n"
+
+
 def send(connection: socket.socket, message: dict[str, Any], fds: list[int] | None = None) -> None:
     """Send one message as `Lines` reads it. Descriptors are duplicated on the way; the caller closes its own."""
-    data = json.dumps({**message, "fds": len(fds)} if fds else message).encode("ascii") + b"\n"
+    data = encode(message, len(fds or ()))
     if fds:
         sent = socket.send_fds(connection, [data], fds)
         data = data[sent:]

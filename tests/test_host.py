@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 import os
 import socket
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -21,7 +22,23 @@ from pytest_supercheck.keeper import send
 from pytest_supercheck.sandbox import Places
 
 #: As much of a run's specification as is looked at before its runner is started.
-SPEC: dict[str, Any] = {"interpreter": "/nothing", "path": [], "rootdir": "", "cwd": "", "start": "auto"}
+SPEC: dict[str, Any] = {
+    "interpreter": "/nothing",
+    "path": [],
+    "rootdir": "",
+    "cwd": "",
+    "start": "auto",
+    "argv": [],
+    "args": [],
+    "collect": "",
+    "markup": False,
+    "width": 80,
+    "count": 1,
+    "uid": "",
+    "nodes": [{}],
+    "artifacts": {},
+    "group": "",
+}
 
 
 class Walls(Open):
@@ -75,14 +92,18 @@ def close(host: Host) -> None:
     host.selector.close()
 
 
-def ask(host: Host) -> socket.socket:
+def ask(host: Host, **spec: object) -> socket.socket:
     """Ask for a test process as a supervisor does; returns its connection."""
     ours, theirs = socket.socketpair()
     leash, held = os.pipe()
     with socket.socket(socket.AF_UNIX) as connection:
         connection.connect(host.socket_path)
-        asked = {"run": "run", "n": 1, "job": "run-1-1", "spec": SPEC, "collects": False}
-        send(connection, {"execute": asked}, [theirs.fileno(), leash])
+        asked = {"run": "run", "n": 1, "job": "run-1-1", "spec": {**SPEC, **spec}, "collects": False}
+        # A supervisor waits until it is heard.
+        sender = threading.Thread(target=send, args=(connection, {"execute": asked}, [theirs.fileno(), leash]))
+        sender.start()
+        host.step(1)
+        sender.join()
     theirs.close()
     os.close(leash)
     os.close(held)
@@ -96,7 +117,6 @@ def test_what_cannot_be_started_costs_its_run_only(host: Host, walls: Walls, err
     """Whatever it is that a run's directories or its specification have led to; its cell is free again."""
     walls.error = error
     with ask(host) as answer:
-        host.step(1)
         kind, _, told = answer.recv(10_000).split(b"\n")[1].partition(b" ")
     assert kind == b"F"
     assert "cannot start the run's tests" in json.loads(told)["message"]
@@ -113,8 +133,26 @@ def test_a_supervisor_that_says_nothing_does_not_hold_the_others_up(
         connection.connect(host.socket_path)
         host.step(1)
     with ask(host) as answer:
-        host.step(1)
         assert b"F " in answer.recv(10_000)
+
+
+def test_a_runner_that_does_not_read_holds_nobody_up(host: Host, tmp_path: Path) -> None:
+    """Whatever a run's environment loads before it listens; what it is told comes whole once it does."""
+    program = tmp_path / "python"
+    program.write_text(f"#!/bin/sh\nread -r line < {tmp_path}/go\ncat <&3 > {tmp_path}/told\n")
+    program.chmod(0o755)
+    os.mkfifo(tmp_path / "go")
+    many = ["word" * 100] * 10_000
+    answers = [ask(host, interpreter=str(program), args=many) for _ in range(2)]
+    (tmp_path / "go").write_text("go\n")
+    told = tmp_path / "told"
+    while not told.exists() or told.read_bytes().count(b"\n") < 2:
+        host.step(0.1)
+    spec, workerinput = map(json.loads, told.read_bytes().splitlines())
+    assert spec["spec"]["args"] == many
+    assert "configure" in workerinput
+    for answer in answers:
+        answer.close()
 
 
 def test_a_spare_runner_that_cannot_be_started_is_tried_again(

@@ -10,6 +10,7 @@ import random
 import signal
 import subprocess
 import sys
+import textwrap
 import time
 import xml.etree.ElementTree as ET
 from collections import Counter
@@ -160,6 +161,35 @@ def test_half_a_result_is_none(pool: Pool) -> None:
     assert session.returncode == 1, output
     assert counts(output) == {"passed": 2, "failed": 1}
     assert "exited with code 3" in output
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="descriptors are looked for in /proc")
+def test_a_process_that_does_not_read_ends_itself_only(pool: Pool) -> None:
+    """It asks for tests, with long names; who serves it does not wait for it, and has its slot for others."""
+    pool.worker(1)
+    source = """
+        import pytest
+        @pytest.mark.parametrize("x", range(1_500), ids=[f"{i}-" + "x" * 5_000 for i in range(1_500)])
+        def test_a(x): pass
+    """
+    root = pool.suite("deaf", source)
+    hook = """
+        import os, time
+        def pytest_plugin_registered(plugin):
+            if type(plugin).__name__ == "Recorder":
+                for name in os.listdir("/proc/self/fd"):
+                    if int(name) >= 500 and os.readlink(f"/proc/self/fd/{name}").startswith("socket:"):
+                        os.write(int(name), b"N 0\\n")
+                time.sleep(600)
+    """
+    (root / "conftest.py").write_text(textwrap.dedent(hook))
+    session = pool.pytest(root, "-q")
+    output, _ = session.communicate(timeout=GUARD_S)
+    assert session.returncode == 70, output
+    assert "it was killed because it did not read what it was told" in output
+    session = pool.pytest(pool.suite("fine", "def test_a(): pass"), "-q")
+    output, _ = session.communicate(timeout=GUARD_S)
+    assert session.returncode == 0, output
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="descriptors are looked for in /proc")
