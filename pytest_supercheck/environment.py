@@ -250,6 +250,8 @@ class Environments:
         """The project's own directory of caches, where it must have one."""
         if self._confine is None:
             return ()
+        # Sandboxes show a project its own; nobody else gets there, such as tests with a user alone.
+        (self._cache / "apart").mkdir(mode=0o700, parents=True, exist_ok=True)
         key = hashlib.sha256(self._project.encode("utf-8", "surrogatepass")).hexdigest()
         return (self._apart.obtain(key, lambda _place, _lock: None, _rest),)
 
