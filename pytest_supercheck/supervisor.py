@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any, Final
 from pytest_supercheck.dispatch import Dispatcher
 from pytest_supercheck.errors import Fatal, SupercheckError, Unreachable
 from pytest_supercheck.events import encode_note
-from pytest_supercheck.keeper import Frames, send
+from pytest_supercheck.keeper import CUT, Frames, send
 from pytest_supercheck.model import Begun, Chunk, Gone, JobId, Leave, Next, Offer, Recycle, Wait
 from pytest_supercheck.operators import StoreSettings
 
@@ -49,6 +49,9 @@ GATHER_S: Final = 0.01
 
 #: Seconds that a test process has to exit once its session is over, and after an interrupt.
 EXIT_S: Final = 5.0
+
+#: Seconds that it has to read what it is told, where that is more than the kernel keeps for it.
+LISTEN_S: Final = 5.0
 
 #: Bytes of a frame, at most, some of the largest results together, and descriptors that may have come before theirs.
 FRAME_BYTES: Final = 128 << 20
@@ -167,6 +170,7 @@ class TestProcess:
         leash, self._leash = os.pipe()
         self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
         theirs.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
+        self.connection.settimeout(LISTEN_S)
         with socket.socket(socket.AF_UNIX) as host:
             host.connect(host_socket)
             request = {"run": begun.run, "n": begun.n, "job": begun.job, "spec": spec, "collects": collects}
@@ -180,8 +184,8 @@ class TestProcess:
         self.ready = False
         self._host_socket, self._job = host_socket, begun.job
         self._frames = Frames(self.connection, fds=1, limit=FRAME_BYTES, read=1 << 20)
-        #: Whether it has sent what no test process of ours sends: nothing more is believed but how it ended.
-        self.senseless = False
+        #: What it has done that no test process of ours does: nothing more is believed but how it ended.
+        self.senseless = ""
 
     def read(self) -> list[bytes] | None:
         """
@@ -201,9 +205,13 @@ class TestProcess:
         return self._frames.fds.pop(0)
 
     def say(self, message: dict[str, Any]) -> None:
-        """Send a line; one that has died is found out by reading."""
+        """Send a line; one that has died is found out by reading, one that does not listen is ended."""
         try:
             send(self.connection, message)
+        except TimeoutError:
+            logger.warning("a test process does not listen", extra={"job_id": self._job})
+            self.senseless = "it did not read what it was told"
+            self.kill()
         except OSError:
             logger.debug("test process gone", extra={"job_id": self._job})
 
@@ -399,6 +407,8 @@ class Supervisor:
                 self._ended = {"reason": "its parent process has gone", "i": -1}
                 return
             for frame in frames:
+                if frame.endswith(CUT):
+                    continue  # whoever began it was killed
                 if frame and (frame[:1] == b"X" or not self._process.senseless):
                     with self._unbelieving():
                         self._frames[frame[:1]](self._sent_home(frame)[2:])
@@ -415,7 +425,7 @@ class Supervisor:
             raise
         except Exception:
             logger.warning("a test process sends nonsense", extra={"job_id": self._begun.job}, exc_info=True)
-            self._process.senseless = True
+            self._process.senseless = "it sent what no test process sends"
             self._process.kill()
 
     def _sent_home(self, frame: bytes) -> bytes:
@@ -548,7 +558,7 @@ class Supervisor:
         told = json.loads(frame)
         self._ended = {**told, "i": int(told["i"])}
         if self._process.senseless and told.get("killed"):
-            self._ended["reason"] = "it was killed because it sent what no test process sends"
+            self._ended["reason"] = f"it was killed because {self._process.senseless}"
 
     def _on_failure(self, frame: bytes) -> None:
         self._ended = {"i": -1}
