@@ -33,7 +33,7 @@ def annotate(outcome: Outcome) -> Iterator[str]:
     """
     What is shown beside the lines of the repository, and above the log: as many as GitHub shows.
 
-    New failures are errors and come first; those that are known to be no fault of this change are warnings.
+    New failures are errors; those that are known to be no fault of this change are warnings, which have their own room.
     """
     if outcome.state not in ("passed", "failed", "detached"):
         yield command("error", outcome.why or outcome.state, title="supercheck")
@@ -53,6 +53,8 @@ def _annotation(level: str, failure: Failure) -> str:
 
 
 def _message(text: str) -> str:
+    # Of a lone surrogate there is no UTF-8, which the log is.
+    text = text.encode("utf-8", "replace").decode()
     return text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
 
 

@@ -21,8 +21,9 @@ class Context:
     repository: str
     #: GitHub's API.
     api_url: str
-    #: The page of this attempt of the workflow's run.
+    #: The page of this attempt of the workflow's run, and with what those of all its attempts begin.
     page: str
+    attempts: str
     #: Which attempt of the workflow's run this is, from 1.
     attempt: int
     #: The workflow and the job, which together name the step's comments.
@@ -34,8 +35,6 @@ class Context:
     from_fork: bool
     #: The branch that failures are compared with: a pull request's base, else the repository's own.
     base: str
-    #: Where the repository is checked out.
-    workspace: Path
     #: A directory that goes with the job.
     temporary: Path
     #: Files by which a step tells GitHub something; None where this is no job of GitHub's.
@@ -52,10 +51,12 @@ class Context:
         attempt = environ.get("GITHUB_RUN_ATTEMPT", "")
         default_branch = _table(event.get("repository")).get("default_branch")
         run = f"{repository}/actions/runs/{environ.get('GITHUB_RUN_ID', '')}"
+        attempts = f"{environ.get('GITHUB_SERVER_URL', 'https://github.com')}/{run}/attempts/"
         return cls(
             repository=repository,
             api_url=environ.get("GITHUB_API_URL", "https://api.github.com"),
-            page=f"{environ.get('GITHUB_SERVER_URL', 'https://github.com')}/{run}/attempts/{attempt or 1}",
+            page=f"{attempts}{attempt or 1}",
+            attempts=attempts,
             attempt=int(attempt) if attempt.isdigit() else 1,
             workflow=environ.get("GITHUB_WORKFLOW", ""),
             job=environ.get("GITHUB_JOB", ""),
@@ -63,7 +64,6 @@ class Context:
             # What pull_request_target starts has the rights of the repository itself.
             from_fork=environ.get("GITHUB_EVENT_NAME") == "pull_request" and head != repository,
             base=environ.get("GITHUB_BASE_REF") or (default_branch if isinstance(default_branch, str) else ""),
-            workspace=Path(environ.get("GITHUB_WORKSPACE") or "."),
             temporary=Path(environ.get("RUNNER_TEMP") or "/tmp"),
             output_file=_file(environ, "GITHUB_OUTPUT"),
             summary_file=_file(environ, "GITHUB_STEP_SUMMARY"),

@@ -78,8 +78,8 @@ class Notes:
             self._note_failure(nodeid, report)
         elif report.skipped:
             self._outcomes.setdefault(nodeid, "skipped")
-        elif report.when == "call":
-            self._outcomes.setdefault(nodeid, "passed")
+        elif report.when == "call" and self._outcomes.get(nodeid) != "failed":
+            self._outcomes[nodeid] = "passed"  # also when a subtest was skipped
 
     def pytest_collectreport(self, report: pytest.CollectReport) -> None:
         """Called for each file: one that cannot be collected fails."""
@@ -179,7 +179,7 @@ def _repository(start: Path) -> Path:
     return next((one for one in (start, *start.parents) if (one / ".git").exists()), start)
 
 
-def _judge(told: dict[str, Any], base: str) -> None:
+def _judge(told: dict[str, Any], base: str, attempts: str) -> None:
     """Ask the server what it knows of the tests that failed; without an answer nothing is claimed."""
     failures = {one["nodeid"]: one for one in told["failures"]}
     if not (told["url"] and told["run"] and failures):
@@ -188,7 +188,7 @@ def _judge(told: dict[str, Any], base: str) -> None:
 
     gateway = HttpGateway(told["url"], os.environ.get("SUPERCHECK_TOKEN") or None)
     try:
-        for found in gateway.judge(RunId(told["run"]), list(failures), branch=base):
+        for found in gateway.judge(RunId(told["run"]), list(failures), branch=base, attempts=attempts):
             failures[found.pop("nodeid")]["judgement"] = found
     except SupercheckError as exc:
         print(f"supercheck: which failures are new is not known: {exc}")
@@ -207,7 +207,7 @@ def main(directory: Path) -> int:
     else:
         status = int(pytest.main(["--supercheck", *where, *args], plugins=plugins))
     told = plugins[0].tell(status)
-    _judge(told, wish["base"])
+    _judge(told, wish["base"], wish["attempts"])
     (directory / "told.json").write_text(json.dumps(told), "utf-8")
     return status
 

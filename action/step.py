@@ -42,22 +42,22 @@ def main(environ: MutableMapping[str, str]) -> int:
         The exit status.
     """
     context = Context.read(environ)
+    inputs = None
     try:
         inputs = Inputs.take(environ)
+        outcome = _outcome(inputs, context, environ)
     except BadInput as exc:
-        print(command("error", str(exc), title="supercheck"))
-        return _USAGE
-    outcome = _outcome(inputs, context, environ)
+        outcome = Outcome.without_session(_USAGE, str(exc))
     print()  # commands begin lines, and whoever has written last may not have ended one
     for line in annotate(outcome):
         print(line)
     _append(context.output_file, _outputs(outcome))
     _append(context.summary_file, summary.render(outcome, context, limit_bytes=_room(context.summary_file)))
-    if inputs.comment:
+    if inputs is not None and inputs.comment:
         words = Comment(context, inputs.github_token, inputs.comment).put(outcome)
         if words:
             print(command("notice", words, title="supercheck"))
-    return outcome.exit_status(inputs.fail_on)
+    return outcome.exit_status(inputs.fail_on if inputs is not None else "any")
 
 
 def _outcome(inputs: Inputs, context: Context, environ: MutableMapping[str, str]) -> Outcome:
@@ -66,15 +66,16 @@ def _outcome(inputs: Inputs, context: Context, environ: MutableMapping[str, str]
     except InstallationError as exc:
         return Outcome.without_session(_UNREACHABLE, f"pytest-supercheck could not be installed: {exc}")
     with tempfile.TemporaryDirectory(dir=context.temporary, prefix="supercheck-") as directory:
-        wish = {"url": inputs.url, "args": [*inputs.options, *inputs.args], "remote": inputs.remote}
-        Path(directory, "wish.json").write_text(json.dumps({**wish, "base": context.base}), "utf-8")
+        wish: dict[str, Any] = {"url": inputs.url, "args": [*inputs.options, *inputs.args], "remote": inputs.remote}
+        wish |= {"base": context.base, "attempts": context.attempts}
+        Path(directory, "wish.json").write_text(json.dumps(wish), "utf-8")
         own = {name: value for name, value in environ.items() if name != "SUPERCHECK_URL"}
         if inputs.token:
             own["SUPERCHECK_TOKEN"] = inputs.token
         status = _run([python, str(Path(__file__).with_name("session.py")), directory], own)
         try:
             return Outcome.of(json.loads(Path(directory, "told.json").read_bytes()))
-        except OSError:
+        except (OSError, ValueError):  # it was killed before, or meanwhile
             status = status if status > 1 else _BROKEN  # 0 and 1 are about tests
             return Outcome.without_session(status, "the session ended before it could tell of its results")
 

@@ -136,7 +136,11 @@ class Archive:
             # Files of tests are there before their run is recorded.
             if run_of(folder).startswith(run) and self._store.head(f"{folder}summary.json"):
                 return folder
-        raise NotStored(f"no run {run!r} is recorded here" if run else "no run is recorded here")
+        raise NotStored(
+            f"no run {run!r} is recorded here: 'supercheck runs' lists those that are"
+            if run
+            else "no run is recorded here"
+        )
 
     def summary(self, folder: str) -> RunSummary:
         """

@@ -78,6 +78,24 @@ class BuildCache:
             finally:
                 os.close(lock)
 
+    def shrink(self, most_bytes: int, size: Callable[[Path], int]) -> None:
+        """Remove what was used longest ago, until the others have that many bytes at most; never what is held."""
+        total_bytes = 0
+        for entry in self._whole():
+            self._pulse()
+            total_bytes += size(entry)
+            if total_bytes > most_bytes:
+                self._discard(entry, entry)
+
+    def _whole(self) -> list[Path]:
+        """What is built, those first that were used last."""
+        used: list[tuple[float, Path]] = []
+        for entry in self._directory.iterdir():
+            with contextlib.suppress(FileNotFoundError):  # another process makes room, too
+                if not entry.suffix and entry.is_dir():
+                    used.append((entry.stat().st_mtime, entry))
+        return [entry for _, entry in sorted(used, reverse=True)]
+
     def _build(self, path: Path, build: Callable[[Path, int], None], lock: int) -> None:
         self._make_room(path)
         aside = path.with_name(path.name + _BUILDING)
@@ -110,15 +128,10 @@ class BuildCache:
 
     def _make_room(self, wanted: Path) -> None:
         """Remove what was used longest ago, and what killed builds have left; never what is held."""
-        entries = [entry for entry in self._directory.iterdir() if entry.is_dir() and entry != wanted]
-        whole = [entry for entry in entries if not entry.suffix]
-        with contextlib.suppress(FileNotFoundError):  # another process makes room, too
-            whole.sort(key=lambda entry: entry.stat().st_mtime, reverse=True)
-        for entry in whole[self._kept - 1 :]:
+        for entry in self._whole()[self._kept - 1 :]:  # `wanted` is not there
             self._discard(entry, entry)
-        for entry in entries:
-            if entry.suffix == _GONE:
-                remove(entry)
+        for entry in self._directory.glob(f"*{_GONE}"):
+            remove(entry)
         for lock in self._directory.glob(f"*{_LOCK}"):
             owner = lock.with_suffix("")
             if owner != wanted and not owner.is_dir():

@@ -73,6 +73,7 @@ class Connector:
         self._lines = Lines(session)
         self._sending = threading.Lock()
         self._gateway: Gateway
+        self._is_connected = False
         self._events: socket.socket
         self._run: RunId | None = None
         self._ended = False
@@ -110,7 +111,10 @@ class Connector:
             case {"connect": where}:
                 self._events = socket.socket(fileno=fds[0])
                 self._gateway = open_gateway(**where, mask=lambda secret: self._tell({"mask": secret}))
+                self._is_connected = True
                 self._tell({"connected": True})
+            case _ if not self._is_connected:
+                pass  # the session has been told why
             case {"source": wish}:
                 self._shipment = _ship(self._gateway, wish, lambda words: self._tell({"shipping": words}))
             case {"queue": _}:

@@ -79,6 +79,8 @@ local WORKER_TTL_MS = 24 * 3600 * 1000
 local MAIL_TTL_MS = 24 * 3600 * 1000
 local LEFT_TTL_MS = 3600 * 1000
 local CLAIM_MS = 60 * 1000 -- how long a recorder has for a run before another may try
+local READ_MS = 60 * 1000  -- how long sessions have to read the end of a run before it may be forgotten
+local CLEARED = 200        -- most runs forgotten at once: nobody else waits long
 local STATE_LENGTH = 1000
 local RUNNING_CAPACITY = 5
 local QUEUED_CAPACITY = 50
@@ -1329,17 +1331,28 @@ function ops.claim()
   end
 end
 
+local function forget_ended(key, ids)
+  for _, id in ipairs(ids) do
+    local run = load_run(id)
+    if run then erase(run) end
+    call('ZREM', key, id)
+  end
+  return #ids
+end
+
 -- The pool keeps the last of the recorded runs, so that they can be run once more.
 function ops.recorded()
   call('ZREM', 'sc:ended', args.run)
   call('ZADD', 'sc:recorded', NOW, args.run)
   call('PEXPIRE', 'sc:recorded', RUN_TTL_MS)
-  for _, id in ipairs(call('ZRANGE', 'sc:recorded', 0, -(RECORDED_LIMIT + 1))) do
-    local run = load_run(id)
-    if run then erase(run) end
-    call('ZREM', 'sc:recorded', id)
-  end
+  forget_ended('sc:recorded', call('ZRANGE', 'sc:recorded', 0, -(RECORDED_LIMIT + 1)))
   return {}
+end
+
+-- What has ended is forgotten, some of it at a time: what is recorded, and what is not where that is wanted.
+function ops.clear()
+  local key = args.unrecorded == 1 and 'sc:ended' or 'sc:recorded'
+  return {cleared = forget_ended(key, call('ZRANGEBYSCORE', key, '-inf', NOW - READ_MS, 'LIMIT', 0, CLEARED))}
 end
 
 -- Operations of a worker ----------------------------------------------------------------------------------------------

@@ -220,6 +220,22 @@ class Dispatcher:
         """
         return replies.figures(self._call("pause", on=int(on))["figures"])
 
+    def clear(self, *, unrecorded: bool = False) -> int:
+        """
+        Forget runs that ended more than a minute ago: they can neither be followed nor run once more.
+
+        Args:
+            unrecorded: Also those that nobody has recorded, and now never will.
+
+        Returns:
+            How many there were.
+        """
+        cleared = 0
+        for which in (0, 1) if unrecorded else (0,):
+            while some := int(self._call("clear", unrecorded=which)["cleared"]):
+                cleared += some
+        return cleared
+
     def priority(self, run: RunId, *, priority: Priority) -> RunStatus:
         """
         Change a run's rank; its age stays.

@@ -26,7 +26,7 @@ from pytest_supercheck.assembly import Assembly, read_facts
 from pytest_supercheck.build_cache import BuildCache, Held, remove
 from pytest_supercheck.errors import Fatal, Infrastructure
 from pytest_supercheck.extensions import first
-from pytest_supercheck.fetched import note_use, tidy
+from pytest_supercheck.fetched import note_use, tidy, tidy_apart
 from pytest_supercheck.hookspecs import hookimpl
 from pytest_supercheck.installation import install_projects
 from pytest_supercheck.resolution import Resolution, allows, look, wanted_python
@@ -86,6 +86,10 @@ class Environment:
     def close(self) -> None:
         """Let go of what is shared, once, when no process of the run uses it; so does the end of this process."""
         _close(self.held)
+
+
+class _Gone(Exception):
+    """Nobody has used it for so long that it was removed."""
 
 
 def _rest() -> None:
@@ -192,6 +196,8 @@ class Environments:
             own = apart[0].path if apart else self._cache
             uv = Uv(self._cache, own, self._worker, self._pulse, self._confine)
             tidy(uv, tell)
+            if apart:
+                tidy_apart(self._apart, self._cache)
             python = self._python(uv, wanted_python(tree, resolution.directory, resolution.project, wish), tell)
             assembly = Assembly(uv, tree, resolution, python, wish, tell)
             built = self._cached(own, "environments", self._kept).obtain(assembly.key, assembly.environment, waits)
@@ -213,30 +219,29 @@ class Environments:
             held=(built, runner, *apart),
         )
 
-    def hold(self, paths: Iterable[Path]) -> tuple[Held, ...]:
+    def hold(self, paths: Iterable[Path]) -> tuple[Held, ...] | None:
         """
         Hold what an environment consists of that has been prepared for the same run, without looking at its tree.
 
         Args:
             paths: Of the environment's `held`.
 
-        Raises:
-            Infrastructure: It is not there any more.
+        Returns:
+            None where a part of it is not there any more.
         """
 
-        def is_gone(place: Path, _lock: int) -> None:
-            raise Infrastructure(
-                f"the run's environment on the worker was removed: {place.parent} has lost a part of it"
-            )
+        def is_gone(_place: Path, _lock: int) -> None:
+            raise _Gone
 
-        with contextlib.ExitStack() as undo:
+        with contextlib.ExitStack() as undo, contextlib.suppress(_Gone):
             held = []
             for path in paths:
                 one = BuildCache(path.parent, kept=KEPT_PROJECTS, pulse=self._pulse).obtain(path.name, is_gone, _rest)
                 undo.callback(one.close)
                 held.append(one)
             undo.pop_all()
-        return tuple(held)
+            return tuple(held)
+        return None
 
     def _cached(self, own: Path, name: str, kept: int) -> BuildCache:
         return BuildCache(own / name, kept=kept, pulse=self._pulse)
@@ -245,6 +250,8 @@ class Environments:
         """The project's own directory of caches, where it must have one."""
         if self._confine is None:
             return ()
+        # Sandboxes show a project its own; nobody else gets there, such as tests with a user alone.
+        (self._cache / "apart").mkdir(mode=0o700, parents=True, exist_ok=True)
         key = hashlib.sha256(self._project.encode("utf-8", "surrogatepass")).hexdigest()
         return (self._apart.obtain(key, lambda _place, _lock: None, _rest),)
 

@@ -14,7 +14,7 @@ import uuid
 from pathlib import Path
 from typing import Final
 
-from pytest_supercheck.build_cache import remove
+from pytest_supercheck.build_cache import BuildCache, remove
 from pytest_supercheck.uv_program import Job, Tell, Uv
 
 #: Seconds between two looks; a Python that was used since the last one stays.
@@ -22,6 +22,9 @@ LOOK_S: Final = 24 * 3600.0
 
 #: Bytes from which a cache of uv begins anew.
 CACHE_BYTES: Final = 20_000_000_000
+
+#: Bytes of all projects' own caches and environments, where each has its own.
+APART_BYTES: Final = 100_000_000_000
 
 #: Pythons that are kept besides those used lately.
 KEPT_PYTHONS: Final = 10
@@ -40,6 +43,18 @@ def tidy(uv: Uv, tell: Tell) -> None:
         uv.run(["cache", "clean"], Path("/"), Job(place=cache, tell=tell))
     if _is_due(uv.pythons.with_name("pythons.looked")):
         _remove_pythons(uv.pythons)
+
+
+def tidy_apart(apart: BuildCache, cache: Path) -> None:
+    """
+    Remove what projects have that were used longest ago, if together it is too much and nobody has looked for a day.
+
+    Args:
+        apart: Each project's own.
+        cache: The worker's.
+    """
+    if _is_due(cache / "apart.looked"):
+        apart.shrink(APART_BYTES, _size)
 
 
 def note_use(python: Path, pythons: Path) -> None:

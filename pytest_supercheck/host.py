@@ -7,6 +7,7 @@ session, which have RQ workers beside it (`pool`).
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import selectors
@@ -21,8 +22,9 @@ from pytest_supercheck.boot import CONTROL_FD, boot
 from pytest_supercheck.discard import discard
 from pytest_supercheck.errors import CannotIsolate
 from pytest_supercheck.isolation import Cell, Isolation, Open
-from pytest_supercheck.keeper import Child, Keeper, Lines, Marks, kill_group, send, tail
+from pytest_supercheck.keeper import Child, Keeper, Lines, Marks, kill_group, readable, send, tail
 from pytest_supercheck.runners import (
+    Outbox,
     Request,
     RunnerProcess,
     fail,
@@ -45,8 +47,14 @@ IDLE_S: Final = 30.0
 #: Seconds between two looks for workspaces that nobody uses any more.
 SWEEP_S: Final = 5.0
 
+#: Seconds that a supervisor has to say what it wants.
+HEARD_S: Final = 5.0
+
 #: Bytes of a message from a runner, at most.
 MESSAGE_BYTES: Final = 1 << 20
+
+_READ: Final = selectors.EVENT_READ
+_WRITE: Final = selectors.EVENT_WRITE
 
 
 class Host:
@@ -78,7 +86,7 @@ class Host:
         self._listener = socket.socket(socket.AF_UNIX)
         self._listener.bind(self.socket_path)
         self._listener.listen(64)
-        self.selector.register(self._listener, selectors.EVENT_READ, self._accept)
+        self.selector.register(self._listener, _READ, self._accept)
         self._keeper = Keeper(self.selector, self._on_exit)
         self._runners: dict[str, RunnerProcess] = {}
         self._own: dict[int, tuple[str, RunnerProcess]] = {}
@@ -116,10 +124,15 @@ class Host:
             self._prepare_spare(now)
 
     def _prepare_spare(self, now: float) -> None:
+        cell = None
         try:
-            self._spare = self._start(sys.executable, "", self._isolation.cell(), None)
-        except CannotIsolate:
+            cell = self._isolation.cell()
+            self._spare = self._start(sys.executable, "", cell, None)
+        except (CannotIsolate, OSError) as exc:  # a disk is full, or a table: the next one may have more luck
+            logger.info("no spare runner", extra={"reason": str(exc)})
             self._spare_at = now + SPARE_S
+            if cell:
+                cell.release()
 
     def close(self) -> None:
         """Kill every runner and what it runs."""
@@ -155,8 +168,7 @@ class Host:
         command, environ = cell.command([interpreter, *boot(module)], environ, places)
         ours, theirs = socket.socketpair()
         warden, inside = socket.socketpair() if cell.walled else (None, None)
-        output, path = tempfile.mkstemp(prefix="supercheck-runner-")
-        os.unlink(path)
+        output = _temporary_file("supercheck-runner-")
         null = os.open(os.devnull, os.O_RDWR)
         actions = [(os.POSIX_SPAWN_DUP2, null, 0), (os.POSIX_SPAWN_DUP2, output, 1), (os.POSIX_SPAWN_DUP2, output, 2)]
         actions.append((os.POSIX_SPAWN_DUP2, theirs.fileno(), CONTROL_FD))
@@ -164,14 +176,20 @@ class Host:
             actions.append((os.POSIX_SPAWN_DUP2, inside.fileno(), WARDEN_FD))
         try:
             pid = os.posix_spawn(command[0], command, environ, file_actions=actions, setsid=True)
+        except BaseException:
+            os.close(output)
+            for end in (ours, warden):
+                if end:
+                    end.close()
+            raise
         finally:
             os.close(null)
             theirs.close()
             if inside:
                 inside.close()
-        runner = RunnerProcess(pid, ours, output, cell, warden)
+        runner = RunnerProcess(pid, ours, output, cell, Outbox(ours), warden)
         lines = Lines(ours, fds=0, limit=MESSAGE_BYTES)
-        self.selector.register(ours, selectors.EVENT_READ, lambda: self._on_message(runner, lines))
+        self.selector.register(ours, _READ, lambda: self._on_message(runner, lines))
         self._own[pid] = (run, runner)
         return runner
 
@@ -180,17 +198,28 @@ class Host:
         runner.configured_for = n
         keys = ("path", "argv", "cwd", "args", "start", "collect", "markup", "width")
         known = {key: runner.spec[key] for key in keys} | {"before": spec.get("before", [])}
-        self._tell(runner, {"spec": known | {"environ": xdist_environment(spec, n)}})
+        known |= {"environ": xdist_environment(spec, n)}
+        leash, runner.leash = os.pipe()
+        self._tell(runner, {"spec": known}, [leash])
+        os.close(leash)
 
     def _tell(
         self, runner: RunnerProcess, message: dict[str, Any], fds: list[int] | None = None, *, warden: bool = False
     ) -> None:
-        connection = runner.warden if warden else runner.control
-        assert connection is not None
         try:
-            send(connection, message, fds)
+            if warden and runner.warden:
+                send(runner.warden, message, fds)  # no user code, and words that are short
+            else:
+                runner.outbox.put(message, fds or [])
+                self._push(runner)
         except OSError:
             logger.warning("runner gone", extra={"pid": runner.pid})  # its exit is on its way to us
+            runner.outbox.close()
+
+    def _push(self, runner: RunnerProcess) -> None:
+        runner.outbox.push()
+        key = self.selector.get_key(runner.control)
+        self.selector.modify(runner.control, _READ | (_WRITE if runner.outbox.waits else 0), key.data)
 
     def _obtain(self, run: str, spec: dict[str, Any], n: int) -> RunnerProcess:
         """The run's runner, started if need be."""
@@ -251,17 +280,24 @@ class Host:
         if runner.control.fileno() >= 0:
             self.selector.unregister(runner.control)
             runner.control.close()
+        runner.outbox.close()
 
     # -- what comes in
 
     def _accept(self) -> None:
         connection, _ = self._listener.accept()
-        connection.settimeout(5)
+        connection.settimeout(HEARD_S)
         lines = Lines(connection)
-        with connection:
-            messages = lines.receive()
-            while messages == []:
+        try:
+            with connection:
                 messages = lines.receive()
+                while messages == []:
+                    messages = lines.receive()
+        except OSError as exc:  # where memory is short somebody may not come to say a word for seconds
+            logger.warning("a supervisor says nothing", extra={"reason": str(exc)})
+            for fd in lines.fds:
+                os.close(fd)
+            return
         for message, fds in messages or []:
             if "execute" in message:
                 self._on_request(message["execute"], fds)
@@ -273,8 +309,8 @@ class Host:
     def _on_request(self, asked: dict[str, Any], fds: list[int]) -> None:
         try:
             request = self._request(asked, fds)
-        except (CannotIsolate, OSError, ValueError, LookupError, TypeError) as exc:
-            # A client's spec, or an interpreter that is no more: it must not cost the others theirs.
+        except Exception as exc:  # noqa: BLE001
+            # A client's spec, a tree that tests have had, an interpreter that is no more: others have to go on.
             logger.warning("no runner", extra={"run_id": asked.get("run"), "reason": repr(exc)})
             told = str(exc) if isinstance(exc, CannotIsolate) else repr(exc)
             fail(fds, f"this worker cannot start the run's tests: {told}")
@@ -303,7 +339,7 @@ class Host:
         request.leash = os.dup(request.fds[1])
         request.runner.served.append(request)
         request.runner.used_at = time.monotonic()
-        self.selector.register(request.leash, selectors.EVENT_READ, lambda: self._let_go(request))
+        self.selector.register(request.leash, _READ, lambda: self._let_go(request))
 
     def _let_go(self, request: Request) -> None:
         self.selector.unregister(request.leash)
@@ -325,7 +361,10 @@ class Host:
                 self._pass_on(runner, request)
             elif request.execute["n"] == runner.configured_for:
                 runner.configured_for = 0  # it can be this one execution, once
-                self._become(runner, request)
+                try:
+                    self._become(runner, request)
+                except OSError as exc:
+                    fail(request.fds, str(exc))
             else:
                 self._hand_over(run, request)
 
@@ -334,7 +373,7 @@ class Host:
         runner = request.runner
         try:
             another = self._launch(run, runner.spec, request.execute["n"], "spawn")
-        except (CannotIsolate, OSError, ValueError) as exc:
+        except Exception as exc:  # noqa: BLE001 - as above
             fail(request.fds, str(exc))
             return
         another.unforkable = runner.unforkable
@@ -355,16 +394,20 @@ class Host:
                 self._tell(runner, {"interrupt": job}, warden=runner.became)
 
     def _become(self, runner: RunnerProcess, request: Request) -> None:
-        """Let a runner that does not fork be the test process itself."""
-        page, path = tempfile.mkstemp(prefix="supercheck-marks-")
-        os.unlink(path)
+        """
+        Let a runner that does not fork be the test process itself.
+
+        Raises:
+            OSError: There is no room for what it notes.
+        """
+        page = _temporary_file("supercheck-marks-")
         marks, job = Marks(page), request.execute["job"]
         runner.became = True
         if runner.warden:  # which can wait for it, and is to know before it begins
             self._tell(runner, {"keep": job}, [*request.fds, page], warden=True)
         self._tell(runner, {"execute": {**request.execute, "spawn": runner.unforkable}}, [*request.fds, page])
-        os.close(page)
         if runner.warden:
+            marks.close()
             request.close()
             return
         connection = socket.socket(fileno=request.fds[0])
@@ -373,8 +416,10 @@ class Host:
         self._keeper.adopt(Child(runner.pid, connection, request.fds[1], marks, outputs, job))
 
     def _on_message(self, runner: RunnerProcess, lines: Lines) -> None:
+        with contextlib.suppress(OSError):  # where it has gone, there is an end to read
+            self._push(runner)
         try:
-            messages = lines.receive()
+            messages = lines.receive() if readable(runner.control.fileno()) else []
             said = None if messages is None else [str(message["ready"].get("spawn", "")) for message, _ in messages]
         except Exception:  # noqa: BLE001 - it runs user code, which may send anything
             logger.warning("a runner sends nonsense", extra={"pid": runner.pid})
@@ -405,6 +450,8 @@ class Host:
         run, runner = self._own.pop(pid)
         printed = tail(runner.output)
         os.close(runner.output)
+        if runner.leash >= 0:
+            os.close(runner.leash)
         if runner.warden:
             runner.warden.close()
         if runner.became:
@@ -429,3 +476,9 @@ class Host:
     def _on_exit(self, child: Child) -> None:
         _, runner = self._kept.pop(child.pid)
         self._drop_control(runner)  # it stays, as the run's memory that it must not fork
+
+
+def _temporary_file(prefix: str) -> int:
+    fd, path = tempfile.mkstemp(prefix=prefix)
+    os.unlink(path)
+    return fd

@@ -180,17 +180,18 @@ class HttpGateway:
         except (ValueError, LookupError, TypeError, AttributeError):
             return {}  # a proxy keeps it back
 
-    def judge(self, run: RunId, nodeids: Sequence[str], *, branch: str) -> list[dict[str, Any]]:
+    def judge(self, run: RunId, nodeids: Sequence[str], *, branch: str, attempts: str = "") -> list[dict[str, Any]]:
         """
         Ask what the history says of tests of a run, 200 at most, that fail.
 
         Args:
             branch: On which they may have failed before.
+            attempts: With what pages of CI jobs begin whose runs do not count there; empty for none.
 
         Returns:
             Of each its ``nodeid``, its ``flakiness`` and since which run it is ``failing_since`` on the branch.
         """
-        asked = {"nodeids": list(nodeids), "branch": branch}
+        asked = {"nodeids": list(nodeids), "branch": branch, "attempts": attempts}
         found: list[dict[str, Any]] = self._call("POST", f"runs/{quote(run)}/judge", asked)["tests"]
         return found
 
@@ -317,7 +318,7 @@ class HttpGateway:
         if status == 404 and row.get("detail") == NO_RUN:
             raise _NoRun
         if status == 404 and row.get("detail") == NO_JOB:
-            raise _Refused(NO_JOB, NO_JOB)
+            raise _Refused(NO_JOB, f"{NO_JOB} 'supercheck jobs list' lists those that there are.")
         if status == 404:
             raise Unreachable(f"{self.address} has no such address: is it a pytest-supercheck server of this release?")
         if response.is_error:

@@ -11,7 +11,6 @@ import contextlib
 import ctypes
 import os
 import platform
-import pwd
 import resource
 import shutil
 import subprocess
@@ -69,8 +68,8 @@ class Cell(Protocol):
         What to start so that a command runs inside.
 
         Args:
-            argv: The command, with an absolute path.
-            environ: Its environment.
+            argv: A Python, with an absolute path, and its arguments.
+            environ: Its environment; of a run that has a workspace some of it came with the run.
             places: What it needs; None while the run is not known.
 
         Raises:
@@ -171,23 +170,23 @@ class Walls:
             )
         words = self.sandbox.confine(command[0], writes, reads, privileged=self.users is not None)
         if self.users is None:
-            return [*words, *command]
-        builder = self.users.builder
-        with contextlib.suppress(KeyError):
-            raise Fatal(
-                f"{pwd.getpwuid(builder).pw_name} has the user id of builds: set SUPERCHECK_ISOLATE_UIDS to others"
-            )
+            return [*words, *self._limits, *command]
         for place in writes:
-            if os.lstat(place).st_uid != builder:
-                own(place, builder)
-        return [*words, *_FIRST, *self._identity(builder), *command]
+            if os.lstat(place).st_uid != self.users.builder:
+                own(place, self.users.builder)
+        return [*words, *_FIRST, *self._identity(self.users.builder), *self._limits, *command]
 
     def cell(self) -> Cell:
         """With a user whom nobody else has."""
         user = self.users.take() if self.users else None
         if self.users and user is None:
             raise CannotIsolate("all users of SUPERCHECK_ISOLATE_UIDS are taken by other runs on this host")
-        return _Walled(self, user)
+        try:
+            return _Walled(self, user)
+        except BaseException:
+            if self.users and user:
+                self.users.release(user)
+            raise
 
     def bounds(self, user: User | None) -> list[str]:
         """A command prefix: be that user, never more, and within the limits, before anything of a project is there."""
@@ -243,13 +242,16 @@ class _Walled:
         self, argv: Sequence[str], environ: Mapping[str, str], places: Places | None
     ) -> tuple[list[str], dict[str, str]]:
         _forget_keys()
-        command = [*self._walls.bounds(self._user), *argv]
+        if places is not None and places.workspace:  # it has a home there, and nothing of ours in its environment
+            # What a browser has there are sockets, too, whose names are short; a workspace's is not.
+            command, environ = _disguised(argv, {**environ, "TMPDIR": self.temporary})
+        else:
+            command, environ = list(argv), self._environ(environ)
+        command = [*self._walls.bounds(self._user), *command]
         if self._walls.sandbox:
             assert places is not None
             command = [*self._walls.sandbox.prefix(places, privileged=self._user is not None), *command]
-        shipped = places is not None and places.workspace  # it has a home there, and nothing of ours in its environment
-        # What a browser has there are sockets, too, whose names are short; a workspace's is not.
-        return command, {**environ, "TMPDIR": self.temporary} if shipped else self._environ(environ)
+        return command, environ
 
     def _environ(self, environ: Mapping[str, str]) -> dict[str, str]:
         kept = {name: value for name, value in environ.items() if name not in _PERSONAL and not name.startswith("XDG_")}
@@ -319,6 +321,27 @@ def _limit(name: str, most: int) -> str:
     return f"--{name}={most}:{most}"
 
 
+#: What the names of variables begin with that came with a run, on their way.
+_DISGUISE: Final = "_SUPERCHECK_"
+
+#: Starts what follows with them, and no others; and the arguments of a Python that heeds no variable itself.
+_CODE: Final = f"""
+import os, sys
+given = {{name[{len(_DISGUISE)}:]: value for name, value in os.environ.items() if name.startswith({_DISGUISE!r})}}
+os.execve(sys.argv[1], sys.argv[1:], given)
+"""
+_UNVEIL: Final = ("-I", "-S", "-c", _CODE)
+
+
+def _disguised(argv: Sequence[str], environ: Mapping[str, str]) -> tuple[list[str], dict[str, str]]:
+    """
+    A command whose environment nobody heeds on the way to it.
+
+    What puts up the walls is still as mighty as the worker, and its loader does what LD_PRELOAD says, or GCONV_PATH.
+    """
+    return [argv[0], *_UNVEIL, *argv], {f"{_DISGUISE}{name}": value for name, value in environ.items()}
+
+
 #: The first process of a build's space. It stays who it is: who becomes another user does not die with its parent.
 _FIRST: Final = ("/bin/sh", "-c", '"$@"; exit $?', "sh")
 
@@ -341,8 +364,9 @@ def _try(isolation: Isolation, environ: Mapping[str, str]) -> None:
     """Start what a runner starts with."""
     if isolation.name == "none":
         return
-    cell = isolation.cell()
+    cell = None
     try:
+        cell = isolation.cell()
         spec = {"interpreter": sys.executable, "path": sys.path, "workspace": "", "rootdir": "", "cwd": ""}
         start = [sys.executable, *boot("pytest_supercheck.isolation")]
         command, surroundings = cell.command(start, environ, Places.of(spec))
@@ -356,7 +380,8 @@ def _try(isolation: Isolation, environ: Mapping[str, str]) -> None:
     except (OSError, subprocess.TimeoutExpired) as exc:
         said = str(exc)
     finally:
-        cell.release()
+        if cell:
+            cell.release()
         isolation.close()
     raise CannotIsolate(f"isolation {isolation.name!r} does not work here: {said}. {_ADVICE[isolation.name]}")
 

@@ -177,7 +177,9 @@ def run(url: str | None, project: str, wait: bool, name: str, args: tuple[str, .
         return
     from pytest_supercheck.session_commands import start_session
 
-    sys.exit(start_session(_address(url), args, run=start["run"]))
+    # To ask the server took modules that pytest would else have to rewrite.
+    quiet = ("-W", "ignore:Module already imported so cannot be rewritten")
+    sys.exit(start_session(_address(url), (*quiet, *args), run=start["run"]))
 
 
 @jobs.command()

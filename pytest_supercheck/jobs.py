@@ -98,7 +98,8 @@ class Job:
     executions: int | None = None
     #: Labels that workers must have.
     labels: tuple[str, ...] = ()
-    priority: Priority = "normal"
+    #: Rank among the runs that wait; None for `normal`, but `low` where its schedule starts it: people go first.
+    priority: Priority | None = None
     #: Time limit of a run in seconds; 0 for the pool's.
     timeout: int = 0
     #: How often a run is started once more when machinery failed, not tests.

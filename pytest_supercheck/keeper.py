@@ -27,6 +27,9 @@ TAIL: Final = 4000
 #: Seconds between looks at the children where the kernel has no pidfd.
 POLL_S: Final = 0.02
 
+#: What a frame ends with that nobody has finished: in JSON it can be nowhere.
+CUT: Final = b"\x18"
+
 _MARK: Final = struct.Struct("<qq")
 
 
@@ -40,14 +43,14 @@ class Marks:
         Map the page.
 
         Args:
-            fd: A file that the other side maps too, empty when nobody has yet; without one the page is shared with
-                processes forked later.
+            fd: A file that the other side maps too, empty when nobody has yet, to be closed here; without one the page
+                is shared with processes forked later.
         """
-        fresh = fd < 0 or os.fstat(fd).st_size < _MARK.size
-        if fd >= 0 and fresh:
-            os.ftruncate(fd, _MARK.size)
+        self._fd = fd
+        if fd >= 0 and os.fstat(fd).st_size < _MARK.size:
+            os.pwrite(fd, _MARK.pack(-1, 0), 0)  # not by way of the page: where a disk is full that would be our end
         self._page = mmap.mmap(fd, _MARK.size)
-        if fresh:
+        if fd < 0:
             self.set(-1, 0)
 
     def set(self, index: int, phase: int) -> None:
@@ -55,9 +58,17 @@ class Marks:
         _MARK.pack_into(self._page, 0, index, phase)
 
     def get(self) -> tuple[int, int]:
-        """The test and the phase noted last."""
-        index, phase = _MARK.unpack_from(self._page)
+        """The test and the phase noted last; -1 where that is not to be had."""
+        # How long a file is says whoever has it, too: to look at a page beyond its end would be our end.
+        noted = os.pread(self._fd, _MARK.size, 0) if self._fd >= 0 else self._page[:]
+        index, phase = _MARK.unpack(noted) if len(noted) == _MARK.size else (-1, 0)
         return index, phase
+
+    def close(self) -> None:
+        """Forget them."""
+        self._page.close()
+        if self._fd >= 0:
+            os.close(self._fd)
 
 
 @dataclass
@@ -203,6 +214,8 @@ class Keeper:
         for fd in (child.bond, *child.outputs.values()):
             if fd >= 0:
                 os.close(fd)
+        if child.marks:
+            child.marks.close()
         child.connection.close()
         del self.children[child.pid]
         self._on_exit(child)
@@ -225,10 +238,10 @@ def say(connection: socket.socket, kind: bytes, value: object) -> None:
     """
     Write one line to a supervisor, best effort: it may have gone.
 
-    The newline in front ends whatever line a process that was killed had begun.
+    What is in front ends whatever line a process that was killed had begun, so that nobody takes it for a whole one.
     """
     try:
-        connection.sendall(b"\n" + kind + b" " + json.dumps(value).encode("ascii") + b"\n")
+        connection.sendall(CUT + b"\n" + kind + b" " + json.dumps(value).encode("ascii") + b"\n")
     except OSError:
         pass
 
@@ -308,9 +321,14 @@ class Lines(Frames):
         return messages
 
 
+def encode(message: dict[str, Any], fds: int) -> bytes:
+    """A message as `Lines` reads it, which so many descriptors come with."""
+    return json.dumps({**message, "fds": fds} if fds else message).encode("ascii") + b"\n"
+
+
 def send(connection: socket.socket, message: dict[str, Any], fds: list[int] | None = None) -> None:
     """Send one message as `Lines` reads it. Descriptors are duplicated on the way; the caller closes its own."""
-    data = json.dumps({**message, "fds": len(fds)} if fds else message).encode("ascii") + b"\n"
+    data = encode(message, len(fds or ()))
     if fds:
         sent = socket.send_fds(connection, [data], fds)
         data = data[sent:]

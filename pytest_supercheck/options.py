@@ -14,7 +14,9 @@ from typing import Any, Final, TypeVar
 
 import click
 
+from pytest_supercheck.addresses import is_server
 from pytest_supercheck.errors import SupercheckError
+from pytest_supercheck.masking import masked
 from pytest_supercheck.model import is_label
 from pytest_supercheck.operators import ISOLATIONS, BadVariable, PoolSettings
 from pytest_supercheck.record import RecordError
@@ -92,10 +94,15 @@ def pool_settings(url: str | None) -> tuple[PoolSettings, str]:
         url: What the command was given; wins over the environment.
 
     Raises:
-        click.UsageError: There is none.
+        click.UsageError: There is none, or it is that of a server.
     """
     settings = PoolSettings.from_env()
     address = url or settings.url
     if address is None:
         raise click.UsageError("no pool given: use --url redis://HOST:6379/0, or set SUPERCHECK_REDIS_URL")
+    if is_server(address):
+        raise click.UsageError(
+            f"{masked(address)} is a server, and this needs the pool's Redis itself: redis://, rediss:// or unix://. "
+            "The server's pages show its queue."
+        )
     return settings, address

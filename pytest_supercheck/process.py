@@ -17,6 +17,9 @@ from pytest_supercheck.model import Begun
 
 logger = logging.getLogger(__name__)
 
+#: Seconds that it has to read what it is told, where that is more than the kernel keeps for it.
+LISTEN_S: Final = 5.0
+
 #: Bytes of a frame, at most, some of the largest results together, and descriptors that may have come before theirs.
 FRAME_BYTES: Final = 128 << 20
 EARLY: Final = 16
@@ -34,6 +37,7 @@ class TestProcess:
         leash, self._leash = os.pipe()
         self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
         theirs.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
+        self.connection.settimeout(LISTEN_S)
         with socket.socket(socket.AF_UNIX) as host:
             host.connect(host_socket)
             request = {"run": begun.run, "n": begun.n, "job": begun.job, "spec": spec, "collects": collects}
@@ -47,8 +51,8 @@ class TestProcess:
         self.ready = False
         self._host_socket, self._job = host_socket, begun.job
         self._frames = Frames(self.connection, fds=1, limit=FRAME_BYTES, read=1 << 20)
-        #: Whether it has sent what no test process of ours sends: nothing more is believed but how it ended.
-        self.senseless = False
+        #: What it has done that no test process of ours does: nothing more is believed but how it ended.
+        self.senseless = ""
 
     def read(self) -> list[bytes] | None:
         """
@@ -68,9 +72,13 @@ class TestProcess:
         return self._frames.fds.pop(0)
 
     def say(self, message: dict[str, Any]) -> None:
-        """Send a line; one that has died is found out by reading."""
+        """Send a line; one that has died is found out by reading, one that does not listen is ended."""
         try:
             send(self.connection, message)
+        except TimeoutError:
+            logger.warning("a test process does not listen", extra={"job_id": self._job})
+            self.senseless = "it did not read what it was told"
+            self.kill()
         except OSError:
             logger.debug("test process gone", extra={"job_id": self._job})
 

@@ -97,6 +97,25 @@ def resume(url: str | None) -> None:
 
 
 @queue.command()
+@click.option("--unrecorded", is_flag=True, help="Also runs that no server has recorded: nothing is left of them then.")
+@click.pass_obj
+@reports_errors
+def clear(url: str | None, unrecorded: bool) -> None:
+    """
+    Forget runs that ended more than a minute ago.
+
+    They take Redis's memory, for 7 days at most. What servers have recorded of them stays; here they can neither be
+    followed nor run once more.
+    """
+    from pytest_supercheck.words import plural
+
+    dispatcher = _dispatcher(url)
+    click.echo(f"{plural(dispatcher.clear(unrecorded=unrecorded), 'run')} forgotten")
+    if not unrecorded and (left := dispatcher.pool().unrecorded):
+        click.echo(f"{plural(left, 'run')} that no server has recorded yet: --unrecorded forgets them, too")
+
+
+@queue.command()
 @click.argument("run")
 @click.option("--now", is_flag=True, help="Kill the tests that run instead of letting them finish.")
 @click.pass_obj

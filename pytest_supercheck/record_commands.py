@@ -56,8 +56,11 @@ def runs(store: str | None, project: str | None, limit: int, as_json: bool) -> N
     from pytest_supercheck import record
     from pytest_supercheck.archive import Archive
 
+    summary = None
     for summary in islice(Archive(_open_store(store)).summaries(project), limit):
         click.echo(record.encode(summary).decode() if as_json else _summary_text(summary))
+    if summary is None:
+        click.echo(f"supercheck: no run{f' of {project}' if project else ''} is recorded there", err=True)
 
 
 def _summary_text(summary: RunSummary) -> str:
@@ -103,7 +106,10 @@ def report(run: str, store: str | None, output: Path | None, show: bool) -> None
     folder = archive.find(run)
     record = archive.load(folder)
     if output is not None:
-        output.write_bytes(render_run(record, beside=False))
+        try:
+            output.write_bytes(render_run(record, beside=False))
+        except OSError as exc:
+            raise click.UsageError(f"{output} cannot be written: {exc.strerror}") from exc
         address = output.absolute().as_uri()
     else:
         project = record.summary.project

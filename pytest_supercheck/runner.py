@@ -73,11 +73,15 @@ class Host:
         self._pending: list[tuple[dict[str, Any], list[int]]] = []
 
     def wait_for(self, name: str) -> Any:
-        """Block until a message of that name has come; the host's end is ours."""
+        """Block until a message of that name has come; the host's end is ours, and that of a leash that comes along."""
         while True:
-            for position, (message, _) in enumerate(self._pending):
+            for position, (message, fds) in enumerate(self._pending):
                 if name in message:
-                    return self._pending.pop(position)[0][name]
+                    del self._pending[position]
+                    for fd in fds:
+                        tie(out_of_reach(fd))
+                        os.close(fd)
+                    return message[name]
             self.read()
 
     def read(self) -> None:

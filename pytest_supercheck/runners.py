@@ -6,14 +6,16 @@ Beneath `host`; data and words, no loop.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
-from collections.abc import Mapping
+from collections import deque
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from pytest_supercheck.isolation import Cell
-from pytest_supercheck.keeper import say
+from pytest_supercheck.keeper import encode, say
 from pytest_supercheck.variables import SECRETS
 
 
@@ -33,8 +35,56 @@ class Request:
 
     def close(self) -> None:
         """Close our copies of the descriptors."""
-        for fd in self.fds:
-            os.close(fd)
+        _close(self.fds)
+
+
+class Outbox:
+    """
+    Messages to a process that may take its time to read them, or never do: it runs user code, so nobody waits for it.
+
+    Args:
+        connection: The socket to it; reads and writes do not block any more.
+    """
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._connection = connection
+        connection.setblocking(False)
+        self._waiting: deque[tuple[bytes, list[int]]] = deque()
+
+    @property
+    def waits(self) -> bool:
+        """Whether something is on its way yet."""
+        return bool(self._waiting)
+
+    def put(self, message: dict[str, Any], fds: Sequence[int]) -> None:
+        """Add one, as `send` does."""
+        self._waiting.append((encode(message, len(fds)), [os.dup(fd) for fd in fds]))
+
+    def push(self) -> None:
+        """
+        Send as much as is taken now.
+
+        Raises:
+            OSError: The other side has gone.
+        """
+        with contextlib.suppress(BlockingIOError):
+            while self._waiting:
+                data, fds = self._waiting[0]
+                sent = socket.send_fds(self._connection, [data], fds)
+                self._waiting[0] = data[sent:], []
+                _close(fds)
+                if sent == len(data):
+                    self._waiting.popleft()
+
+    def close(self) -> None:
+        """Forget what has not been sent."""
+        while self._waiting:
+            _close(self._waiting.popleft()[1])
+
+
+def _close(fds: list[int]) -> None:
+    for fd in fds:
+        os.close(fd)
 
 
 @dataclass
@@ -49,8 +99,12 @@ class RunnerProcess:
     output: int
     #: What its run is shut in by.
     cell: Cell
+    #: What it is told.
+    outbox: Outbox
     #: The socket to its parent, where that is a warden.
     warden: socket.socket | None = None
+    #: Write end of a pipe at whose end the kernel kills it, which does not listen while it collects; or -1.
+    leash: int = -1
     #: Whether it is, or was, a test process itself.
     became: bool = False
     #: The run's specification once it has one.

@@ -6,9 +6,11 @@ Beneath `isolation`.  Directories come from the run's specification, which a cli
 
 from __future__ import annotations
 
+import contextlib
 import os
+import stat
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -89,6 +91,7 @@ class Sandbox:
         self._readable = settings.readable
         self._size = str(settings.tmp_mb << 20)
         self._home = os.path.realpath(os.path.expanduser("~"))
+        self._packages = os.path.realpath(sys.prefix)
 
     def prefix(self, places: Places, *, privileged: bool) -> list[str]:
         """
@@ -167,7 +170,7 @@ class Sandbox:
         for path in self._readable:
             shown[path] = "--ro-bind-try"
         for path in map(os.path.normpath, places.project):
-            if not self._may_be_shown(path) or self._is_personal(path) or _has_our_packages(path):
+            if not self._may_be_shown(path) or self._is_personal(path) or self._is_of_our_packages(path):
                 raise CannotIsolate(f"tests must not see {path}, which is the run's root directory or where it began")
             shown[path] = "--bind"
         if places.workspace:
@@ -177,10 +180,11 @@ class Sandbox:
             real = os.path.realpath(path)
             if path not in SYSTEM:
                 mounts[path] = (shown[path], real, path)
-            for hidden in self._hidden:
-                if hidden != real and is_below(hidden, real):
-                    cover = os.path.join(path, os.path.relpath(hidden, real))
-                    mounts.setdefault(cover, _cover(cover))
+            for hidden in _below(real, self._hidden):
+                cover = os.path.join(path, hidden)
+                mounts.setdefault(cover, _cover(cover))
+            for ours in _below(real, [self._packages]) if shown[path] == "--bind" else ():
+                mounts[os.path.join(path, ours)] = ("--ro-bind", self._packages, os.path.join(path, ours))
         made = {"/", "/tmp"}
         for path in sorted(mounts, key=lambda path: path.count("/")):
             yield from _parents(path, made)
@@ -207,11 +211,14 @@ class Sandbox:
             return False
         return not any(is_below(real, above) for above in (*_CLOSED, *self._hidden))
 
+    def _is_of_our_packages(self, path: str) -> bool:
+        """Whether a path is in the worker's own environment, where nobody else writes; not where it is the system's."""
+        return self._packages not in SYSTEM and is_below(os.path.realpath(path), self._packages)
 
-def _has_our_packages(path: str) -> bool:
-    """Whether a path is in the worker's own environment, where nobody else writes; not where that is the system's."""
-    prefix = os.path.realpath(sys.prefix)
-    return prefix not in SYSTEM and is_below(os.path.realpath(path), prefix)
+
+def _below(above: str, paths: Iterable[str]) -> list[str]:
+    """Those of the paths that are below another one, from there."""
+    return [os.path.relpath(path, above) for path in paths if path != above and is_below(path, above)]
 
 
 def _parents(path: str, made: set[str]) -> Iterator[str]:
@@ -250,8 +257,10 @@ def installations(interpreter: str) -> Iterator[str]:
 
 
 def _rows(path: str) -> list[str]:
-    try:
-        with open(path, encoding="utf-8", errors="replace") as file:
-            return file.read(10_000).splitlines()
-    except OSError:
-        return []
+    """Of a text file, if it is one: a client has named it, and a pipe would have us wait."""
+    with contextlib.suppress(OSError):
+        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+        with open(fd, encoding="utf-8", errors="replace") as file:
+            if stat.S_ISREG(os.fstat(fd).st_mode):
+                return file.read(10_000).splitlines()
+    return []

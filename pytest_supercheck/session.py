@@ -23,6 +23,7 @@ from pytest_supercheck.ending import Refusal, conclude, explain, fail
 from pytest_supercheck.errors import SupercheckError
 from pytest_supercheck.follower import Follower
 from pytest_supercheck.listing import Lister
+from pytest_supercheck.masking import masked
 from pytest_supercheck.model import Offer, RunId, RunRequest, new_run_id
 from pytest_supercheck.operators import BadVariable, PoolSettings
 from pytest_supercheck.settings import Settings
@@ -62,6 +63,9 @@ def begin(config: pytest.Config, args: list[str], parser: pytest.Parser) -> bool
     """
     options = config.known_args_namespace
     settings = Settings.from_pytest(config)
+    thin = thin_of(config)
+    if thin is not None and thin.run and settings.url is None:
+        raise pytest.UsageError("no pool given, where the run would be: use --url, or set SUPERCHECK_URL")
     try:
         PoolSettings.from_env()  # read by an embedded stack, which would tell less well what is wrong
     except BadVariable as exc:
@@ -136,6 +140,8 @@ class LocalSession:
                 exclude=settings.exclude,
                 limit_bytes=settings.bundle_limit,
             )
+        #: Where a server shows the run; empty without one.
+        self._page = f"{masked(settings.url or '').rstrip('/')}/runs/{self.run_id}" if is_server(settings.url) else ""
         self._follower = Follower(
             config,
             self._submission,
@@ -295,7 +301,8 @@ class LocalSession:
         """The run goes on without this session."""
         self._released = True
         self._submission.ended()
-        self._follower.line(f"supercheck: it goes on without this session: supercheck attach {self.run_id}")
+        where = f", {self._page}" if self._page else ""
+        self._follower.line(f"supercheck: it goes on without this session: supercheck attach {self.run_id}{where}")
         return True
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
@@ -327,7 +334,7 @@ class LocalSession:
         status, collected = self._submission.status, self._follower.collected
         over = self._follower.ended is not None or (collected is not None and collected.trouble)
         if self._attached and not over and status is not None and status.state not in ("ended", "gone"):
-            how = f"'supercheck queue cancel {self.run_id}' ends it"
+            how = f"{self._page} can end it" if self._page else f"'supercheck queue cancel {self.run_id}' ends it"
             terminalreporter.write_line(f"supercheck: run {self.run_id} goes on; {how}")
         if replay is None or self._config.get_verbosity() < 0:
             return
@@ -337,8 +344,10 @@ class LocalSession:
             terminalreporter.write_sep("-", "supercheck: where failing tests ran")
         for nodeid, n in replay.failures.items():
             terminalreporter.write_line(f"{nodeid}: execution {n} of run {self.run_id}, host {hosts.get(n, '?')}")
-        if self._specifier.records and (replay.failures or self._config.get_verbosity() > 0):
-            terminalreporter.write_line(f"supercheck: run {self.run_id}, see it with 'supercheck report --open'")
+        page = self._page and f"at {self._page}"
+        where = "with 'supercheck report --open'" if self._specifier.records else page
+        if where and (replay.failures or self._config.get_verbosity() > 0):
+            terminalreporter.write_line(f"supercheck: run {self.run_id}, see it {where}")
 
     def _tell_of_files(self, reporter: Any, told: dict[str, Any]) -> None:
         if not told:

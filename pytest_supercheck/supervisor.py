@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any, Final
 from pytest_supercheck.dispatch import Dispatcher
 from pytest_supercheck.errors import Fatal, SupercheckError, Unreachable
 from pytest_supercheck.events import encode_note
+from pytest_supercheck.keeper import CUT
 from pytest_supercheck.mailbox import Mailbox
 from pytest_supercheck.model import Begun, Chunk, Gone, JobId, Leave, Next, Offer, Recycle, Wait
 from pytest_supercheck.process import TestProcess, tell_host
@@ -267,6 +268,8 @@ class Supervisor:
                 self._ended = {"reason": "its parent process has gone", "i": -1}
                 return
             for frame in frames:
+                if frame.endswith(CUT):
+                    continue  # whoever began it was killed
                 if frame and (frame[:1] == b"X" or not self._process.senseless):
                     with self._unbelieving():
                         self._frames[frame[:1]](self._sent_home(frame)[2:])
@@ -283,7 +286,7 @@ class Supervisor:
             raise
         except Exception:
             logger.warning("a test process sends nonsense", extra={"job_id": self._begun.job}, exc_info=True)
-            self._process.senseless = True
+            self._process.senseless = "it sent what no test process sends"
             self._process.kill()
 
     def _sent_home(self, frame: bytes) -> bytes:
@@ -416,7 +419,7 @@ class Supervisor:
         told = json.loads(frame)
         self._ended = {**told, "i": int(told["i"])}
         if self._process.senseless and told.get("killed"):
-            self._ended["reason"] = "it was killed because it sent what no test process sends"
+            self._ended["reason"] = f"it was killed because {self._process.senseless}"
 
     def _on_failure(self, frame: bytes) -> None:
         self._ended = {"i": -1}

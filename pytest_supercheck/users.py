@@ -13,6 +13,7 @@ import os
 import pwd
 import signal
 import subprocess
+import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -20,6 +21,7 @@ from pathlib import Path
 from typing import Final
 
 from pytest_supercheck.boot import become
+from pytest_supercheck.errors import CannotIsolate
 
 logger = logging.getLogger(__name__)
 
@@ -27,7 +29,7 @@ logger = logging.getLogger(__name__)
 LOCKS: Final = Path("/run/pytest-supercheck")
 
 #: Where anybody may leave files.
-COMMON: Final = ("/tmp", "/var/tmp", "/dev/shm", "/dev/mqueue")
+COMMON: Final = ("/tmp", "/var/tmp", "/dev/shm", "/dev/mqueue", "/run/lock")
 
 #: Seconds that killed processes have to be gone.
 GONE_S: Final = 10.0
@@ -60,9 +62,16 @@ class Users:
     Args:
         first: The first id. It runs nothing: as it processes of the others are killed. The next one is the builder's.
         last: The last one.
+
+    Raises:
+        CannotIsolate: One of these two is somebody's, whose processes would be killed, or who would have the caches.
     """
 
     def __init__(self, first: int, last: int) -> None:
+        if taken := [uid for uid in (first, first + 1) if _is_somebody(uid)]:
+            raise CannotIsolate(
+                f"the user id {taken[0]} is {pwd.getpwuid(taken[0]).pw_name}'s: set SUPERCHECK_ISOLATE_UIDS to others"
+            )
         self._reaper = first
         #: Who builds what runs share: no run's user, and not the reaper, whom it could kill.
         self.builder = first + 1
@@ -160,10 +169,17 @@ def is_closed_to(user: User, directory: str, *, above: bool) -> bool:
     return os.waitpid(pid, 0)[1] != 0
 
 
+def _is_somebody(uid: int) -> bool:
+    try:
+        pwd.getpwuid(uid)
+    except KeyError:
+        return False
+    return True
+
+
 def _lock(uid: int) -> User | None:
     """A user of this host whom nobody has and who is nobody, or None."""
-    with contextlib.suppress(KeyError):
-        pwd.getpwuid(uid)
+    if _is_somebody(uid):
         return None
     lock = os.open(LOCKS / str(uid), os.O_RDWR | os.O_CREAT, 0o600)
     try:
@@ -215,7 +231,8 @@ def _remove_all_of(user: User) -> None:
     for table, option in _IPC.items():
         for number in _ipc(table, user.uid):
             subprocess.run(["ipcrm", option, number], check=False)
-    places = [place for place in COMMON if os.path.isdir(place)]
+    # A worker that was killed has not told where it made a home.
+    places = [place for place in {*COMMON, tempfile.gettempdir()} if os.path.isdir(place)]
     left = [entry.path for place in places for entry in os.scandir(place) if _is_of(entry, user.uid)]
     left += [user.home] if user.home else []
     # Not shutil: however deep a test's directories are. Not at once: however many they are.

@@ -18,6 +18,7 @@ import fcntl
 import json
 import os
 import re
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -107,7 +108,11 @@ class Workspaces:
                 here, held = self._make(place, project, spec, environments, tell, pulse)
                 _write(place / READY, {"spec": here, "held": [str(one.path) for one in held]})
             else:  # by now tests may have put anything into the tree, and nobody looks at it again
-                here, held = told["spec"], environments.hold(map(Path, told["held"]))
+                here, paths = told["spec"], [Path(path) for path in told["held"]]
+                found = environments.hold(paths)
+                if found is None:  # between two executions others have needed the room
+                    found = self._hold_again(place, project, spec, environments, tell, pulse, paths)
+                held = found
         return Ready(spec=here, home=_home(spec, place / "tree", place / "tmp"), held=held)
 
     def _make(
@@ -122,12 +127,9 @@ class Workspaces:
         """A workspace's contents, of which some are there: the spec for test processes, and what is held for them."""
         tree, wish = place / "tree", EnvironmentWish.decode(spec["env"])
         if not tree.exists():
-            store = open_store(self._store.url or "", endpoint=self._store.s3_endpoint)
-            sources = SourceCache(self._cache / "sources", SOURCES_BYTES, pulse=pulse)
-            sources.materialise(store, project, spec["source"]["bundle"], tree)
+            self._materialise(project, spec, tree, pulse)
         pulse()
-        rootdir = Path(_moved(spec["rootdir"], spec["source"]["root"], tree))
-        environment = environments.prepare(tree, rootdir, place / "venv", wish, tell)
+        environment = environments.prepare(tree, _rootdir(spec, tree), place / "venv", wish, tell)
         session, strict = spec.get("fingerprint"), bool(spec.get("strict_env"))
         if session and (line := environment.compare(session, wish, strict=strict)):
             tell(line, False)
@@ -141,6 +143,40 @@ class Workspaces:
             "basetemp": str(place / "tmp"),
         }
         return here, environment.held
+
+    def _hold_again(
+        self,
+        place: Path,
+        project: str,
+        spec: dict[str, Any],
+        environments: Environments,
+        tell: Tell,
+        pulse: Callable[[], None],
+        paths: list[Path],
+    ) -> tuple[Held, ...]:
+        """
+        Have built what a workspace's environment consists of, where it was, from the sources as they were shipped.
+
+        Raises:
+            Infrastructure: It is not the same that is built now.
+        """
+        with tempfile.TemporaryDirectory(dir=place, prefix="again-") as aside:
+            tree, wish = Path(aside, "tree"), EnvironmentWish.decode(spec["env"])
+            self._materialise(project, spec, tree, pulse)
+            environment = environments.prepare(tree, _rootdir(spec, tree), place / "venv", wish, tell)
+        if [held.path for held in environment.held] != paths:
+            environment.close()
+            raise Infrastructure("the run's environment on the worker was removed, and another one is built now")
+        return environment.held
+
+    def _materialise(self, project: str, spec: dict[str, Any], tree: Path, pulse: Callable[[], None]) -> None:
+        store = open_store(self._store.url or "", endpoint=self._store.s3_endpoint)
+        sources = SourceCache(self._cache / "sources", SOURCES_BYTES, pulse=pulse)
+        sources.materialise(store, project, spec["source"]["bundle"], tree)
+
+
+def _rootdir(spec: dict[str, Any], tree: Path) -> Path:
+    return Path(_moved(spec["rootdir"], spec["source"]["root"], tree))
 
 
 def _write(file: Path, told: object) -> None:

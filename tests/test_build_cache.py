@@ -97,6 +97,21 @@ def test_what_is_held_is_never_removed(tmp_path: Path) -> None:
     assert entries(tmp_path) == {"c"}
 
 
+def test_those_used_last_stay_within_a_length(tmp_path: Path) -> None:
+    """What is too much goes, but for what is held."""
+    cache = make(tmp_path)
+    for number, key in enumerate("abcd"):
+        obtain(cache, key).close()
+        os.utime(tmp_path / key, (number, number))
+    held = obtain(cache, "a")
+    os.utime(held.path, (0, 0))
+    cache.shrink(20, lambda path: 10 if path.is_dir() else 0)
+    assert entries(tmp_path) == {"a", "c", "d"}
+    held.close()
+    cache.shrink(20, lambda path: 10 if path.is_dir() else 0)
+    assert entries(tmp_path) == {"c", "d"}
+
+
 def test_read_only_ones_are_removed_too(tmp_path: Path) -> None:
     """Builds protect what they have made."""
 

@@ -1950,6 +1950,31 @@ def test_the_pool_keeps_the_last_thousand_recorded_runs(pool: Pool) -> None:
     assert not list(pool.client.scan_iter("sc:run:r1:*"))
 
 
+def test_runs_that_have_ended_can_be_forgotten(pool: Pool) -> None:
+    """The recorded ones, the others when that is said; none that sessions may still read or a recorder has."""
+    pool.submit("lives")
+    for number in range(203):
+        pool.submit(f"r{number}")
+        pool.dispatcher.cancel(RunId(f"r{number}"), outcome="cancelled", how="leave")
+        pool.dispatcher.recorded(RunId(f"r{number}"))
+    for run in ("open", "claimed"):
+        pool.submit(run)
+        pool.dispatcher.cancel(RunId(run), outcome="cancelled", how="leave")
+    assert pool.dispatcher.clear(unrecorded=True) == 0
+    pool.forward(61)
+    claimed = pool.dispatcher.claim()
+    assert claimed is not None
+    pool.submit("late")
+    pool.dispatcher.cancel(RunId("late"), outcome="cancelled", how="leave")
+    pool.dispatcher.recorded(RunId("late"))
+    assert pool.dispatcher.clear() == 203
+    assert pool.dispatcher.clear(unrecorded=True) == 1
+    known = {key.removeprefix("sc:run:").partition(":")[0] for key in pool.all_keys() if key.startswith("sc:run:")}
+    assert known == {"lives", "late", claimed.run}
+    pool.dispatcher.recorded(claimed.run)
+    assert pool.dispatcher.claim() is None
+
+
 def test_keys_without_a_time_to_live_get_one(pool: Pool) -> None:
     """Those of runs and jobs; neither the pool's own nor anybody else's."""
     pool.workers(1)

@@ -278,6 +278,19 @@ def test_no_page_makes_up_a_command(page: str) -> None:
 
 
 @every_page
+def test_tables_are_whole(page: str) -> None:
+    """Each has a head, all rows have its columns, and nothing that has a name is in it twice."""
+    for table in re.findall(r"(?:^\|.*\n)+", PAGES[page], re.MULTILINE):
+        # A border within code is none.
+        whole = re.sub(r"`[^`]*`", lambda code: code[0].replace("|", "/"), table)
+        head, line, *rows = [row.split("|") for row in whole.splitlines()]
+        assert set("".join(line)) <= set(" -"), f"{page}: {table[:80]}"
+        assert {len(row) for row in (line, *rows)} == {len(head)}, f"{page}: {table[:80]}"
+        names = [row[1] for row in rows if row[1].startswith(" `")]
+        assert len(names) == len(set(names)), f"{page}: {table[:80]}"
+
+
+@every_page
 def test_links_between_pages_lead_somewhere(page: str) -> None:
     """Files and headings."""
     for target in re.findall(r"\]\(([^)\s]+)\)", PAGES[page]):

@@ -155,9 +155,18 @@ def test_later_executions_look_at_nothing_that_tests_have_changed(bed: Bed, tmp_
     assert later.home(str(tree).encode()) == b"/x"
     for one in (*first.held, *later.held):
         one.close()
-    shutil.rmtree(first.held[0].path)
-    with pytest.raises(Infrastructure, match="was removed"):
-        workspaces.prepare("run-of-a-test", "shop", spec, bed.tell, lambda: None)
+    for one in first.held:  # others have needed the room
+        subprocess.run(["rm", "-rf", one.path], check=True)
+    again = workspaces.prepare("run-of-a-test", "shop", spec, bed.tell, lambda: None)
+    assert (again.spec, [one.path for one in again.held]) == (first.spec, [one.path for one in first.held])
+    names = subprocess.run([again.spec["interpreter"], "-c", "import shop, iniconfig, pytest"], env={}, cwd="/")
+    assert names.returncode == 1, "the tree has become another one, and is left alone"
+    code = "import iniconfig, pytest, pytest_supercheck.runner"
+    assert subprocess.run([again.spec["interpreter"], "-c", code], env={}, cwd="/").returncode == 0
+    assert sorted(path.name for path in tree.iterdir()) == [".python-version", "requirements.txt"]
+    assert sorted(path.name for path in tree.parent.iterdir()) == ["home", "ready.json", "tmp", "tree", "venv"]
+    for one in again.held:
+        one.close()
 
 
 def test_a_src_layout(bed: Bed, project: Path) -> None:

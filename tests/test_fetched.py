@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from pytest_supercheck import fetched
-from pytest_supercheck.fetched import LOOK_S, note_use, tidy
+from pytest_supercheck.build_cache import BuildCache
+from pytest_supercheck.fetched import LOOK_S, note_use, tidy, tidy_apart
 from pytest_supercheck.uv_program import Uv
 
 
@@ -46,6 +47,27 @@ def test_cache_that_is_too_large_begins_anew(uv: Uv, monkeypatch: pytest.MonkeyP
     tidy(uv, lambda text, _detail: told.append(text))
     assert not package.exists()
     assert "is removed" in told[0]
+
+
+def test_projects_together_stay_within_a_length(uv: Uv, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Looked at once a day: what the one that was used longest ago has goes, as a whole."""
+    apart = BuildCache(uv.cache / "apart", kept=5, pulse=lambda: None)
+
+    def build(place: Path, _lock: int) -> None:
+        (place / "uv").write_bytes(b"x" * (1 << 20))
+
+    for number, key in enumerate("abc"):
+        held = apart.obtain(key, build, lambda: None)
+        os.utime(held.path, (number, number))
+        held.close()
+    tidy_apart(apart, uv.cache)
+    monkeypatch.setattr(fetched, "APART_BYTES", 5 << 19)
+    tidy_apart(apart, uv.cache)
+    names = {entry.name for entry in (uv.cache / "apart").iterdir() if entry.is_dir()}
+    assert names == {"a", "b", "c"}, "somebody has looked today"
+    age(uv.cache / "apart.looked", LOOK_S + 1)
+    tidy_apart(apart, uv.cache)
+    assert {entry.name for entry in (uv.cache / "apart").iterdir() if entry.is_dir()} == {"b", "c"}
 
 
 def test_pythons_used_last_are_kept(uv: Uv, monkeypatch: pytest.MonkeyPatch) -> None:

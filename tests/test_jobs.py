@@ -140,7 +140,7 @@ def test_everything_that_is_wrong_is_told(tmp_path: Path) -> None:
 
 def test_the_checksum_is_of_what_a_job_means() -> None:
     """Not of the order in which it is written."""
-    one = decode_job("a", {"args": ["x"], "retries": 1, "priority": "normal"})
+    one = decode_job("a", {"args": ["x"], "retries": 1, "env": "uv"})
     assert one.checksum == decode_job("a", {"retries": 1, "args": ["x"]}).checksum
     assert one.checksum != decode_job("a", {"retries": 2, "args": ["x"]}).checksum
 

@@ -63,6 +63,17 @@ def test_what_is_not_a_project_is_refused(name: str) -> None:
         mounts(Places.of(spec(Path(os.path.expanduser(name)))))
 
 
+def test_the_workers_packages_in_a_project_are_read_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever Python the run names: the worker loads them when it starts again."""
+    (tmp_path / "project" / ".venv").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "project")
+    monkeypatch.setattr(sys, "prefix", str(tmp_path / "project" / ".venv"))
+    for name in ("project", "link"):
+        found = mounts(Places.of(spec(tmp_path / name)))
+        assert found[str(tmp_path / name)] == "--bind"
+        assert found[str(tmp_path / name / ".venv")] == "--ro-bind"
+
+
 def test_a_project_in_the_services_directories_is_refused(tmp_path: Path) -> None:
     """Also by a link."""
     (tmp_path / "service" / "inner").mkdir(parents=True)
@@ -124,6 +135,17 @@ def test_a_pythons_links_are_followed(tmp_path: Path) -> None:
     assert found == {str(tmp_path / name) for name in ("real", "between", "venv")}
     (tmp_path / "venv/pyvenv.cfg").write_text("home = /root/.ssh/bin\n")
     assert "/root/.ssh" not in set(installations(str(tmp_path / "venv/bin/python")))
+
+
+def test_a_python_that_a_pipe_describes_holds_nobody_up(tmp_path: Path) -> None:
+    """A client names it; there is nobody who writes."""
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "python").touch(0o755)
+    os.mkfifo(tmp_path / "pyvenv.cfg")
+    code = "import sys; from pytest_supercheck.sandbox import installations; print(*installations(sys.argv[1]))"
+    command = [sys.executable, "-c", code, str(tmp_path / "bin" / "python")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.stdout.strip() == str(tmp_path)
 
 
 @pytest.mark.skipif(

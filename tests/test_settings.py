@@ -1,10 +1,13 @@
 """
-What a session reads of options, variables and ini keys that say which environment its shipped run has.
+What a session reads of options, variables and ini keys: all of them alike, and those that say which environment its
+shipped run has.
 """
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
+from typing import Final
 
 import pytest
 
@@ -30,6 +33,60 @@ def read(pytester: pytest.Pytester, *options: str, ini: str = "", **environ: str
     """The settings of a session with these."""
     pytester.makeini(ini or "[pytest]")
     return Settings.from_pytest(pytester.parseconfig(*options), environ)
+
+
+#: Of each option a value that is not its default, empty for those that are on or off.
+VALUES: Final = {
+    "url": "https://h",
+    "executions": "3",
+    "priority": "low",
+    "wait": "5",
+    "timeout": "7",
+    "project": "shop",
+    "label": "gpu",
+    "record": "5",
+    "concurrency": "main",
+    "concurrency_limit": "2",
+    "cancel_in_progress": "",
+    "start": "spawn",
+    "source": "place",
+    "collect": "remote",
+    "detach": "",
+    "group": "file",
+    "artifacts": "all",
+    "artifact": "*.log",
+    "include": "*.key",
+    "exclude": "*.mp4",
+    "bundle_limit": "2GB",
+    "env": "inherit",
+    "python": "3.12",
+    "env_sources": "uv.lock",
+    "env_extras": "a",
+    "env_groups": "b",
+    "strict_env": "",
+    "pass_env": "S_*",
+}
+
+
+def test_every_option_is_among_them() -> None:
+    """As the reference has them."""
+    reference = (Path(__file__).parent.parent / "docs" / "reference.md").read_text("utf-8")
+    options = re.findall(r"^\| `--supercheck-([a-z-]+)", reference, re.MULTILINE)
+    assert {option.replace("-", "_") for option in options} == VALUES.keys()
+
+
+@pytest.mark.parametrize("name", sorted(VALUES))
+def test_option_variable_and_ini_key_mean_the_same(pytester: pytest.Pytester, name: str) -> None:
+    """Each by itself; with a server's address, without which some make no sense."""
+    value, pool = VALUES[name], {"SUPERCHECK_URL": "http://h"} if name != "url" else {}
+    option = f"--supercheck-{name.replace('_', '-')}"
+    found = [
+        read(pytester, f"{option}={value}" if value else option, **pool),
+        read(pytester, **pool, **{f"SUPERCHECK_{name.upper()}": value or "1"}),
+        read(pytester, ini=f"[pytest]\nsupercheck_{name} = {value or 'true'}", **pool),
+    ]
+    assert found[0] == found[1] == found[2]
+    assert found[0] != read(pytester, **pool)
 
 
 def test_by_default_convention_says_everything(pytester: pytest.Pytester) -> None:

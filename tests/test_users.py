@@ -7,12 +7,14 @@ from __future__ import annotations
 import os
 import pwd
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from pytest_supercheck.errors import CannotIsolate
 from pytest_supercheck.users import LOCKS, User, Users, give, is_closed_to
 
 #: Not the default range: a worker may be running here.
@@ -65,8 +67,16 @@ def test_nobody_has_a_user_twice(users: Users) -> None:
 
 def test_an_id_of_somebody_is_left_alone() -> None:
     """It is a user of this machine: their processes are not ours to kill."""
-    somebody = max(entry.pw_uid for entry in pwd.getpwall() if entry.pw_uid < 60_000)
-    assert Users(somebody - 2, somebody).take() is None
+    nobody = pwd.getpwnam("nobody").pw_uid
+    assert Users(nobody - 2, nobody).take() is None
+
+
+@pytest.mark.parametrize("place", [0, 1])
+def test_who_kills_and_who_builds_is_nobody(place: int) -> None:
+    """Somebody's processes would be killed with a run's, or have the caches."""
+    nobody = pwd.getpwnam("nobody").pw_uid
+    with pytest.raises(CannotIsolate, match=f"user id {nobody} is nobody's: set SUPERCHECK_ISOLATE_UIDS"):
+        Users(nobody - place, nobody - place + 5)
 
 
 def test_nothing_is_left_when_a_user_is_released(users: Users) -> None:
@@ -122,6 +132,19 @@ def test_a_user_of_a_killed_worker_is_swept_before_somebody_has_it(users: Users)
     assert process.returncode == -9
     users.close()
     assert took(users).uid == user.uid
+
+
+def test_a_home_of_a_killed_worker_is_removed(users: Users, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wherever the worker has its temporary files; nobody has told of it."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    user = took(users)
+    home = tmp_path / "home"
+    home.mkdir()
+    os.chown(home, user.uid, user.uid)
+    os.close(user.lock)
+    assert took(users).uid != user.uid
+    users.close()
+    assert not home.exists()
 
 
 def test_a_tree_is_its_users_and_nobody_elses(users: Users, tmp_path: Path) -> None:

@@ -13,9 +13,10 @@ from datetime import datetime, timezone
 from typing import Final, Literal
 
 from pydantic import Field, model_validator
-from sqlalchemy import Connection, or_, select, update
+from sqlalchemy import Connection, literal, or_, select, update
 
 from pytest_supercheck.dispatch import Dispatcher
+from pytest_supercheck.errors import Unreachable
 from supercheck_server.database import Database
 from supercheck_server.history import History
 from supercheck_server.ledger import key_of, short
@@ -159,7 +160,7 @@ class Alerts:
             now_ms: The time, ms since 1970.
 
         Raises:
-            SupercheckError: The pool or the database cannot be used.
+            SupercheckError: The database cannot be used, or the pool breaks.
         """
         for look in [*self._look_at_pool(now_ms), *self._look_at_runs(now_ms)]:
             self._note(look, round(now_ms))
@@ -180,7 +181,8 @@ class Alerts:
         body = f"It was due at {_clock(due_ms)}: {plain(reason)}"
         last = now_ms - self._rules.missed.cool_down * 1000
         self._know(connection, name)
-        cool = or_(alerts.c.told_ms.is_(None), alerts.c.told_ms <= last)
+        # Without a cool-down another server's clock, ahead of ours, keeps nothing back.
+        cool = or_(literal(not self._rules.missed.cool_down), alerts.c.told_ms.is_(None), alerts.c.told_ms <= last)
         if connection.execute(update(alerts).where(alerts.c.name == name, cool).values(told_ms=now_ms)).rowcount:
             self._tell(connection, about, "missed", f"Missed: {plain(job)} was not started", body)
 
@@ -188,7 +190,13 @@ class Alerts:
         queue, wait, workers = self._rules.queue, self._rules.wait, self._rules.workers
         if not (queue or wait or workers):
             return
-        seen = self._dispatcher.queue()
+        try:
+            seen = self._dispatcher.queue()
+        except Unreachable:
+            if workers is not None:
+                words = f"the pool cannot be reached; {workers.below} worker processes should take work"
+                yield Look(name="workers", rule=workers, is_bad=True, words=words)
+            return
         if queue is not None:
             words = f"{seen.figures.waiting} runs wait; {queue.above:g} may"
             yield Look(name="queue", rule=queue, is_bad=seen.figures.waiting > queue.above, words=words)

@@ -95,4 +95,7 @@ def answer_errors(app: FastAPI, renderer: Renderer) -> None:
 
 
 def _is_program(request: Request) -> bool:
-    return request.url.path.startswith("/api/") or "text/html" not in request.headers.get("accept", "")
+    """Whether words are enough for who asks: a page's script shows them in the page that there is."""
+    if request.url.path.startswith("/api/") or "hx-request" in request.headers:
+        return True
+    return "text/html" not in request.headers.get("accept", "")

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from pytest_supercheck.errors import SupercheckError
+from pytest_supercheck.masking import masked
 from pytest_supercheck.operators import IsolationSettings
 from pytest_supercheck.options import isolate_options, reports_errors, url_option
 
@@ -88,6 +89,7 @@ def create(name: str, project: str | None, scope: Scope | None, days: int | None
     with _access() as access:
         _, secret = access.create(name, project=project or "", scope=scope, days=days)
     click.echo(secret)
+    click.echo(f"supercheck: it opens servers whose history is {masked(_settings(None).database_url)}", err=True)
 
 
 @token.command("list")

@@ -15,6 +15,7 @@ from sqlalchemy import ColumnElement, Select, func, literal, or_, select, tuple_
 
 from supercheck_server.database import Database
 from supercheck_server.rows import (
+    Attempts,
     Comparison,
     ExecutionRow,
     FailureRow,
@@ -43,6 +44,9 @@ from supercheck_server.tables import (
 PAGE_ROWS: Final = 50
 #: Files of a test that a page names.
 FILES: Final = 20
+#: Attempts that GitHub lets a workflow's run have, and runs of them that a page leads to.
+ATTEMPTS: Final = 51
+ATTEMPT_RUNS: Final = 200
 #: What no time and no number reaches, and every database can take.
 _KEY_LIMIT: Final = 1 << 62
 #: Minutes for which the pool's load is known.
@@ -155,10 +159,11 @@ class History:
         return [row["value"] for row in self._database.rows(query) if row["value"]]
 
     def previous(self, run: RunRow) -> RunRow | None:
-        """The run of the same project and branch that was submitted before, and ran as far as it was meant to."""
+        """The run before, of the same project, branch and pull request, that ran as far as it was meant to."""
         query = (
             _runs()
             .where(runs.c.branch == run.branch, runs.c.project == run.project, runs.c.verdict.in_(("passed", "failed")))
+            .where(runs.c.pull_request == run.pull_request)
             .where(tuple_(runs.c.submitted_ms, runs.c.no) < tuple_(literal(run.submitted_ms), literal(run.no)))
             .order_by(runs.c.submitted_ms.desc(), runs.c.no.desc())
         )
@@ -175,6 +180,22 @@ class History:
             fixed=tuple(test for no, test in then.items() if no in ran),
             still=tuple(test for no, test in now.items() if no in then),
         )
+
+    def attempts(self, run: RunRow) -> Attempts | None:
+        """Which attempt of a workflow's run it is, and the runs of the others; None for the only one."""
+        page, own = run.attempt
+        if not own:
+            return None
+        # Each by its whole address: what lies between two texts is another matter in every database.
+        pages = [f"{page}{number}" for number in range(1, ATTEMPTS + 1)]
+        query = _runs().where(runs.c.project == run.project, runs.c.url.in_(pages)).limit(ATTEMPT_RUNS)
+        family: dict[int, list[RunRow]] = {own: []}
+        for row in sorted(map(_run, self._database.rows(query)), key=lambda row: row.no):
+            family.setdefault(row.attempt[1], []).append(row)
+        if max(family) == 1:
+            return None
+        others = ((number, tuple(rows)) for number, rows in sorted(family.items()) if number != own)
+        return Attempts(number=own, last=max(family), others=tuple(others))
 
     def failures(self, run_no: int, *, after: int = -1, limit: int = PAGE_ROWS) -> list[FailureRow]:
         """A page of a run's failures, in collection order, from the position after `after` on."""

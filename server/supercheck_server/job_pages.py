@@ -48,7 +48,7 @@ class Limits(BaseModel):
         """
         given: dict[str, Any] = {
             "executions": _number("Executions", self.executions),
-            "priority": self.priority or "normal",
+            "priority": self.priority or None,
             "timeout": _number("The time limit", self.timeout),
             "retries": _number("Retries", self.retries) or 0,
         }
@@ -126,7 +126,7 @@ def fields(job: Job) -> dict[str, str]:
         "schedule": str(next((schedule[key] for key in ("cron", "every", "at") if key in schedule), "")),
         "timezone": str(schedule.get("timezone", "")),
         "executions": str(job.executions or ""),
-        "priority": job.priority,
+        "priority": job.priority or "",
         "timeout": str(job.timeout or ""),
         "retries": str(job.retries),
     }

@@ -1,7 +1,8 @@
 """
 What the history says of tests that fail: whether they did so before, and whether they can be trusted.
 
-Between the trends and the API. A run's own results are left out, whether they are recorded by now or not.
+Between the trends and the API. A run's own results are left out, whether they are recorded by now or not; and those
+of other attempts, or jobs, of the workflow run that it is of: what they found is not known from before.
 """
 
 from __future__ import annotations
@@ -28,27 +29,31 @@ class Judgement:
     failing_since: str
 
 
-def judge(trends: Trends, project: str, nodeids: Sequence[str], *, run: str, branch: str) -> list[Judgement]:
+def judge(
+    trends: Trends, project: str, nodeids: Sequence[str], *, run: str, branch: str, attempts: str = ""
+) -> list[Judgement]:
     """
     Judge tests of a run.
 
     Args:
         run: The run; it says nothing about itself.
-        branch: On which they may have failed before, in runs that are of no pull request: a fork's may have its name.
+        branch: On which they may have failed before, in runs that are neither of a pull request nor of somebody's own
+            machine: a fork's may have its name, and who works on it may have broken something.
+        attempts: With what pages of CI jobs begin whose runs do not count there either; empty for none.
     """
-    return [_judge(trends, key_of(project, nodeid), nodeid, run, branch) for nodeid in nodeids]
+    return [_judge(trends, key_of(project, nodeid), nodeid, run, branch, attempts) for nodeid in nodeids]
 
 
-def _judge(trends: Trends, key: str, nodeid: str, run: str, branch: str) -> Judgement:
+def _judge(trends: Trends, key: str, nodeid: str, run: str, branch: str, attempts: str) -> Judgement:
     test = trends.test(key)
     if test is None:
         return Judgement(nodeid=nodeid, flakiness=0.0, failing_since="")
     before = [one for one in trends.test_results(test.no) if one.run != run][:RECENT]
-    there = [one for one in trends.test_results(test.no, branch=short(branch)) if one.run != run] if branch else []
+    there = trends.test_results(test.no, branch=short(branch), attempts=short(attempts)) if branch else []
     return Judgement(
         nodeid=nodeid,
         flakiness=flakiness("".join(LETTERS[one.outcome] for one in reversed(before))),
-        failing_since=_since(there),
+        failing_since=_since([one for one in there if one.run != run]),
     )
 
 

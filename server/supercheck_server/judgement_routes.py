@@ -24,6 +24,9 @@ class Doubtful(BaseModel):
     """Tests of a run that fail."""
 
     branch: Annotated[str, Field(max_length=500, description="On which they may have failed before.")] = ""
+    attempts: Annotated[
+        str, Field(max_length=500, description="With what pages of CI jobs begin whose runs do not count there.")
+    ] = ""
     nodeids: list[Annotated[str, Field(max_length=10_000)]] = Field(max_length=200)
 
 
@@ -51,6 +54,7 @@ def judgement_routes(projects_of: Callable[[str], set[str]], trends: Trends, gat
         project = next(iter(projects_of(run_id)), None)
         if project is None:
             raise HTTPException(404, NO_RUN)
-        return Judgements(tests=judge(trends, project, what.nodeids, run=run_id, branch=what.branch))
+        found = judge(trends, project, what.nodeids, run=run_id, branch=what.branch, attempts=what.attempts)
+        return Judgements(tests=found)
 
     return routes

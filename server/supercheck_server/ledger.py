@@ -14,8 +14,8 @@ from typing import Any, Final
 
 from sqlalchemy import Connection, Table, bindparam, delete, exists, insert, select, update
 
-from pytest_supercheck.model import QueuedRun
-from pytest_supercheck.record import FAILING, ItemRecord, RunRecord, RunSummary
+from pytest_supercheck.model import RunDetails
+from pytest_supercheck.record import FAILING, ItemRecord, Origin, RunRecord, RunSummary, read_origin
 from supercheck_server.causes import cause_of, failure_of
 from supercheck_server.database import Database
 from supercheck_server.history import LOAD_MINUTES
@@ -46,10 +46,16 @@ class Ledger:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def note_live(self, seen: Iterable[QueuedRun]) -> None:
+    def note_live(self, seen: Iterable[RunDetails]) -> None:
         """Note runs that live; those that are known stay as they are."""
         rows = [
-            {"id": run.run, "project": short(run.project), "verdict": "live", "submitted_ms": run.submitted_ms}
+            {
+                "id": run.run,
+                "project": short(run.project),
+                "verdict": "live",
+                "submitted_ms": run.submitted_ms,
+                **_origin_values(read_origin(run.spec)),
+            }
             for run in seen
         ]
         if rows:
@@ -252,21 +258,20 @@ def _by_keys(connection: Connection, table: Table, keys: Sequence[str]) -> Itera
             yield dict(row)
 
 
-def _run_values(summary: RunSummary) -> dict[str, Any]:
-    origin = summary.origin
-    texts = {
-        "outcome": summary.outcome,
-        "verdict": summary.verdict,
-        "message": summary.message[:2000],
-        **{
-            name: getattr(origin, name)[:TEXT_LIMIT]
-            for name in ("trigger", "branch", "commit", "repository", "user", "host", "url")
-        },
+def _origin_values(origin: Origin) -> dict[str, Any]:
+    names = ("trigger", "branch", "commit", "repository", "user", "host", "url")
+    return {
+        **{name: short(getattr(origin, name)) for name in names},
+        "pull_request": origin.pull_request if 0 <= origin.pull_request < 1 << 31 else 0,
     }
+
+
+def _run_values(summary: RunSummary) -> dict[str, Any]:
+    texts = {"outcome": summary.outcome, "verdict": summary.verdict, "message": summary.message[:2000]}
     return {
         **{name: storable(text) for name, text in texts.items()},
         **{column: summary.counts.get(outcome, 0) for outcome, column in COUNTS.items()},
-        "pull_request": origin.pull_request if 0 <= origin.pull_request < 1 << 31 else 0,
+        **_origin_values(summary.origin),
         "total": summary.total,
         "executions": summary.executions,
         "submitted_ms": _ms(summary.submitted_at),

@@ -28,7 +28,8 @@ FAILURES: Final = 5
 
 TITLE: Final = (
     "{{ run.project }}{% if run.job %}/{{ run.job }}{% endif %}"
-    "{% if run.branch %}, {{ run.branch }}{% endif %}: {{ run.words }}"
+    "{% if run.branch %}, {{ run.branch }}{% endif %}"
+    "{% if run.pull_request %} (pull request {{ run.pull_request }}){% endif %}: {{ run.words }}"
 )
 BODY: Final = """\
 {{ run.counts }}{% if run.took %} in {{ run.took }}{% endif %}
@@ -45,6 +46,9 @@ BODY: Final = """\
 {{ run.link }}
 """
 
+#: What a template raises that does not fit what it is to tell of.
+TEMPLATE_ERRORS: Final = (TemplateError, TypeError, ValueError, ArithmeticError, LookupError)
+
 #: What a run that has no verdict of its tests is told as.
 _WORDS: Final = {
     "abandoned": "its session has gone",
@@ -60,10 +64,16 @@ _WORDS: Final = {
 _LOOKED_AT: Final = 10_000
 #: Credentials in addresses, this server's tokens, and what is called a secret.
 _SECRETS: Final = (
-    (re.compile(r"(?<=://)[^/@\s]*@"), "***@"),
+    (re.compile(r"(?<=://)[^/\s]*@"), "***@"),
     (re.compile(r"\bsct_[\w-]+"), "***"),
     (re.compile(r"(?i)(bearer +|authorization['\"]?\s*[=:]\s*['\"]?\w+ +)[\w.~+/=-]+"), r"\1***"),
-    (re.compile(r"(?i)(token|passw(?:or)?d|secret|api[_-]?key)(['\"]?\s*[=:]\s*)['\"]?[^\s'\",;&]+"), r"\1\2***"),
+    (
+        re.compile(
+            r"(?i)((?:token|passw(?:or)?d|secret|(?:(?<![^\W_])|api|access|private|secret)key)(?:[_-][\w-]{0,40})?"
+            r"['\"]?\s*(?:=+|:)\s*)(?:'[^']*|\"[^\"]*|[^\s'\",;&]+)"
+        ),
+        r"\1***",
+    ),
 )
 #: After these somebody's or everybody's name is a mention; between those, a text becomes a link.
 _MEANS_SOMETHING: Final = re.compile(r"[@<]|\](?=[(\[])")
@@ -101,7 +111,7 @@ class Wording:
             self._title = environment.from_string(TITLE if title is None else title)
             self._body = environment.from_string(BODY if body is None else body)
             self.write(SAMPLE, [SAMPLE_FAILURE], reason="failure", link="https://tests.example.org/runs/1")
-        except (TemplateError, TypeError, ValueError, ArithmeticError, LookupError) as exc:
+        except TEMPLATE_ERRORS as exc:
             raise ValueError(f"the template makes no sense: {exc}") from exc
 
     def write(
@@ -115,6 +125,9 @@ class Wording:
             job: The name of the job that it is of; empty for none.
             reason: Why it is told.
             link: Its page's address; empty when that is not known.
+
+        Raises:
+            One of `TEMPLATE_ERRORS`: A template fits the sample, and not this run.
         """
         context = _context(run, failures[:FAILURES], reason, link, job)
         return make_message(

@@ -14,7 +14,7 @@ from supercheck_server.alerts import Alerts
 from supercheck_server.duties import Duties
 from supercheck_server.errors import NotSent
 from supercheck_server.history import History
-from supercheck_server.messages import FAILURES, Message, Wording, make_message
+from supercheck_server.messages import FAILURES, TEMPLATE_ERRORS, Message, Wording, make_message
 from supercheck_server.metrics import Metrics
 from supercheck_server.notifications import Letter, Outbox
 from supercheck_server.notifier import Notifier
@@ -87,9 +87,14 @@ class Messenger:
         if not letter.run:
             return make_message(letter.title, letter.body, tone="good" if letter.reason == "resolved" else "bad")
         run = self._history.run(letter.run)
-        return (
-            None if run is None else write_message(self._history, run, target.wording, letter.reason, self._public_url)
-        )
+        if run is None:
+            return None
+        try:
+            return write_message(self._history, run, target.wording, letter.reason, self._public_url)
+        except TEMPLATE_ERRORS as exc:
+            told = {"target": letter.target, "run_id": letter.run, "reason": str(exc)}
+            logger.warning("template does not fit, the usual words are sent", extra=told)
+            return write_message(self._history, run, Wording(), letter.reason, self._public_url)
 
     def _end(self, letter: Letter, state: Literal["sent", "failed"], reason: str = "") -> None:
         self.outbox.end(letter, state)
@@ -120,9 +125,10 @@ class Postman(threading.Thread):
     def run(self) -> None:
         """The thread."""
         while not self._over.is_set():
+            # Not only when nothing is to be sent: a service that is slow has always more.
+            self._try("alerts", ALERTS_S, lambda: self._alerts.look(_now_ms()))
+            self._try("sweep", SWEEP_S, lambda: self._messenger.outbox.sweep(_now_ms()))
             if not self._send():
-                self._try("alerts", ALERTS_S, lambda: self._alerts.look(_now_ms()))
-                self._try("sweep", SWEEP_S, lambda: self._messenger.outbox.sweep(_now_ms()))
                 self._over.wait(EVERY_S)
         give_up_at = time.monotonic() + LAST_S
         while time.monotonic() < give_up_at and self._send():

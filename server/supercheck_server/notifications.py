@@ -8,10 +8,11 @@ sent again.  So each is sent at least once, and twice only then, or when a servi
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Generator, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -67,19 +68,21 @@ class Outbox:
 
     def note(self, connection: Connection, run: str) -> None:
         """Note who is to be told of a run that has just been recorded, in the transaction that does that."""
-        row = _run(connection, runs.c.id == run)
+        row = next(_runs(connection, runs.c.id == run), None)
         if row is None:
             return
         job, wanted = _job(connection, run)
-        hearing = {name: target for name, target in self._targets.items() if target.hears_of(row)}
-        subscriptions = [Subscription(to=name, on=on) for name, target in hearing.items() for on in target.section.on]
-        subscriptions += [one for one in wanted if one.to in hearing]
-        if not subscriptions:
+        subscriptions = [Subscription(to=name, on=on) for name, one in self._targets.items() for on in one.section.on]
+        subscriptions += wanted
+        hearing = [target for target in self._targets.values() if target.hears_of(row)]
+        if not {one.to for one in subscriptions} & {target.name for target in hearing}:
             return
         # Of two runs of a branch that are recorded at once, one is the first that fails.
         self._database.lock(connection, f"{row.project}\n{row.branch}")
-        for to, reason in addressed(subscriptions, occasions(row, _latest(connection, row, job))).items():
-            self.put(connection, about=run_key(run), to=to, reason=reason)
+        for target in hearing:
+            mine = [one for one in subscriptions if one.to == target.name]
+            for to, reason in addressed(mine, occasions(row, _latest(connection, row, job, target))).items():
+                self.put(connection, about=run_key(run), to=to, reason=reason)
 
     def put(
         self, connection: Connection, *, about: str, to: str, reason: Reason, message: Message | None = None
@@ -151,7 +154,7 @@ def occasions(run: RunRow, latest: RunRow | None) -> frozenset[On]:
     What a run is an occasion for.
 
     Args:
-        latest: The last submitted one of the other runs of its project and branch that have a verdict of their tests.
+        latest: The last submitted one of the other runs that it is compared with, which have a verdict of their tests.
             Where that is newer than the run, the run is overtaken and begins and ends nothing.
     """
     found: set[On] = {"always"}
@@ -189,23 +192,33 @@ def _job(connection: Connection, run: str) -> tuple[int | None, list[Subscriptio
     return row.no, [Subscription(to=one.to, on=one.on) for one in job.notify]
 
 
-def _latest(connection: Connection, run: RunRow, job: int | None) -> RunRow | None:
-    """A job's runs are compared with each other, and all others of the branch: they run other tests."""
+def _latest(connection: Connection, run: RunRow, job: int | None, target: Target) -> RunRow | None:
+    """
+    What a run is compared with, as a target has heard of it.
+
+    A job's runs are compared with each other, and all others of the branch: they run other tests. So are those of a
+    pull request, whose branch may be a fork's and have the name of one of ours.
+    """
     its_runs = select(starts.c.run).where(starts.c.job_no == job) if job is not None else select(starts.c.run)
     is_alike = runs.c.id.in_(its_runs) if job is not None else runs.c.id.not_in(its_runs)
-    return _run(
+    others = _runs(
         connection,
         is_alike,
         runs.c.project == run.project,
         runs.c.branch == run.branch,
+        runs.c.pull_request == run.pull_request,
         runs.c.verdict.in_(("passed", "failed")),
         runs.c.total > 0,
         runs.c.no != run.no,
     )
+    with contextlib.closing(others):
+        return next((other for other in others if target.hears_of(other)), None)
 
 
-def _run(connection: Connection, *conditions: ColumnElement[bool]) -> RunRow | None:
+def _runs(connection: Connection, *conditions: ColumnElement[bool]) -> Generator[RunRow, None, None]:
+    """Runs, the last submitted first, read as far as somebody wants them."""
     query = select(*(runs.c[name] for name in RunRow.__slots__)).where(*conditions)
-    query = query.order_by(runs.c.submitted_ms.desc(), runs.c.no.desc()).limit(1)
-    row = connection.execute(query).mappings().one_or_none()
-    return None if row is None else RunRow(**{**row, "delivered": bool(row["delivered"])})
+    query = query.order_by(runs.c.submitted_ms.desc(), runs.c.no.desc())
+    with connection.execute(query, execution_options={"stream_results": True, "max_row_buffer": 20}) as found:
+        for row in found.mappings():
+            yield RunRow(**{**row, "delivered": bool(row["delivered"])})

@@ -10,7 +10,7 @@ from pytest_supercheck.operators import BadVariable
 from supercheck_server.configuration import Configuration, read_configuration
 from supercheck_server.database import Database
 from supercheck_server.history import History
-from supercheck_server.messages import SAMPLE, SAMPLE_FAILURE, Message, Wording
+from supercheck_server.messages import SAMPLE, SAMPLE_FAILURE, TEMPLATE_ERRORS, Message, Wording
 from supercheck_server.messenger import write_message
 from supercheck_server.notifications import WRONG
 from supercheck_server.notifier import Notifiers
@@ -39,7 +39,8 @@ def preview(settings: Settings, name: str, run: str) -> Message:
     What a target is told of a recorded run, or would be.
 
     Raises:
-        BadVariable: There is no configuration, no such target or run, or the target's section makes no sense.
+        BadVariable: There is no configuration, no such target or run, or the target's section makes no sense, or a
+            template does not fit that run: then the usual words are sent.
         DatabaseTrouble: The database cannot be used.
     """
     configuration = _configuration(settings)
@@ -54,7 +55,10 @@ def preview(settings: Settings, name: str, run: str) -> Message:
         reason: Reason = "failure" if row.verdict in WRONG else "always"
         reason = next((letter.reason for letter in history.letters(run) if letter.target == name), reason)
         wording = Wording(section.title, section.body)
-        return write_message(history, row, wording, reason, configuration.public_url)
+        try:
+            return write_message(history, row, wording, reason, configuration.public_url)
+        except TEMPLATE_ERRORS as exc:
+            raise BadVariable(f"notify.{name}: a template does not fit it, the usual words are sent: {exc}") from exc
     finally:
         database.close()
 

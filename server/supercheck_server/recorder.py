@@ -114,10 +114,11 @@ class Recorder:
         )
 
     def note_live(self) -> None:
-        """Note the runs that live, so that none is forgotten if the pool should lose it."""
-        runs = self._dispatcher.queue().runs
-        self._ledger.note_live([run for run in runs if run.run not in self._noted])
-        self._noted = {run.run for run in runs}
+        """Note the runs that live and where they come from, so that none is forgotten if the pool should lose it."""
+        live = {run.run for run in self._dispatcher.queue().runs}
+        details = [self._dispatcher.details(run) for run in sorted(live - self._noted)]
+        self._ledger.note_live([one for one in details if one is not None])
+        self._noted = live
 
     def close_lost(self) -> int:
         """
@@ -287,7 +288,8 @@ def summary_of(row: RunRow) -> RunSummary:
 
 
 def _lost(row: RunRow) -> Recorded:
-    submitted = Submitted(id=row.id, project=row.project, origin=Origin(), submitted_at=_time(row.submitted_ms))
+    noted = summary_of(row)
+    submitted = Submitted(id=row.id, project=row.project, origin=noted.origin, submitted_at=noted.submitted_at)
     words = "the pool has lost the run's data before it ended; what it had reported is gone with them"
     return Transcript(submitted, ()).finish(outcome="lost", message=words)
 

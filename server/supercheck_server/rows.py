@@ -6,6 +6,7 @@ Nothing of how they are found (`history`), nor of how they are written (`ledger`
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, Literal
@@ -25,6 +26,9 @@ COUNTS: Final[Mapping[Outcome, str]] = {
 
 #: Why a message is sent.
 Reason = Literal["failure", "first-failure", "recovery", "always", "alert", "resolved", "missed"]
+
+#: An attempt of a workflow's run of GitHub, as `Origin.url` has it: up to its number, and that.
+_ATTEMPT: Final = re.compile(r"(.*/actions/runs/[0-9]+/attempts/)([1-9][0-9]{0,2})")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,6 +102,12 @@ class RunRow:
     def duration_s(self) -> float | None:
         """Seconds from its first execution to its end; None when one of them is missing."""
         return (self.ended_ms - self.started_ms) / 1000 if self.ended_ms and self.started_ms else None
+
+    @property
+    def attempt(self) -> tuple[str, int]:
+        """The address that attempts of its workflow's run have, up to their numbers, and its own; 0 for none."""
+        found = _ATTEMPT.fullmatch(self.url)
+        return (found[1], int(found[2])) if found else ("", 0)
 
     @property
     def key(self) -> str:
@@ -197,6 +207,18 @@ class Comparison:
     new: tuple[tuple[str, str], ...]
     fixed: tuple[tuple[str, str], ...]
     still: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attempts:
+    """A run among the attempts of its workflow's run."""
+
+    #: Its own attempt, from 1.
+    number: int
+    #: The last one that is known.
+    last: int
+    #: The other ones with their runs, one for each of a workflow's jobs, both in order.
+    others: tuple[tuple[int, tuple[RunRow, ...]], ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -167,6 +167,7 @@ def _recorded(history: History, row: RunRow, after: int, bad_after: int) -> dict
         "files": history.run_files(row.no, [*(one.position for one in failures), *(one.position for one in results)]),
         "more_results": results[-1].position if len(results) == PAGE_ROWS else None,
         "executions": executions,
+        "attempts": history.attempts(row),
         "job": history.job(row.id),
         "letters": history.letters(row.id),
         "timeline": charts.timeline(executions, row.started_ms, row.ended_ms),

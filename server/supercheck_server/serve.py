@@ -72,7 +72,8 @@ def serve(settings: Settings, *, host: str, port: int) -> int:
         try:
             listener = config.bind_socket()
         except SystemExit:
-            raise SupercheckError(f"{host}:{port} cannot be listened on: another program does, perhaps.") from None
+            words = f"{host}:{port} cannot be listened on: another program does, perhaps. Give another --port."
+            raise SupercheckError(words) from None
         # Connections inherit it. asyncio sets it by itself only for sockets made with TCP's number, which uvicorn's are
         # not; then a page comes 40 ms late, when the browser has acknowledged its headers.
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

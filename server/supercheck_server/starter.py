@@ -220,7 +220,7 @@ class Starter:
         request = RunRequest(
             run_id=start.run,
             project=row.project,
-            priority=job.priority,
+            priority=job.priority or ("low" if start.trigger == "schedule" else "normal"),
             want=count,
             spec=json.dumps(complete(spec, run=start.run, count=count, origin=origin)),
             timeout_s=job.timeout,

@@ -75,6 +75,8 @@ runs: Final = Table(
     Index(None, "verdict", "submitted_ms", "no"),
     Index(None, "branch", "submitted_ms", "no"),
     Index(None, "trigger", "submitted_ms", "no"),
+    # For the attempts of one workflow's run.
+    Index(None, "project", "url"),
     # For the question how many wait for the store.
     Index(None, "delivered", "verdict"),
 )

@@ -32,12 +32,14 @@ class Trends:
         rows = self._database.rows(query.where(tests.c.project == project) if project else query)
         return TestRow(**rows[0]) if rows else None
 
-    def test_results(self, test_no: int, *, branch: str = "") -> list[TestResult]:
+    def test_results(self, test_no: int, *, branch: str = "", attempts: str = "") -> list[TestResult]:
         """
         A test's last results, the newest first.
 
         Args:
-            branch: Only those of this branch itself, without pull requests; empty for all.
+            branch: Only those of this branch itself, without pull requests and what was changed on somebody's machine;
+                empty for all.
+            attempts: Without runs of CI jobs whose page begins so; empty for all.
         """
         query = (
             select(
@@ -49,7 +51,9 @@ class Trends:
             .order_by(results.c.run_no.desc())
         )  # fmt: skip
         if branch:
-            query = query.where(runs.c.branch == branch, runs.c.pull_request == 0)
+            query = query.where(runs.c.branch == branch, runs.c.pull_request == 0, runs.c.trigger != "local")
+        if attempts:
+            query = query.where(~runs.c.url.startswith(attempts, autoescape=True))
         return [
             TestResult(duration_s=row["duration_us"] / 1e6, **{k: row[k] for k in row if k != "duration_us"})
             for row in self._database.rows(query.limit(TEST_RESULTS))

@@ -80,7 +80,7 @@ def deployment() -> Iterator[Deployment]:
         place.chmod(0o755)
         compose = ROOT / "server" / "compose.yaml"
         with composed(compose, place, {**values, "ISOLATE": "auto"}, way_out="workers") as (composition, machine):
-            token = composition.once("server", "token", "create", "ada", "--project", "shop").strip()
+            token = composition.once("server", "token", "create", "ada", "--project", "shop").split()[0]
             composition.up("server")
             workers = composition.up("worker")
             if weak := [

@@ -180,6 +180,8 @@ def test_runs_are_listed(twins: Twins) -> None:
         (["report", "0000"], 70, "no run '0000' is recorded here"),
         (["runs", "--store", "ftp://host"], 69, "is no store"),
         (["runs", "--limit", "0"], 2, "0 is not in the range"),
+        (["runs", "--project", "other"], 0, "no run of other is recorded there"),
+        (["report", "--output", "not/there.html"], 2, "not/there.html cannot be written: No such file or directory"),
     ],
 )
 def test_wrong_commands_are_told(twins: Twins, args: list[str], code: int, message: str) -> None:

@@ -5,7 +5,6 @@ The pull request's comment, at an API that checks what it is asked.
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
@@ -21,7 +20,7 @@ OUTCOME = make_outcome(make_failure(kind="new"))
 def context(github: GitHub) -> Context:
     """A job of a pull request."""
     plain = Context.read({"GITHUB_REPOSITORY": "acme/shop", "GITHUB_WORKFLOW": "tests", "GITHUB_JOB": "pool"})
-    return replace(plain, api_url=github.url, pull_request=7, workspace=Path())
+    return replace(plain, api_url=github.url, pull_request=7)
 
 
 def test_comment_is_written_once_and_then_anew(context: Context, github: GitHub) -> None:

@@ -4,6 +4,7 @@ The step by itself, as `action.yml` starts it.
 
 from __future__ import annotations
 
+import html
 import os
 import re
 import signal
@@ -68,6 +69,17 @@ def test_files_that_cannot_be_collected_are_failures(tmp_path: Path, environ: di
     assert "::error file=test_it.py,line=2,title=test_it.py::ModuleNotFoundError" in log
 
 
+def test_test_is_counted_as_what_it_is_whatever_its_subtests_are(tmp_path: Path, environ: dict[str, str]) -> None:
+    """One that passes has passed although a subtest was skipped."""
+    if not hasattr(pytest, "Subtests"):
+        pytest.skip("pytest has no subtests before 9")
+    source = "import pytest\ndef test_it(subtests):\n    with subtests.test():\n        pytest.skip('not here')\n"
+    (tmp_path / "test_it.py").write_text(source)
+    log, _ = start(environ, tmp_path).communicate(timeout=GUARD_S)
+    told = outputs(environ)
+    assert (told["total"], told["passed"], told["skipped"]) == ("1", "1", "0"), log
+
+
 def test_secrets_of_the_session_are_masked_and_other_commands_are_text(tmp_path: Path, environ: dict[str, str]) -> None:
     """Commands are stopped but for a moment, by words that nobody can know."""
     (tmp_path / "test_it.py").write_text("def test_it():\n    print('\\n::add-mask::secret\\n::error::no')\n")
@@ -89,6 +101,8 @@ def test_another_session_than_told_of_is_an_error(tmp_path: Path, environ: dict[
     """A senseless input, and a session that dies: each has words."""
     log, _ = start({**environ, "INPUT_FAIL_ON": "all"}, tmp_path).communicate(timeout=GUARD_S)
     assert "::error title=supercheck::fail-on: 'all' is none of any, new, never" in log
+    assert outputs(environ)["state"] == "error"
+    assert "none of any, new, never" in html.unescape(Path(environ["GITHUB_STEP_SUMMARY"]).read_text())
     (tmp_path / "conftest.py").write_text("import os\nos._exit(1)\n")
     process = start(environ, tmp_path)
     log, _ = process.communicate(timeout=GUARD_S)

@@ -21,6 +21,7 @@ from action.inputs import BadInput, Inputs
 from action.log import follow
 from action.outcome import Failure, Outcome
 from action.summary import LIMIT_BYTES, code, render
+from pytest_supercheck.origin import find_origin
 
 HOSTILE = "a::b%0A,\r\n::error::x </code></pre><img src=x> | `c` **d** [e](http://f) @ada #1 <!-- -->"
 
@@ -59,6 +60,13 @@ def test_commands_have_one_line_and_no_end_before_it() -> None:
     assert head == "::error"
     assert properties.split(",")[1] == "line=3", "no comma in the title"
     assert message.replace("%0A", "\n").replace("%0D", "\r").replace("%25", "%") == HOSTILE
+
+
+def test_text_that_is_none_is_told(context: Context) -> None:
+    """As an exception may have that quotes bytes: the log and the summary take UTF-8 alone."""
+    failure = make_failure(message="ValueError: \ud800", trace="\udcff", nodeid="test_\ud800")
+    for text in (*annotate(make_outcome(failure)), render(make_outcome(failure), context, limit_bytes=LIMIT_BYTES)):
+        assert "ValueError" in text.encode().decode()
 
 
 def test_new_failures_have_the_room_that_there_is() -> None:
@@ -160,6 +168,17 @@ def test_base_of_a_push_is_the_default_branch(tmp_path: Path) -> None:
     event.write_text('{"pull_request": {"number": 7, "head": {"repo": null}}}')
     fork = Context.read({**environ, "GITHUB_BASE_REF": "main", "GITHUB_EVENT_NAME": "pull_request"})
     assert (fork.base, fork.pull_request, fork.from_fork) == ("main", 7, True)
+
+
+def test_attempts_of_a_job_are_known_by_their_pages() -> None:
+    """As their runs name them."""
+    environ = {"GITHUB_ACTIONS": "true", "GITHUB_REPOSITORY": "acme/shop", "GITHUB_RUN_ID": "5"}
+    context = Context.read({**environ, "GITHUB_RUN_ATTEMPT": "2"})
+    origin = find_origin(
+        {"args": [], "rootdir": "/", "pytest": "9", "plugins": []}, {**environ, "GITHUB_RUN_ATTEMPT": "1"}
+    )
+    assert context.page == "https://github.com/acme/shop/actions/runs/5/attempts/2"
+    assert origin["url"] == f"{context.attempts}1"
 
 
 def test_what_a_test_prints_is_no_command_but_a_mask(capfdbinary: pytest.CaptureFixture[bytes]) -> None:

@@ -62,6 +62,7 @@ def test_failures_of_a_pull_request_are_told_apart(act: Act, worker: None, serve
     assert act.run(EXAMPLES / "tests.yml").outputs["state"] == "failed"
     wait_for(lambda: recorded(served) == ["failed"], "the run on main is recorded")
     act.write(test_shop__py=FAILING)
+    act.environ["GITHUB_RUN_ID"] = "2"
     act.environ["GITHUB_API_URL"] = github.url
     act.secrets["GITHUB_TOKEN"] = TOKEN
     assert act.run(EXAMPLES / "tests.yml", "pull_request", pull_request()).exit_status == 1

@@ -15,7 +15,7 @@ from playwright.sync_api import Browser, BrowserContext, Page, expect
 
 from pytest_supercheck.jobs import Git, Job
 from pytest_supercheck.model import RunId
-from pytest_supercheck.record import Artifact, Failure, Text
+from pytest_supercheck.record import Artifact, Failure, Origin, Text
 from supercheck_server.ledger import Ledger
 from supercheck_server.parts import Parts
 from supercheck_server.settings import Settings
@@ -105,6 +105,14 @@ def test_queue_changes_under_the_readers_eyes(page: Page, pool: Pool) -> None:
     assert page.url.endswith("/queue")
 
 
+def test_what_cannot_be_done_is_said_with_its_reason(page: Page, pool: Pool) -> None:
+    """In the page that there is."""
+    page.goto("/queue")
+    page.get_by_label("Executions at a time").fill("1000001")
+    page.get_by_role("button", name="Set").click()
+    expect(page.get_by_role("alert")).to_have_text("A limit is a whole number from 0 to 1000000, not '1000001'.")
+
+
 def test_lost_connection_is_said_and_found_again(
     chromium: Browser, settings: Settings, pool: Pool, unused_port: int
 ) -> None:
@@ -134,6 +142,18 @@ def test_failure_is_found_from_the_list_of_runs(page: Page, busy: dict[str, str]
     expect(page.get_by_role("heading", name="ValueError: no stock for …")).to_be_visible()
     page.get_by_role("link", name="test_a.py::test_0").first.click()
     expect(page.get_by_text("Fails since")).to_be_visible()
+
+
+def test_attempts_of_a_job_lead_to_each_other(page: Page, served: Served) -> None:
+    """The page of one says which it is, and how the others ended."""
+    for number, outcomes in ((1, "PF"), (2, "PF"), (3, "PP")):
+        origin = Origin(url=f"https://github.com/acme/shop/actions/runs/77/attempts/{number}")
+        record = make_record(number, outcomes, origin=origin)
+        Ledger(served.parts.database).write(record, f"projects/x/runs/{record.summary.id}/", delivered=True)
+    page.goto("/runs/0190-000002")
+    expect(page.get_by_text("2 of 3 · attempt 1: failed · attempt 3: passed")).to_be_visible()
+    page.get_by_role("link", name="passed", exact=True).click()
+    expect(page.get_by_text("3 of 3 · attempt 1: failed · attempt 2: failed")).to_be_visible()
 
 
 def test_people_sign_in_and_out_and_are_refused(page: Page, served: Served, busy: dict[str, str]) -> None:

@@ -146,6 +146,14 @@ def test_unknown_run(pool: Pool) -> None:
     assert "does not know run 0190-nobody" in output
 
 
+def test_without_a_pool_there_is_nothing_to_follow(tmp_path: Path) -> None:
+    """It is told at once."""
+    command = [sys.executable, "-m", "pytest_supercheck.cli", "attach", "0190-nobody", "-p", "supercheck"]
+    done = subprocess.run(command, cwd=tmp_path, text=True, capture_output=True, timeout=GUARD_S)
+    assert done.returncode == 4
+    assert "no pool given, where the run would be: use --url, or set SUPERCHECK_URL" in done.stderr
+
+
 def test_embedded_runs_end_with_their_session(tmp_path: Path) -> None:
     """So they cannot be left."""
     command = [sys.executable, "-m", "pytest", "--supercheck", "--supercheck-detach", "-p", "supercheck"]

@@ -44,6 +44,7 @@ def look_for_everything(where: Place, *args: str) -> dict[str, Any]:
     with socket.create_server(("127.0.0.1", 0)) as server:
         private = [where.directory / name for name in ("cache", "data", "valkey", "other")]
         places = [
+            str(Path(__file__).parents[2]),
             "/",
             "/etc",
             "/usr",
@@ -61,7 +62,7 @@ def look_for_everything(where: Place, *args: str) -> dict[str, Any]:
             "port": server.getsockname()[1],
             "keyctl": KEYCTL[0],
             "private": [str(path) for path in private],
-            "places": [*places, str(Path(__file__).parents[2])],
+            "places": places,
         }
         try:
             return where.found(where.project(HOSTILE.read_text(), known__json=json.dumps(known)), *args)
@@ -75,7 +76,7 @@ def test_without_isolation_tests_find_everything() -> None:
     """What is documented of it, and that the tests below could fail."""
     with place("none") as where:
         found = look_for_everything(where)
-        assert found["environments"] == [SECRET]
+        assert SECRET in found["environments"]  # of others, too: another suite may be running here
         assert found["memories"] == [SECRET]
         assert found["files"] == [SECRET]
         assert found["descriptors"]

@@ -10,6 +10,7 @@ import random
 import signal
 import subprocess
 import sys
+import textwrap
 import time
 import xml.etree.ElementTree as ET
 from collections import Counter
@@ -124,6 +125,95 @@ def test_a_worker_killed_leaves_nothing_behind(pool: Pool, tmp_path: Path, monke
     wait_for(lambda: not list(place.glob("supercheck-*")), "its directory is gone")
 
 
+def test_a_worker_killed_leaves_nobody_who_collects(pool: Pool) -> None:
+    """A runner that is busy with a project's modules does not listen."""
+    worker = pool.worker(1)
+    there = pool.directory / "there"
+    source = f"""
+        import os, time
+        if os.environ.get("PYTEST_XDIST_WORKER"):
+            open({str(there)!r}, "w").write(str(os.getpid()))
+            time.sleep(600)
+        def test_a(): pass
+    """
+    pool.pytest(pool.suite("slow", source), "-q")
+    wait_for(lambda: there.exists() and there.read_text(), "it collects")
+    worker.process.kill()
+    wait_for(lambda: not command_line(int(there.read_text())), "it is gone")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="descriptors are looked for in /proc")
+def test_half_a_result_is_none(pool: Pool) -> None:
+    """A process that dies while it tells one: the test that it told of has not been run."""
+    pool.worker(1)
+    source = """
+        import os, socket
+        def test_a():
+            for name in os.listdir("/proc/self/fd"):
+                if int(name) >= 500 and os.readlink(f"/proc/self/fd/{name}").startswith("socket:"):
+                    os.write(int(name), b'R 1 0 {"t":"result","i":1,')
+            os._exit(3)
+        def test_b(): pass
+        def test_c(): pass
+    """
+    session = pool.pytest(pool.suite("half", source), "-q")
+    output, _ = session.communicate(timeout=GUARD_S)
+    assert session.returncode == 1, output
+    assert counts(output) == {"passed": 2, "failed": 1}
+    assert "exited with code 3" in output
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="descriptors are looked for in /proc")
+def test_a_process_that_does_not_read_ends_itself_only(pool: Pool) -> None:
+    """It asks for tests, with long names; who serves it does not wait for it, and has its slot for others."""
+    pool.worker(1)
+    source = """
+        import pytest
+        @pytest.mark.parametrize("x", range(1_500), ids=[f"{i}-" + "x" * 5_000 for i in range(1_500)])
+        def test_a(x): pass
+    """
+    root = pool.suite("deaf", source)
+    hook = """
+        import os, time
+        def pytest_plugin_registered(plugin):
+            if type(plugin).__name__ == "Recorder":
+                for name in os.listdir("/proc/self/fd"):
+                    if int(name) >= 500 and os.readlink(f"/proc/self/fd/{name}").startswith("socket:"):
+                        os.write(int(name), b"N 0\\n")
+                time.sleep(600)
+    """
+    (root / "conftest.py").write_text(textwrap.dedent(hook))
+    session = pool.pytest(root, "-q")
+    output, _ = session.communicate(timeout=GUARD_S)
+    assert session.returncode == 70, output
+    assert "it was killed because it did not read what it was told" in output
+    session = pool.pytest(pool.suite("fine", "def test_a(): pass"), "-q")
+    output, _ = session.communicate(timeout=GUARD_S)
+    assert session.returncode == 0, output
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="descriptors are looked for in /proc")
+def test_a_process_that_takes_its_page_away_ends_itself_only(pool: Pool) -> None:
+    """What it was doing is not known then; who looks there goes on."""
+    worker = pool.worker(1)
+    source = """
+        import os
+        from pathlib import Path
+        def test_a():
+            descriptors = [path for path in Path("/proc/self/fd").iterdir() if path.is_symlink()]
+            pages = [path for path in descriptors if "supercheck-marks" in os.readlink(path)]
+            assert pages
+            for path in pages:
+                os.ftruncate(int(path.name), 0)
+            os._exit(3)
+    """
+    session = pool.pytest(pool.suite("page", source), "-q", "--supercheck-start=spawn")
+    output, _ = session.communicate(timeout=GUARD_S)
+    assert session.returncode in (1, 70), output
+    assert "exit code 3" in output or "exited with code 3" in output
+    assert worker.process.poll() is None
+
+
 def test_a_worker_leaves_though_its_way_out_was_swallowed(pool: Pool) -> None:
     """As logging swallows it when the signal comes while RQ says that Redis is away."""
     worker = PoolWorker([Queue("none", connection=pool.client)], name="w", connection=pool.client)
@@ -199,9 +289,14 @@ def test_an_embedded_session_killed_leaves_nothing_running(tmp_path: Path) -> No
     wait_for(lambda: not any(command_line(pid) for pid in known), "everything is gone")
 
 
-def test_time_limit_kills_the_run_with_its_children(pool: Pool) -> None:
+@pytest.mark.parametrize(
+    ("environ", "options"),
+    [({"SUPERCHECK_TEST_EXECUTION_TIMEOUT_MS": "2000"}, []), ({}, ["--supercheck-timeout=2"])],
+    ids=["the pool's", "its own"],
+)
+def test_time_limit_kills_the_run_with_its_children(pool: Pool, environ: dict[str, str], options: list[str]) -> None:
     """Past its limit a run ends with 124; the test that hung and what it started are gone; results are kept."""
-    pool.worker(1)
+    pool.worker(1, **environ)
     mark = "supercheck-test-sleeper"
     hang = f"""
         import subprocess, sys
@@ -209,10 +304,10 @@ def test_time_limit_kills_the_run_with_its_children(pool: Pool) -> None:
         def test_hang():
             subprocess.run([sys.executable, "-c", "import time; time.sleep(600)", "{mark}"])
     """
-    session = pool.pytest(pool.suite("hang", hang), "-q", "--supercheck-timeout=2")
+    session = pool.pytest(pool.suite("hang", hang), "-q", *options)
     output, _ = session.communicate(timeout=GUARD_S)
     assert session.returncode == 124, output
-    assert "time limit" in output
+    assert "the run's time limit of 2 s is over" in output
     assert counts(output) == {"passed": 1}
     assert not [pid for pid in os.listdir("/proc") if pid.isdigit() and mark.encode() in command_line(int(pid))]
 

@@ -80,6 +80,24 @@ def test_the_pools_password_is_not_among_what_tests_see(pool: Pool) -> None:
     assert counts(done.stdout) == {"passed": 1}
 
 
+def test_a_missing_client_of_servers_is_told_with_its_remedy(tmp_path: Path) -> None:
+    """Whatever else the session has asked for meanwhile."""
+    (tmp_path / "httpx.py").write_text("raise ImportError('gone', name='httpx')")
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-p",
+        "supercheck",
+        "--supercheck",
+        "--supercheck-url=http://127.0.0.1:1",
+    ]
+    environ = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    done = subprocess.run(command, cwd=tmp_path, env=environ, text=True, capture_output=True, timeout=GUARD_S)
+    assert done.returncode == 69, done.stdout
+    assert "A server's address needs httpx: pip install 'pytest-supercheck[http]'" in done.stdout
+
+
 @pytest.mark.parametrize("args", [("--no-such-option",), ("no_such_file.py",)], ids=str)
 def test_usage_errors_leave_no_process(tmp_path: Path, args: tuple[str, ...]) -> None:
     """Also where the session goes on as a process, and where it never was configured."""

@@ -239,7 +239,7 @@ def test_commands_make_list_and_revoke_tokens(settings: Settings, monkeypatch: p
     """The secret is shown once."""
     monkeypatch.setenv("SUPERCHECK_DATA", str(settings.data))
     run = CliRunner()
-    secret = run.invoke(main, ["token", "create", "ci", "--days", "3"]).output.strip()
+    secret = run.invoke(main, ["token", "create", "ci", "--days", "3"]).stdout.strip()
     listed = run.invoke(main, ["token", "list"]).output
     assert secret not in listed
     assert f"lapses {time.strftime('%Y-%m-%d', time.gmtime(time.time() + 3 * 86400))}" in listed

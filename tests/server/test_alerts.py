@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import select
+import redis
+from sqlalchemy import select, update
 
 from pytest_supercheck.dispatch import Dispatcher
 from pytest_supercheck.jobs import decode_job
@@ -26,6 +27,7 @@ from supercheck_server.notifications import Outbox
 from supercheck_server.parts import Parts
 from supercheck_server.settings import Settings
 from supercheck_server.starts import Occasion, Starts
+from supercheck_server.tables import alerts as alerts_table
 from supercheck_server.tables import notifications
 from tests.server.conftest import NOON, Pool, make_record, wait_for
 from tests.server.test_notifications import make_target
@@ -115,6 +117,22 @@ def test_pool_is_watched(database: Database, pool: Pool) -> None:
     ]
 
 
+def test_pool_that_is_away_has_no_workers(database: Database, pool: Pool, unused_port: int) -> None:
+    """What is known of the history is looked at all the same; of the queue nothing is said."""
+    away = Dispatcher(redis.Redis(port=unused_port))
+    rules = {"queue": {"above": 0}, "workers": {"below": 1}, "failures": {"above": 0.5, "at-least": 1}}
+    Ledger(database).write(make_record(0, "F"), "f", delivered=True)
+    make_alerts(database, away, **rules).look(NOON_MS)
+    assert told(database) == [
+        ("alert", "Alert: the pool cannot be reached; 1 worker processes should take work"),
+        ("alert", "Alert: 1 of 1 runs of the last 1 h 0 min failed or were lost; 50% may"),
+    ]
+    pool.dispatcher.join("w-1", host="h", pid=1)
+    make_alerts(database, pool.dispatcher, **rules).look(NOON_MS + MINUTE_MS)
+    assert told(database)[2:] == [("resolved", "Resolved: 1 worker processes take work; 1 should")]
+    away.close()
+
+
 def test_failing_runs_are_watched(database: Database, pool: Pool) -> None:
     """Those of a window, when there are enough of them; what somebody has cancelled does not count."""
     alerts = make_alerts(database, pool.dispatcher, failures={"above": 0.5, "window": 600, "at-least": 4})
@@ -174,6 +192,10 @@ def test_missed_start_is_told_once(database: Database, pool: Pool) -> None:
     for _ in range(2):
         miss(eager, "shop/nightly", NOON_MS + MINUTE_MS, "again")
     assert len(told(database)) == 3
+    with database.write() as connection:  # by a server whose clock is ahead
+        connection.execute(update(alerts_table).values(told_ms=alerts_table.c.told_ms + MINUTE_MS))
+    miss(eager, "shop/nightly", NOON_MS + 2 * MINUTE_MS, "and again")
+    assert len(told(database)) == 4
     with database.read() as connection:
         body = connection.execute(select(notifications.c.body).order_by(notifications.c.no)).scalars().first()
     assert body is not None
@@ -223,6 +245,27 @@ def test_section_that_makes_no_sense_is_refused(tmp_path: Path, text: str, words
     path.write_text(text)
     with pytest.raises(BadVariable, match=words):
         read_configuration(path)
+
+
+def test_server_that_always_has_something_to_send_looks_all_the_same(
+    settings: Settings, pool: Pool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A service that is slow, and of which many messages are wanted, hides no alert."""
+    path = tmp_path / "server.toml"
+    path.write_text('[notify.ops]\nurl = "json://127.0.0.1:1"\n\n[alerts]\nto = ["ops"]\nworkers = {below = 1}\n')
+    parts = Parts(replace(settings, config=path))
+    assert parts.messenger is not None
+    parts.database.migrate()
+    is_over = threading.Event()
+    monkeypatch.setattr(parts.messenger, "send_next", lambda _now_ms: not is_over.wait(0.01))
+    postman = Postman(parts.messenger, parts.alerts)
+    postman.start()
+    try:
+        wait_for(lambda: told(parts.database), "the alert is noted")
+    finally:
+        is_over.set()
+        postman.stop()
+        parts.close()
 
 
 def test_server_looks_and_sends(settings: Settings, pool: Pool, tmp_path: Path) -> None:

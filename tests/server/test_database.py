@@ -9,13 +9,16 @@ import threading
 from pathlib import Path
 
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
-from sqlalchemy import text
+from sqlalchemy import insert, text
 
-from supercheck_server.database import Database
+from supercheck_server.access import Access
+from supercheck_server.database import Database, _config
 from supercheck_server.errors import DatabaseTrouble, WrongSchema
-from supercheck_server.tables import metadata
+from supercheck_server.history import History, RunFilter
+from supercheck_server.tables import metadata, runs, tokens
 
 
 def test_migrations_make_the_tables_that_the_code_uses(database: Database) -> None:
@@ -59,6 +62,24 @@ def test_newer_tables_are_refused_in_words(database: Database) -> None:
     for attempt in (database.check, database.migrate):
         with pytest.raises(WrongSchema, match=r"does not know \(9999\): a newer one"):
             attempt()
+
+
+def test_older_tables_are_brought_up_to_date_with_what_is_in_them(database_url: str) -> None:
+    """From the first ones on."""
+    database = Database(database_url)
+    with database.write() as connection:
+        config = _config()
+        config.attributes["connection"] = connection
+        command.upgrade(config, "0001")
+        connection.execute(insert(runs).values(id="r1", project="shop", verdict="passed", submitted_ms=1))
+        connection.execute(insert(tokens).values(id="t1", name="ada", hash="h", created_ms=1))
+    with pytest.raises(WrongSchema, match=r"of an older release \(0001"):
+        database.check()
+    database.migrate()
+    database.check()
+    assert [run.id for run in History(database).runs(RunFilter())] == ["r1"]
+    assert [(one.name, one.project, one.scope) for one in Access(database).list()] == [("ada", "", "admin")]
+    database.close()
 
 
 def test_missing_tables_are_said_in_words(database_url: str) -> None:

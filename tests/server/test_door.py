@@ -21,6 +21,7 @@ from pytest_supercheck.gateway import Gateway
 from pytest_supercheck.http_gateway import HttpGateway
 from pytest_supercheck.model import Offer, RunId, RunRequest
 from pytest_supercheck.operators import StoreSettings
+from supercheck_server.history import RunFilter
 from supercheck_server.settings import Settings
 from tests.server.conftest import GUARD_S, Place, Pool, Served, ended, serving, wait_for
 
@@ -34,8 +35,9 @@ def test_session_through_the_server(place: Place, served: Served, pool: Pool) ->
     assert "7 passed" in output
     assert "1 failed" in output
     assert "output of 5" in output
-    assert "supercheck: run " in output
     wait_for(served.parts.trends.slow, "the run is recorded")
+    [row] = served.parts.history.runs(RunFilter())
+    assert f"supercheck: run {row.id}, see it at {served.url}/runs/{row.id}" in output
 
 
 def test_tokens_open_the_door(place: Place, served: Served, pool: Pool) -> None:

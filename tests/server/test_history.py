@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import threading
 from dataclasses import replace
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -119,11 +120,12 @@ def test_filters_and_search_find_what_is_meant(books: Books) -> None:
 
 
 def test_comparison_names_new_fixed_and_still_failing(books: Books) -> None:
-    """Beside the run before of the same branch and project that ran to its end."""
+    """Beside the run before of the same branch and project, and no fork's, that ran to its end."""
     books.write(
         make_record(1, "PFFF"),
         make_record(2, "FFFF", project="other"),
         make_record(3, "P", outcome="cancelled"),
+        make_record(0, "F", origin=Origin(branch="main", pull_request=7), submitted_at=NOON + timedelta(minutes=3)),
         make_record(4, "FFPS"),
     )
     before = books.history.previous(books.run(4))
@@ -137,6 +139,34 @@ def test_comparison_names_new_fixed_and_still_failing(books: Books) -> None:
     # The fourth was skipped: nobody knows whether it is mended.
     assert names == {"new": ["test_0"], "fixed": ["test_2"], "still": ["test_1"]}
     assert books.history.previous(books.run(1)) is None
+
+
+def test_attempts_of_a_workflows_run_know_each_other(books: Books) -> None:
+    """Those of one project, also where several jobs of the workflow have a run each."""
+
+    def job(attempt: object, run: int = 77, host: str = "github.com") -> Origin:
+        return Origin(url=f"https://{host}/acme/shop/actions/runs/{run}/attempts/{attempt}")
+
+    books.write(
+        make_record(1, "F", origin=job(1)),
+        make_record(2, "P", origin=job(1)),
+        make_record(3, "F", origin=job(2)),
+        make_record(4, "P", origin=job(10)),
+        make_record(5, "P", origin=job(3), project="bank"),
+        make_record(6, "P", origin=job(3, run=7)),
+        make_record(7, "P", origin=job(3, host="git.acme.example")),
+        make_record(8, "P", origin=job(1, run=78)),
+        make_record(9, "P", origin=job("3%")),
+        make_record(10, "P", origin=Origin(url="https://ci.example.org/attempts/2")),
+    )
+    attempts = books.history.attempts(books.run(3))
+    assert attempts is not None
+    assert (attempts.number, attempts.last) == (2, 10)
+    assert {number: [row.id[-1] for row in rows] for number, rows in attempts.others} == {1: ["1", "2"], 10: ["4"]}
+    alone = books.history.attempts(books.run(6))
+    assert alone is not None  # the ones before it have left no runs
+    assert (alone.number, alone.last, alone.others) == (3, 3, ())
+    assert [books.history.attempts(books.run(number)) for number in (8, 9, 10)] == [None, None, None]
 
 
 def test_forgotten_run_leaves_nothing_but_its_tests(books: Books) -> None:
@@ -207,6 +237,7 @@ def test_pages_are_answered_from_indexes(books: Books) -> None:
             "SELECT * FROM runs WHERE project='x' ORDER BY submitted_ms DESC, no DESC LIMIT 50",
             "SELECT * FROM runs WHERE branch='x' AND (submitted_ms, no) < (5, 5) ORDER BY submitted_ms DESC, no DESC",
             "SELECT count(*) FROM runs WHERE delivered=0 AND verdict != 'live'",
+            "SELECT * FROM runs WHERE project='x' AND url IN ('a', 'b', 'c')",
             "SELECT * FROM results WHERE test_no=1 ORDER BY run_no DESC LIMIT 200",
             "SELECT * FROM results WHERE run_no=1 AND position > 5 ORDER BY position LIMIT 50",
             "SELECT * FROM tests WHERE flakiness > 0 ORDER BY flakiness DESC, no DESC LIMIT 50",

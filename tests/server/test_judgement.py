@@ -15,10 +15,13 @@ from pytest_supercheck.record import RunRecord
 from supercheck_server.ledger import Ledger
 from tests.server.conftest import Served, make_record
 
+#: With what the pages of a workflow run's attempts begin.
+ATTEMPTS = "https://github.com/acme/shop/actions/runs/5/attempts/"
 
-def on(record: RunRecord, branch: str, pull_request: int = 0) -> RunRecord:
+
+def on(record: RunRecord, branch: str, pull_request: int = 0, trigger: str = "push") -> RunRecord:
     """The record of a run on that branch."""
-    origin = replace(record.summary.origin, branch=branch, pull_request=pull_request)
+    origin = replace(record.summary.origin, branch=branch, pull_request=pull_request, trigger=trigger)
     return replace(record, summary=replace(record.summary, origin=origin))
 
 
@@ -28,10 +31,17 @@ def write(served: Served, *records: RunRecord) -> None:
         assert Ledger(served.parts.database).write(record, f"projects/x/runs/{record.summary.id}/", delivered=True)
 
 
-def ask(served: Served, run: str, branch: str, count: int = 3) -> dict[str, tuple[str, float]]:
+def attempt(record: RunRecord, number: int, run: int = 5) -> RunRecord:
+    """The record of a run that an attempt of a workflow run has started."""
+    origin = replace(record.summary.origin, url=f"{ATTEMPTS.replace('5', str(run))}{number}")
+    return replace(record, summary=replace(record.summary, origin=origin))
+
+
+def ask(served: Served, run: str, branch: str, count: int = 3, *, attempts: str = "") -> dict[str, tuple[str, float]]:
     """Since when tests fail on a branch, and how flaky they are."""
     gateway = HttpGateway(served.url, None)
-    told = gateway.judge(RunId(run), [f"test_a.py::test_{index}" for index in range(count)], branch=branch)
+    nodeids = [f"test_a.py::test_{index}" for index in range(count)]
+    told = gateway.judge(RunId(run), nodeids, branch=branch, attempts=attempts)
     gateway.close()
     return {one["nodeid"][-1]: (one["failing_since"], one["flakiness"]) for one in told}
 
@@ -65,6 +75,27 @@ def test_forks_branch_of_the_same_name_is_another(served: Served) -> None:
     assert [since for since, _ in ask(served, "0190-000003", "main").values()] == ["", "", ""]
 
 
+def test_what_somebody_has_broken_at_home_excuses_nothing(served: Served) -> None:
+    """It was never on the branch that was checked out."""
+    write(served, make_record(1, "PPP"), on(make_record(2, "FFF"), "main", trigger="local"))
+    write(served, on(make_record(3, "FFF"), "feature"))
+    assert [since for since, _ in ask(served, "0190-000003", "main").values()] == ["", "", ""]
+
+
+def test_other_attempts_of_a_workflow_run_excuse_nothing(served: Served) -> None:
+    """On the base branch itself: what is run once more after it has failed, or beside it, does not fail as before."""
+    write(
+        served,
+        attempt(make_record(1, "PPF"), 1, run=4),
+        attempt(make_record(2, "PFF"), 1),
+        attempt(make_record(3, "PFF"), 2),
+    )
+    told = ask(served, "0190-000003", "main", attempts=ATTEMPTS)
+    assert [told[index][0] for index in "012"] == ["", "", "0190-000001"]
+    told = ask(served, "0190-000003", "main")
+    assert [told[index][0] for index in "012"] == ["", "0190-000002", "0190-000001"]
+
+
 def test_tests_that_change_their_mind_are_flaky(served: Served) -> None:
     """On all branches; what was never seen is not."""
     write(served, *(make_record(number, letters) for number, letters in enumerate(("PPP", "PFP", "PPP", "PFP"), 1)))
@@ -80,5 +111,5 @@ def test_senseless_questions_are_refused(served: Served, client: httpx.Client, b
     write(served, make_record(1))
     assert client.post("/api/v1/runs/0190-000001/judge", json=body).status_code == 400
     assert client.post("/api/v1/runs/nobody/judge", json={"nodeids": []}).status_code == 404
-    asked = {"nodeids": ["a\0b"], "branch": "\0"}
+    asked = {"nodeids": ["a\0b"], "branch": "\0", "attempts": "\0%"}
     assert client.post("/api/v1/runs/0190-000001/judge", json=asked).status_code == 200

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import json
 import logging
 import os
 import re
@@ -240,6 +241,35 @@ def test_branches_and_projects_have_stories_of_their_own(database: Database) -> 
     assert len(office.rows()) == 3
 
 
+def test_runs_of_which_a_target_does_not_hear_are_no_part_of_its_story(database: Database) -> None:
+    """What somebody has tried by hand neither takes the first failure from a push nor the recovery."""
+    office = Office(database, make_target(on=["first-failure", "recovery"], triggers=["push", "sched*"]))
+    by_hand = {"origin": Origin(branch="main", trigger="local")}
+    office.record(1, "P")
+    office.record(2, "F", **by_hand)
+    office.record(3, "F")
+    for number in range(4, 54):
+        office.record(number, "P", **by_hand)
+    office.record(54, "P")
+    assert [row[1] for row in office.rows()] == ["first-failure", "recovery"]
+
+
+def test_pull_request_is_no_branch_of_its_name(database: Database) -> None:
+    """A fork's main is not ours: it has a story of its own, and is told as what it is."""
+    office = Office(database, make_target(on=["first-failure", "recovery"], branches=["main"]))
+    fork = {"origin": Origin(branch="main", trigger="pull_request", pull_request=7)}
+    office.record(1, "P")
+    office.record(2, "F", **fork)
+    office.record(3, "P")
+    office.record(4, "F", **fork)
+    office.record(5, "F")
+    assert [row[1] for row in office.rows()] == ["first-failure"] * 2
+    assert sorted(office.send_all()) == [
+        "shop, main (pull request 7): has begun to fail, 1 of 1 tests failed",
+        "shop, main: has begun to fail, 1 of 1 tests failed",
+    ]
+
+
 def test_jobs_name_targets_too(database: Database) -> None:
     """Known ones; and a target that is told anyway is told once."""
     office = Office(database, make_target("team", on="failure"), make_target("quiet", on=[]))
@@ -344,6 +374,20 @@ def test_foreign_error_is_no_words_of_ours(
     assert office.rows() == [("team", "always", "waiting", 1)]
     assert [vars(record)["reason"] for record in caplog.records] == ["KeyError"]
     assert "json://" not in str([vars(record) for record in caplog.records])
+
+
+def test_template_that_does_not_fit_gives_way_to_the_usual_words(
+    database: Database, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It was tried out with a run that has a failing test; one that was lost is told all the same."""
+    wording = Wording(body="{{ failures[0].nodeid }}")
+    office = Office(database, replace(make_target(), wording=wording))
+    office.record(1, "F")
+    office.record(2, "P", outcome="lost")
+    assert office.send_all() == ["shop, main: 1 of 1 tests failed", "shop, main: was lost"]
+    assert [row[2:] for row in office.rows()] == [("sent", 1)] * 2
+    [record] = [record for record in caplog.records if record.levelno == logging.WARNING]
+    assert vars(record)["reason"] == "list object has no element 0"
 
 
 def test_service_that_is_away_keeps_nobody_waiting(database: Database) -> None:
@@ -541,16 +585,21 @@ def test_refused_message_is_logged_without_the_address(
 def test_lost_run_is_told_as_that(
     notifying: Settings, pool: Pool, hook: Webhook, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Not as failing tests."""
+    """Not as failing tests; to whom it concerns, although the pool knows nothing of it any more."""
+    assert notifying.config is not None
+    with notifying.config.open("a") as file:
+        file.write(f'[notify.mainly]\nurl = "{hook.url}"\non = "failure"\nbranches = ["main"]\ntriggers = ["push"]\n')
     monkeypatch.setattr("supercheck_server.recorder.LOST_S", 0)
     parts = Parts(notifying)
     assert parts.messenger is not None
-    pool.submit("r1", nodeids=["a"], project="shop")
+    spec = json.dumps({"origin": {"branch": "main", "trigger": "push"}})
+    pool.submit("r1", nodeids=["a"], project="shop", spec=spec)
     parts.recorder.note_live()
     pool.client.flushall()
     assert parts.recorder.close_lost() == 1
-    assert parts.messenger.send_next(LATER_MS)
-    assert hook.titles == ["shop: was lost"]
+    while parts.messenger.send_next(LATER_MS):
+        pass
+    assert hook.titles == ["shop, main: was lost"] * 2
     parts.close()
 
 
@@ -675,3 +724,7 @@ def test_preview_shows_what_is_sent_and_sends_nothing(
     assert shown.output == f"{message['title']}\n\n{message['message']}\n"
     parts.close()
     assert "no recorded run 'r2'" in by_hand("preview", "team", "r2").output
+    assert notifying.config is not None
+    with notifying.config.open("a") as file:
+        file.write('[notify.odd]\nurl = "json://localhost"\nbody = "{{ 1 / (run.passed - 2) }}"\n')
+    assert "notify.odd: a template does not fit it" in by_hand("preview", "odd", "r1").output

@@ -293,6 +293,7 @@ def test_left_run_needs_nobody(far: Far, pool: Pool, served: Served) -> None:
     assert code == 0, output
     wait_for(served.parts.trends.slow, "the run is recorded")
     [row] = served.parts.history.runs(RunFilter())
+    assert f"supercheck attach {row.id}, {served.url}/runs/{row.id}" in output
     code, output = far.run(row.id, command="attach")
     assert code == 1, output
     assert "1 failed, 4 passed" in output

@@ -1,4 +1,4 @@
-// What htmx does not know: the form's token, and what to say when a live page has lost its connection.
+// What htmx does not know: the form's token, and what to say when a form has failed or a live page lost its connection.
 (() => {
   const notice = () => document.getElementById("connection");
 
@@ -17,10 +17,19 @@
     const focused = document.activeElement;
     if (focused && focused.tagName === "SELECT" && event.target.contains(focused)) event.preventDefault();
   });
-  document.addEventListener("htmx:responseError", (event) => {
+  const tell = (words) => {
     const box = document.getElementById("trouble");
     if (!box) return;
     box.hidden = false;
-    box.textContent = `That did not work (${event.detail.xhr.status}). Load the page again.`;
+    box.textContent = words;
+  };
+  document.addEventListener("htmx:responseError", (event) => {
+    const { status, response } = event.detail.xhr;
+    try {
+      tell(JSON.parse(response).detail);
+    } catch {
+      tell(`That did not work (${status}). Load the page again.`);
+    }
   });
+  document.addEventListener("htmx:sendError", () => tell("The server does not answer. Try again in a moment."));
 })();
