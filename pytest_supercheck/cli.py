@@ -46,12 +46,12 @@ _F = TypeVar("_F", bound=Callable[..., Any])
 #: Group of entry points, each of which is a command.
 COMMANDS: Final = "supercheck.commands"
 
-_URL_HELP = "The pool's Redis: redis://, rediss:// or unix://. Default: $SUPERCHECK_REDIS_URL, then $SUPERCHECK_URL."
+_DEFAULT_URL = "Default: $SUPERCHECK_REDIS_URL, then $SUPERCHECK_URL."
 
 
-def url_option(command: _F) -> _F:
+def url_option(command: _F, *, what: str = "The pool's Redis: redis://, rediss:// or unix://.") -> _F:
     """Add --url to a command."""
-    return click.option("--url", metavar="URL", help=_URL_HELP, callback=_out_of_sight)(command)
+    return click.option("--url", metavar="URL", help=f"{what} {_DEFAULT_URL}", callback=_out_of_sight)(command)
 
 
 def _out_of_sight(_context: click.Context, _option: click.Parameter, url: str | None) -> str | None:
@@ -368,7 +368,7 @@ def report(run: str, store: str | None, output: Path | None, show: bool) -> None
 
 
 @main.command()
-@url_option
+@functools.partial(url_option, what="The pool's Redis, or a server's http(s)://.")
 @click.option("--label", "labels", multiple=True, metavar="LABEL", callback=_labels, help="What runs will ask for.")
 @reports_errors
 def doctor(url: str | None, labels: tuple[str, ...]) -> None:
