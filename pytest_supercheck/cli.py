@@ -4,6 +4,7 @@ The ``supercheck`` command: its commands are in modules of their own, here and i
 
 from __future__ import annotations
 
+import functools
 import sys
 from importlib.metadata import entry_points
 from typing import Final
@@ -54,7 +55,7 @@ def main() -> None:
 
 
 @main.command()
-@url_option
+@functools.partial(url_option, what="The pool's Redis, or a server's http(s)://.")
 @click.option(
     "--label", "labels", multiple=True, metavar="LABEL", callback=check_labels, help="What runs will ask for."
 )

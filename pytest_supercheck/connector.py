@@ -42,7 +42,7 @@ from pytest_supercheck.model import Admission, Offer, RunId, RunRequest
 from pytest_supercheck.origin import find_origin
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from pytest_supercheck.gateway import Gateway
     from pytest_supercheck.retrieval import Retrieval
@@ -116,7 +116,7 @@ class Connector:
             case _ if not self._is_connected:
                 pass  # the session has been told why
             case {"source": wish}:
-                self._shipment = _ship(self._gateway, wish, lambda words: self._tell({"shipping": words}))
+                self._shipment = _ship(self._gateway, wish, lambda words: self._tell({"note": words}))
             case {"queue": _}:
                 self._tell({"capacity": self._gateway.queue().figures.running_capacity})
             case {"submit": request, "wait_s": wait_s, "record": keep}:
@@ -196,6 +196,7 @@ class Connector:
     def _admit(self, request: RunRequest, wait_s: float) -> Admission:
         """Submit until there is room and a worker fits, for `wait_s` seconds at most, or until the session goes."""
         give_up_at = time.monotonic() + wait_s
+        has_told = False
         while True:
             try:
                 admission = self._gateway.submit(request)
@@ -206,6 +207,10 @@ class Connector:
             except (QueueFull, NoWorker) as trouble:
                 pause_s = trouble.retry_after_s if isinstance(trouble, QueueFull) else WATCH_S
                 left_s = give_up_at - time.monotonic()
+                if left_s > 0 and not has_told:
+                    has_told = True
+                    why = _obstacle(trouble, request.labels)
+                    self._tell({"note": f"supercheck: {why}: asking again for {wait_s:.0f} s"})
                 if left_s <= 0 or readable(self._session.fileno(), min(pause_s, left_s, FULL_S)):
                     raise
 
@@ -272,6 +277,15 @@ class Connector:
                 self._gateway.cancel(run, outcome=outcome, how="kill", message="its session has gone")
         except SupercheckError:
             pass  # its lease lapses
+
+
+def _obstacle(trouble: QueueFull | NoWorker, labels: Sequence[str]) -> str:
+    """What is in the way, where that may pass."""
+    if isinstance(trouble, NoWorker):
+        return f"no live worker has the labels {', '.join(labels)}"
+    figures = trouble.figures
+    running = f"running {figures.running}/{figures.running_capacity}"
+    return f"the queue is full ({running}, queued {figures.queued}/{figures.queued_capacity})"
 
 
 def _ship(gateway: Gateway, wish: dict[str, Any], tell: Callable[[str], None]) -> Shipment:

@@ -49,7 +49,10 @@ def make_workspaces(cache: Path) -> Path:
         made = place / f"{os.getpid()}-{uuid.uuid4().hex[:12]}"
         _HELD.append(os.open(f"{made}.host", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
         fcntl.flock(_HELD[-1], fcntl.LOCK_EX)
-        made.mkdir(mode=0o711)
+        made.mkdir()
+        for directory in (place, made):
+            if directory.stat().st_uid == os.geteuid():  # whatever we were started with: tests may be somebody else
+                directory.chmod(0o711)
     except OSError as exc:
         raise Infrastructure(f"The worker's directory cannot be made: {exc}. Set SUPERCHECK_CACHE to another.") from exc
     return made

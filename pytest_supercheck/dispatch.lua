@@ -37,6 +37,7 @@
 --   sc:recorded           zset    7 days  recorded runs -> when, ms; those before the last 1,000 are erased
 --   sc:ended              zset    7 days  runs that ended and are not recorded -> ms from which a recorder may claim it;
 --                                         each is forgotten with its run
+--   sc:withdrawn          zset    1 day   runs of which nothing is kept, as was wanted -> when, ms; those of a day
 --   sc:later              zset    index   lost job -> ms at which its slot is wished for again
 --   sc:leases             zset    index   e:JOB, w:WORKER, c:RUN -> ms at which it lapses; g:GROUP -> ms at which it is
 --                                         looked through for runs that have expired
@@ -77,6 +78,7 @@ local RECORDED_LIMIT = 1000
 local STATE_TTL_MS = 24 * 3600 * 1000
 local WORKER_TTL_MS = 24 * 3600 * 1000
 local MAIL_TTL_MS = 24 * 3600 * 1000
+local WITHDRAWN_MS = 24 * 3600 * 1000
 local LEFT_TTL_MS = 3600 * 1000
 local CLAIM_MS = 60 * 1000 -- how long a recorder has for a run before another may try
 local READ_MS = 60 * 1000  -- how long sessions have to read the end of a run before it may be forgotten
@@ -544,6 +546,14 @@ local function erase(run)
   for _, part in ipairs(PARTS) do call('DEL', run_key(run.id, part)) end
 end
 
+-- Who has seen the run alive can tell this from a loss of data.
+local function withdraw(run)
+  erase(run)
+  call('ZREMRANGEBYSCORE', 'sc:withdrawn', '-inf', NOW - WITHDRAWN_MS)
+  call('ZADD', 'sc:withdrawn', NOW, run.id)
+  call('PEXPIRE', 'sc:withdrawn', WITHDRAWN_MS)
+end
+
 local function learn_duration(run)
   if not run.started_ms then return end
   local took = NOW - run.started_ms
@@ -556,7 +566,7 @@ local function end_run(run, outcome, message)
   leave_indexes(run)
   if outcome == 'withdrawn' then
     run.state = 'ended'
-    return erase(run)
+    return withdraw(run)
   end
   set(run, 'state', 'ended')
   set(run, 'outcome', outcome)
@@ -1334,7 +1344,7 @@ end
 local function forget_ended(key, ids)
   for _, id in ipairs(ids) do
     local run = load_run(id)
-    if run then erase(run) end
+    if run then (key == 'sc:ended' and withdraw or erase)(run) end
     call('ZREM', key, id)
   end
   return #ids

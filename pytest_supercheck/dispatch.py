@@ -267,6 +267,11 @@ class Dispatcher:
             name: Any = self._redis.hget(f"sc:run:{run}", "project")
         return None if name is None else str(name, "utf-8", "surrogatepass")
 
+    def is_withdrawn(self, run: RunId) -> bool:
+        """Whether it was wanted that nothing is kept of a run, in the last 24 hours."""
+        with redis_errors():
+            return self._redis.zscore("sc:withdrawn", run) is not None
+
     def claim(self) -> RunDetails | None:
         """
         Take a run that has ended, to record it; nobody else gets it for 60 seconds.

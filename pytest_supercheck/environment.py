@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import os
 import platform
 import re
 import sys
 import uuid
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -96,6 +97,16 @@ def _rest() -> None:
     """Nothing has to be done meanwhile."""
 
 
+@contextlib.contextmanager
+def _for_others() -> Iterator[None]:
+    """Let others read what is made, whatever the worker was started with: tests are somebody else."""
+    before = os.umask(0o022)
+    try:
+        yield
+    finally:
+        os.umask(before)
+
+
 def _close(held: Iterable[Held]) -> None:
     for one in held:
         one.close()
@@ -154,18 +165,19 @@ class Environments:
             Infrastructure: This worker has no room for it.
         """
         try:
-            found: Environment | None = first(
-                "supercheck_build_environment",
-                self,
-                wish=wish,
-                tree=tree,
-                rootdir=rootdir,
-                venv=venv,
-                cache=self._cache,
-                confine=self._confine,
-                pulse=self._pulse,
-                tell=tell,
-            )
+            with _for_others() if self._confine else contextlib.nullcontext():
+                found: Environment | None = first(
+                    "supercheck_build_environment",
+                    self,
+                    wish=wish,
+                    tree=tree,
+                    rootdir=rootdir,
+                    venv=venv,
+                    cache=self._cache,
+                    confine=self._confine,
+                    pulse=self._pulse,
+                    tell=tell,
+                )
         except OSError as exc:  # also of several files at once, which has no number
             if not says_no_room(str(exc)):
                 raise

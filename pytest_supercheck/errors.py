@@ -112,7 +112,7 @@ class CannotRetry(SupercheckError):
 
 
 class QueueFull(SupercheckError):
-    """The queue is full: the run was refused and nothing of it was kept. Try again later."""
+    """The queue is full: the run was refused and nothing of it was kept. Try later, or with --supercheck-wait."""
 
     exit_code: ClassVar[int] = 75
 

@@ -93,6 +93,8 @@ class Follower:
             where = f"queued ({self._place_told})"
             if not admission.figures.workers:
                 where += "; no worker is alive: start one with 'supercheck worker'"
+            if admission.figures.paused:
+                where += "; the pool is paused"
         self.line(f"supercheck: run {run}, {where}{origin}")
 
     def line(self, text: str) -> None:

@@ -23,14 +23,12 @@ from pytest_supercheck.record import RecordError
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
-_URL_HELP: Final = (
-    "The pool's Redis: redis://, rediss:// or unix://. Default: $SUPERCHECK_REDIS_URL, then $SUPERCHECK_URL."
-)
+_DEFAULT_URL: Final = "Default: $SUPERCHECK_REDIS_URL, then $SUPERCHECK_URL."
 
 
-def url_option(command: _F) -> _F:
+def url_option(command: _F, *, what: str = "The pool's Redis: redis://, rediss:// or unix://.") -> _F:
     """Add --url to a command."""
-    return click.option("--url", metavar="URL", help=_URL_HELP, callback=_out_of_sight)(command)
+    return click.option("--url", metavar="URL", help=f"{what} {_DEFAULT_URL}", callback=_out_of_sight)(command)
 
 
 def _out_of_sight(_context: click.Context, _option: click.Parameter, url: str | None) -> str | None:

@@ -6,10 +6,12 @@ An edge beside `cli`: joins settings and the dispatcher.
 
 from __future__ import annotations
 
+import functools
 import json
 import time
+from collections.abc import Callable
 from dataclasses import asdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -19,6 +21,8 @@ from pytest_supercheck.options import pool_settings, reports_errors, url_option
 if TYPE_CHECKING:
     from pytest_supercheck.dispatch import Dispatcher
 
+_F = TypeVar("_F", bound=Callable[..., Any])
+
 
 def _dispatcher(url: str | None) -> Dispatcher:
     from pytest_supercheck.dispatch import Dispatcher
@@ -26,6 +30,16 @@ def _dispatcher(url: str | None) -> Dispatcher:
 
     settings, address = pool_settings(url)
     return Dispatcher(connect_redis(address, password=settings.token))
+
+
+def pool_command(command: _F) -> _F:
+    """A subcommand of `queue`, which takes the pool's address as that does, behind its name or in front."""
+
+    @functools.wraps(command)
+    def wrapped(before: str | None, url: str | None, **given: Any) -> Any:
+        return command(url or before, **given)
+
+    return url_option(click.pass_obj(reports_errors(wrapped)))  # type: ignore[arg-type, return-value]
 
 
 @click.group(invoke_without_command=True)
@@ -81,16 +95,14 @@ def _run_text(run: QueuedRun, now_ms: float) -> str:
 
 
 @queue.command()
-@click.pass_obj
-@reports_errors
+@pool_command
 def pause(url: str | None) -> None:
     """Start nothing new; what runs goes on, and runs may still be submitted."""
     click.echo(_figures_text(_dispatcher(url).pause(on=True)))
 
 
 @queue.command()
-@click.pass_obj
-@reports_errors
+@pool_command
 def resume(url: str | None) -> None:
     """Start runs again."""
     click.echo(_figures_text(_dispatcher(url).pause(on=False)))
@@ -98,8 +110,7 @@ def resume(url: str | None) -> None:
 
 @queue.command()
 @click.option("--unrecorded", is_flag=True, help="Also runs that no server has recorded: nothing is left of them then.")
-@click.pass_obj
-@reports_errors
+@pool_command
 def clear(url: str | None, unrecorded: bool) -> None:
     """
     Forget runs that ended more than a minute ago.
@@ -118,8 +129,7 @@ def clear(url: str | None, unrecorded: bool) -> None:
 @queue.command()
 @click.argument("run")
 @click.option("--now", is_flag=True, help="Kill the tests that run instead of letting them finish.")
-@click.pass_obj
-@reports_errors
+@pool_command
 def cancel(url: str | None, run: str, now: bool) -> None:
     """Cancel a run; what it has reported is kept."""
     who = "cancelled with 'supercheck queue cancel'"
@@ -131,8 +141,7 @@ def cancel(url: str | None, run: str, now: bool) -> None:
 @queue.command()
 @click.argument("run")
 @click.option("--failed", is_flag=True, help="Only its tests that failed, or have no result.")
-@click.pass_obj
-@reports_errors
+@pool_command
 def retry(url: str | None, run: str, failed: bool) -> None:
     """
     Run a run once more that has ended in the last 7 days; prints the new run's id.
@@ -147,8 +156,7 @@ def retry(url: str | None, run: str, failed: bool) -> None:
 @queue.command()
 @click.argument("run")
 @click.argument("rank", type=click.Choice(PRIORITIES))
-@click.pass_obj
-@reports_errors
+@pool_command
 def priority(url: str | None, run: str, rank: Priority) -> None:
     """Change the rank of a run that waits."""
     status = _dispatcher(url).priority(RunId(run), priority=rank)
@@ -165,8 +173,7 @@ def _known(state: str, run: str) -> None:
 @click.option("--running", type=click.IntRange(0), metavar="N", help="Executions at a time.")
 @click.option("--queued", type=click.IntRange(0), metavar="M", help="Runs that may wait.")
 @click.option("--project", metavar="NAME", help="For one project, within the pool's limits.")
-@click.pass_obj
-@reports_errors
+@pool_command
 def limits(url: str | None, running: int | None, queued: int | None, project: str | None) -> None:
     """Show the limits, or set them at once, while everything runs."""
     figures = _dispatcher(url).limits(running=running, queued=queued, project=project)

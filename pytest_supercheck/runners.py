@@ -70,7 +70,7 @@ class Outbox:
         with contextlib.suppress(BlockingIOError):
             while self._waiting:
                 data, fds = self._waiting[0]
-                sent = socket.send_fds(self._connection, [data], fds)
+                sent = socket.send_fds(self._connection, [data], fds) if fds else self._connection.send(data)
                 self._waiting[0] = data[sent:], []
                 _close(fds)
                 if sent == len(data):

@@ -100,7 +100,7 @@ class Submission:
         Wait for the answer.
 
         Args:
-            tell: Is told meanwhile what the user should read: of files that are shipped.
+            tell: Is told meanwhile what the user should read: of files that are shipped, or why it takes long.
 
         Raises:
             SupercheckError: The pool cannot be reached, or refused, or the project's files cannot be shipped.
@@ -221,8 +221,8 @@ class Submission:
                 self.heard_at = time.monotonic()
             elif "mask" in message:
                 hide(message["mask"])
-            elif "shipping" in message:
-                self._notes.append(message["shipping"])
+            elif "note" in message:
+                self._notes.append(message["note"])
             else:
                 self._answers.update(message)
 

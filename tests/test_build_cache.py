@@ -162,6 +162,16 @@ def test_what_links_lead_to_stays(tmp_path: Path) -> None:
     assert there.stat().st_mode & 0o777 == 0o500
 
 
+def test_tests_pass_through_where_workspaces_are(tmp_path: Path) -> None:
+    """They may be somebody else, and the worker one of a unit with UMask=0077."""
+    before = os.umask(0o077)
+    try:
+        made = make_workspaces(tmp_path)
+    finally:
+        os.umask(before)
+    assert [path.stat().st_mode & 0o777 for path in (made, made.parent)] == [0o711, 0o711]
+
+
 def test_a_worker_starts_whatever_tests_have_left(tmp_path: Path) -> None:
     """The workspaces of one that was killed go, however deep they are."""
     place = tmp_path / "workspaces"

@@ -1692,6 +1692,8 @@ def test_withdrawn_run_was_never_there(pool: Pool, running: bool) -> None:
     assert not [key for key in pool.all_keys() if key.startswith("sc:run")]
     assert pool.dispatcher.keep(RunId("a")).state == "gone"
     assert pool.dispatcher.queue().runs == ()
+    assert pool.dispatcher.is_withdrawn(RunId("a"))
+    assert not pool.dispatcher.is_withdrawn(RunId("b"))
 
 
 def test_fatal_ends_the_run_for_everybody(pool: Pool) -> None:
@@ -1840,6 +1842,8 @@ def test_every_key_is_documented_and_expires(pool: Pool) -> None:
     for run in ("e", "f"):
         pool.dispatcher.cancel(RunId(run), outcome="cancelled", how="leave")
     pool.dispatcher.recorded(RunId("f"))
+    pool.submit("i")
+    pool.dispatcher.cancel(RunId("i"), outcome="withdrawn", how="leave")
     pool.client.rpush("sc:run:d:offer:1f", "left over")
     pool.client.expire("sc:run:d:offer:1f", 5)
     rows = documented_keys()

@@ -705,6 +705,25 @@ def test_no_strangers_interpreter_is_run(bed: Bed, project: Path, tmp_path: Path
     assert not (tmp_path / "ran").exists()
 
 
+def test_what_is_built_others_can_read(bed: Bed, project: Path, walls: Walls) -> None:
+    """Tests are somebody else; how the worker was started, as by a unit with UMask=0077, does not matter."""
+    write(project, {"pyproject.toml": SHOP + TEST_EXTRA, "shop.py": ""})
+    bed.environments = bed.make(project="shop", confine=walls.confine)
+    before = os.umask(0o077)
+    try:
+        made = bed.prepare(project)
+        assert os.umask(0o077) == 0o077
+    finally:
+        os.umask(before)
+    for place in (made.interpreter.parents[1], *(held.path for held in made.held[:2])):
+        for path in (place, *place.rglob("*")):
+            if not path.is_symlink():
+                assert path.stat().st_mode & 0o005 == (
+                    0o005 if path.is_dir() else path.stat().st_mode & 0o001 | 0o004
+                ), path
+    assert (bed.cache / "apart").stat().st_mode & 0o777 == 0o700, "a project's own are shown to its own"
+
+
 def test_builds_of_projects_that_are_shut_in_share_nothing(
     bed: Bed, project: Path, tmp_path: Path, walls: Walls
 ) -> None:

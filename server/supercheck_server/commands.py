@@ -66,7 +66,11 @@ def server(url: str | None, host: str, port: int) -> None:
 
 @click.group()
 def token() -> None:
-    """Make, list and revoke the tokens that let people and programs in."""
+    """
+    Make, list and revoke the tokens that let people and programs in.
+
+    Of the server whose history it is: give them its $SUPERCHECK_DATABASE_URL or $SUPERCHECK_DATA.
+    """
 
 
 @token.command()
@@ -116,7 +120,11 @@ def revoke(token_id: str) -> None:
 
 @click.group()
 def history() -> None:
-    """Look after the history."""
+    """
+    Look after the history.
+
+    It is in $SUPERCHECK_DATABASE_URL or $SUPERCHECK_DATA, and made of what is in $SUPERCHECK_STORE: give the server's.
+    """
 
 
 @history.command()

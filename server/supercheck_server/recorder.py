@@ -124,13 +124,18 @@ class Recorder:
         """
         Close runs that were seen alive and that the pool does not know any more: it has lost its data.
 
+        Those that were withdrawn are forgotten here, too.
+
         Returns:
-            How many they were.
+            How many were lost.
         """
         closed = 0
         before_ms = (time.time() - LOST_S) * 1000
         for row in self._history.live():
             if row.submitted_ms > before_ms or self._dispatcher.details(RunId(row.id)) is not None:
+                continue
+            if self._dispatcher.is_withdrawn(RunId(row.id)):
+                self._ledger.forget(row.id)
                 continue
             self._write(_lost(row))
             logger.warning("run closed as lost", extra={"run_id": row.id})

@@ -88,6 +88,24 @@ def test_sixty_at_once_fill_the_capacity_exactly(pool: Pool) -> None:
     assert most_at_once(pool) == 5
 
 
+def test_who_waits_for_room_is_told_so(pool: Pool) -> None:
+    """In a full queue with --supercheck-wait, and in one that is paused."""
+    pool.worker(1)
+    suite = pool.suite("patient", "def test_it(): pass\n")
+    for full, free, words in (
+        (["limits", "--running", "0", "--queued", "0"], ["limits", "--running", "1"], "queued 0/0): asking again for "),
+        (["pause"], ["resume"], "; the pool is paused"),
+    ):
+        pool.command("queue", *full, "--url", pool.url)
+        session = pool.pytest(suite, f"--supercheck-wait={GUARD_S:.0f}")
+        assert session.stdout is not None
+        told = next((line for line in session.stdout if words in line), "")
+        assert told.startswith("supercheck: "), words
+        pool.command("queue", "--url", pool.url, *free)
+        output, _ = session.communicate(timeout=GUARD_S)
+        assert session.returncode == 0, output
+
+
 def test_a_projects_own_limits_hold_within_the_pools(pool: Pool) -> None:
     """With 2 running and 4 queued for the project, 6 of 9 runs are admitted, and never more than 2 run at once."""
     pool.worker(4)

@@ -22,7 +22,7 @@ import redis
 from pytest_supercheck.archive import Archive
 from pytest_supercheck.directory_store import DirectoryStore
 from pytest_supercheck.errors import StoreTrouble, SupercheckError, Unreachable
-from pytest_supercheck.model import Offer
+from pytest_supercheck.model import Offer, RunId
 from pytest_supercheck.stores import open_store
 from pytest_supercheck.transcript import Recorded
 from supercheck_server.history import RunFilter
@@ -191,6 +191,22 @@ def test_run_of_a_pool_that_lost_its_data_is_closed_as_lost(parts: Parts, pool: 
     assert row is not None
     assert "lost the run's data" in row.message
     assert parts.recorder.close_lost() == 0
+
+
+@pytest.mark.parametrize("outcome", ["withdrawn", "cancelled"])
+def test_run_that_was_withdrawn_is_not_lost(parts: Parts, pool: Pool, monkeypatch: Any, outcome: str) -> None:
+    """Its session has ended before anything was reported, or somebody has cleared it: nothing is kept here, either."""
+    monkeypatch.setattr("supercheck_server.recorder.LOST_S", 0)
+    pool.submit("r1", nodeids=["a"], project="shop")
+    job = pool.job("r1")
+    parts.recorder.note_live()
+    pool.dispatcher.cancel(RunId("r1"), outcome=outcome, how="kill")
+    pool.dispatcher.leave(job)
+    if outcome == "cancelled":
+        pool.client.zadd("sc:ended", {"r1": 1})  # it was long ago
+        assert pool.dispatcher.clear(unrecorded=True) == 1
+    assert parts.recorder.close_lost() == 0
+    assert all_runs(parts) == []
 
 
 def test_record_waits_while_the_store_is_away(pool: Pool, settings: Settings, tmp_path: Path, monkeypatch: Any) -> None:
