@@ -219,10 +219,10 @@ def start_now(desk: Desk, row: JobRow, occasion: Occasion, background: Backgroun
     Raises:
         HTTPException: 409 when the run's id is that of another job.
     """
-    made = desk.starter.now(row, occasion)
+    made, is_new = desk.starter.now(row, occasion)
     if made.job_no != row.no:
         raise HTTPException(409, "This run's id is taken. Submit it with another one.")
-    if made.state != "claimed":
+    if not is_new:
         return made
     if row.job.source is None:
         return desk.starter.submit(made)

@@ -98,9 +98,12 @@ class Starter:
         self._workflows = workflows
         self._now_ms = now_ms
 
-    def now(self, job: JobRow, occasion: Occasion) -> StartRow:
+    def now(self, job: JobRow, occasion: Occasion) -> tuple[StartRow, bool]:
         """
-        Have a start of a job at this moment, for `submit`; with the id of a run that has a start already, that one.
+        Have a start of a job at this moment; with the id of a run that has a start already, that one.
+
+        Returns:
+            The start, and whether it is a new one, for `submit`: any other is being submitted.
 
         Raises:
             UnknownJob: There is no such job any more.
@@ -109,9 +112,9 @@ class Starter:
         while (start := self._starts.claim(job.no, due_ms, occasion)) is None:
             known = self._starts.by_run(occasion.run) if occasion.run else None
             if known is not None:
-                return known
+                return known, False
             due_ms += 1
-        return start
+        return start, True
 
     def submit(self, start: StartRow) -> StartRow:
         """
@@ -208,11 +211,13 @@ class Starter:
 
     def _submit(self, row: JobRow, hold: _Hold) -> None:
         job, start = row.job, hold.start
+        # Whoever had it before may have submitted it, and died.
+        if start.verdict:
+            return
         if job.dispatch is not None:
             self._workflows.start(row.project, job.dispatch, start)
             return
         if self._dispatcher.look(start.run).state != "gone":
-            # Whoever had it before has submitted it, and died.
             return
         spec = self._spec(row, hold)
         count = job.executions or max(1, self._dispatcher.queue().figures.running_capacity)

@@ -470,8 +470,8 @@ def test_what_a_dead_server_has_left_is_finished_once(allowing: Served, reposito
     add_job(allowing, source={"git": repository.as_uri()})
     parts = allowing.parts
     row = parts.jobs.find("nightly")[0]
-    claimed = parts.starter.now(row, MANUAL)
-    submitted = parts.starter.now(row, MANUAL)
+    claimed = parts.starter.now(row, MANUAL)[0]
+    submitted = parts.starter.now(row, MANUAL)[0]
     parts.starter.submit(submitted)
     with parts.database.write() as connection:
         connection.exec_driver_sql("UPDATE starts SET state = 'claimed'")
@@ -492,7 +492,7 @@ def test_who_comes_late_to_a_start_changes_nothing(allowing: Served, repository:
     """Another server has made its run meanwhile: also where it could not be made any more."""
     add_job(allowing, source={"git": repository.as_uri()})
     parts = allowing.parts
-    seen = parts.starter.now(parts.jobs.find("nightly")[0], MANUAL)
+    seen = parts.starter.now(parts.jobs.find("nightly")[0], MANUAL)[0]
     clock = Clock(seen.claimed_ms + ABANDONED_MS + 60_000)
     assert later(allowing, clock).look_after() == 1
     repository.rename(repository.with_name("gone"))
@@ -505,7 +505,7 @@ def test_a_run_that_a_dead_server_has_submitted_is_not_made_again(
     """Nothing is fetched for it, which could fail."""
     add_job(allowing, source={"git": repository.as_uri()})
     parts = allowing.parts
-    made = parts.starter.submit(parts.starter.now(parts.jobs.find("nightly")[0], MANUAL))
+    made = parts.starter.submit(parts.starter.now(parts.jobs.find("nightly")[0], MANUAL)[0])
     with parts.database.write() as connection:
         connection.exec_driver_sql("UPDATE starts SET state = 'claimed'")
     repository.rename(repository.with_name("gone"))
@@ -527,7 +527,7 @@ def test_a_start_that_is_taken_on_meanwhile_is_left(
         return fetch(self, source, tree, pulse)
 
     monkeypatch.setattr(Repositories, "fetch", slow)
-    made = parts.starter.now(parts.jobs.find("nightly")[0], MANUAL)
+    made = parts.starter.now(parts.jobs.find("nightly")[0], MANUAL)[0]
     assert parts.starter.submit(made).state == "claimed"
     assert pool.dispatcher.queue().runs == ()
 
@@ -545,7 +545,7 @@ def test_a_start_that_is_withdrawn_while_it_is_submitted(
         return submit(self, request)
 
     monkeypatch.setattr(Dispatcher, "submit", slow)
-    made = parts.starter.now(parts.jobs.find("nightly")[0], MANUAL)
+    made = parts.starter.now(parts.jobs.find("nightly")[0], MANUAL)[0]
     assert parts.starter.submit(made).state == "skipped"
     wait_for(lambda: not parts.starter.is_live(made), "it ends")
 
@@ -559,7 +559,7 @@ def test_a_run_that_machinery_failed_is_started_once_more(allowing: Served, repo
     clock = Clock()
     for number, verdict in enumerate(verdicts):
         if number < 2:
-            made = parts.starter.submit(parts.starter.now(row, MANUAL))
+            made = parts.starter.submit(parts.starter.now(row, MANUAL)[0])
         else:
             [made] = [one for one in parts.starts.of(row.no) if one.attempt == 2]
         pool.dispatcher.cancel(made.run, outcome="cancelled", how="kill")
