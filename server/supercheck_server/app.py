@@ -135,6 +135,7 @@ class Parts:
             outbox=outbox,
             public_url=self.configuration.public_url,
         )
+        self.starts = Starts(self.database, tell=self.alerts.missed, note=outbox.note)
         self.recorder = Recorder(
             dispatcher=self.dispatcher,
             shelf=self.shelf,
@@ -142,6 +143,7 @@ class Parts:
             history=self.history,
             metrics=self.metrics,
             outbox=outbox,
+            starts=self.starts,
         )
         self.retention = Retention(
             history=self.history,
@@ -151,7 +153,6 @@ class Parts:
             runs_per_project=settings.retention_runs,
         )
         self.jobs = Jobs(self.database)
-        self.starts = Starts(self.database, tell=self.alerts.missed)
         self.bundles = Bundles(
             self.database,
             store,
@@ -167,6 +168,7 @@ class Parts:
             repositories=Repositories(self.configuration.jobs),
             workflows=Workflows(self.github, self.starts),
         )
+        self.scheduler = Scheduler(self.jobs, self.starts, self.starter)
 
     def _messages(self) -> tuple[Outbox, Messenger | None]:
         """What is to be sent, and what sends it: None where nobody is told anything."""
@@ -209,15 +211,15 @@ def create_app(parts: Parts) -> FastAPI:
         keeper = Keeper(
             parts.recorder, parts.retention, parts.mirror, parts.bundles, adopts="://" not in parts.settings.store
         )
-        scheduler = SchedulerThread(Scheduler(parts.jobs, parts.starts, parts.starter))
+        scheduling = SchedulerThread(parts.scheduler)
         keeper.start()
-        scheduler.start()
+        scheduling.start()
         postman = Postman(parts.messenger, parts.alerts) if parts.messenger else None
         if postman is not None:
             postman.start()
         yield
         parts.feeds.close()
-        await run_in_threadpool(scheduler.stop)
+        await run_in_threadpool(scheduling.stop)
         await run_in_threadpool(keeper.stop)
         if postman is not None:
             await run_in_threadpool(postman.stop)
@@ -249,6 +251,7 @@ def create_app(parts: Parts) -> FastAPI:
         jobs=parts.jobs,
         starts=parts.starts,
         starter=parts.starter,
+        scheduler=parts.scheduler,
         bundles=parts.bundles,
         targets=parts.configuration.notify.keys(),
     )
