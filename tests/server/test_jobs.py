@@ -767,6 +767,15 @@ def test_who_cannot_be_told_is_said_when_it_is_synced(checkout: Checkout, pool: 
     assert done.stderr == "shop: nobody is told as 'teem': the server has no [notify.teem]\n"
 
 
+def test_who_may_bring_what_the_file_names_alone(checkout: Checkout, pool: Pool, served: Served) -> None:
+    """The directory's own project is asked for nothing where no job is of it."""
+    _, secret = served.parts.access.create("ci", project="bank")
+    checkout.write("[jobs.nightly]\nproject = 'bank'\n")
+    assert checkout.run("sync", "--prune", SUPERCHECK_TOKEN=secret).output == "added   bank/nightly\n"
+    checkout.write("[jobs]\n")
+    assert "shop" in checkout.run("sync", "--prune", SUPERCHECK_TOKEN=secret, code=69).output
+
+
 def test_what_is_wrong_in_the_file_is_told_before_anything_is_sent(checkout: Checkout) -> None:
     """With its line; the same by both commands."""
     checkout.write("[jobs.nightly]\nargz = []\n")
@@ -864,6 +873,15 @@ def test_definitions_from_the_net_are_checked(served: Served, pool: Pool) -> Non
         answer = httpx.put(f"{served.url}/api/v1/jobs", params={"project": "shop"}, json={"jobs": [good, one]})
         assert (answer.status_code, words in answer.text) == (400, True), answer.text
     assert served.parts.jobs.known() == []
+
+
+def test_text_that_no_answer_can_have_is_refused(served: Served, pool: Pool) -> None:
+    """So that the others' jobs can still be listed."""
+    file = '{"jobs": [{"name": "a", "definition": {"source": {"git": "https://x/y"}, "args": ["\\ud800"]}}]}'
+    headers = {"Content-Type": "application/json"}
+    answer = httpx.put(f"{served.url}/api/v1/jobs", params={"project": "shop"}, content=file, headers=headers)
+    assert (answer.status_code, "it must be text" in answer.text) == (400, True)
+    assert httpx.get(f"{served.url}/api/v1/jobs").json() == {"jobs": []}
 
 
 def test_a_name_of_several_projects_needs_one(served: Served, pool: Pool) -> None:
