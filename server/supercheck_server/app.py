@@ -165,7 +165,7 @@ class Parts:
             starts=self.starts,
             dispatcher=self.dispatcher,
             bundles=self.bundles,
-            repositories=Repositories(self.configuration.jobs),
+            repositories=Repositories(self.configuration.jobs, settings.data / "fetched"),
             workflows=Workflows(self.github, self.starts),
         )
         self.scheduler = Scheduler(self.jobs, self.starts, self.starter)

@@ -55,6 +55,10 @@ class Starting(Protocol):
         """Look at what goes on elsewhere."""
         ...
 
+    def give_up(self) -> None:
+        """Begin nothing more that takes long."""
+        ...
+
     def is_live(self, start: StartRow) -> bool:
         """Whether what was started has not ended yet."""
         ...
@@ -93,7 +97,8 @@ class Scheduler:
         self._looks = 0
 
     def close(self) -> None:
-        """Wait for what has been begun; what only waits for a hand is left to others."""
+        """Wait for what has been begun; what is still to be fetched, or waits for a hand, is left to others."""
+        self._starter.give_up()
         self._hands.shutdown(cancel_futures=True)
         self._fetching.shutdown(cancel_futures=True)
         self._follower.shutdown(cancel_futures=True)

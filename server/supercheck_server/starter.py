@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import logging
 import re
-import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -99,6 +98,7 @@ class Starter:
         self._repositories = repositories
         self._workflows = workflows
         self._now_ms = now_ms
+        self._is_over = False
 
     def now(self, job: JobRow, occasion: Occasion) -> tuple[StartRow, bool]:
         """
@@ -165,6 +165,10 @@ class Starter:
             now = self._starts.by_run(start.run)
             if now is not None and now.state == "skipped":
                 self.cancel(now, now.reason)
+
+    def give_up(self) -> None:
+        """Leave to others what has to be fetched: this server ends."""
+        self._is_over = True
 
     def follow(self) -> None:
         """Look at the workflows that go on."""
@@ -256,8 +260,14 @@ class Starter:
             if self._receiver.bundle(row.project, row.source["source"]["bundle"])[0] != "ready":
                 raise BadJob("Its files are not in the store any more: sync it once more.")
             return dict(row.source)
-        with tempfile.TemporaryDirectory(prefix="supercheck-job-") as directory:
-            return self._fetched(row, source, Path(directory), hold.renew)
+
+        def pulse() -> None:
+            if self._is_over:
+                raise _Lost
+            hold.renew()
+
+        with self._repositories.room() as directory:
+            return self._fetched(row, source, directory, pulse)
 
     def _fetched(self, row: JobRow, source: Git, directory: Path, pulse: Callable[[], None]) -> dict[str, Any]:
         name = re.sub(r"[^A-Za-z0-9._-]", "-", source.git.rstrip("/").rpartition("/")[2].removesuffix(".git")) or "src"

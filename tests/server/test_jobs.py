@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import closing
@@ -462,7 +463,7 @@ def test_a_strangers_repository_leads_nowhere(
 )
 def test_only_what_the_operator_allows_is_fetched(tmp_path: Path, url: str) -> None:
     """By the beginning of the address, to which nothing leads back."""
-    repositories = Repositories(JobsSection(git=(f"{tmp_path.as_uri()}/",)))
+    repositories = Repositories(JobsSection(git=(f"{tmp_path.as_uri()}/",)), tmp_path)
     with pytest.raises(SourceTrouble, match=r"does not fetch from .* in \[jobs\] of the configuration"):
         repositories.check(url.replace("{parent}", str(tmp_path)))
     repositories.check(f"{tmp_path.as_uri()}/shop.git")
@@ -515,7 +516,7 @@ def look_later(served: Served, now_ms: int) -> None:
         starts=starts,
         dispatcher=parts.dispatcher,
         bundles=parts.bundles,
-        repositories=Repositories(parts.configuration.jobs),
+        repositories=Repositories(parts.configuration.jobs, parts.settings.data / "fetched"),
         workflows=Workflows(parts.github, starts),
         now_ms=clock,
     )
@@ -591,6 +592,55 @@ def test_a_start_that_is_taken_on_meanwhile_is_left(
     made = parts.starter.now(parts.jobs.find("nightly")[0], MANUAL)[0]
     assert parts.starter.submit(made).state == "claimed"
     assert pool.dispatcher.queue().runs == ()
+
+
+def test_deep_repository_leaves_nothing_behind(allowing: Served, repository: Path, pool: Pool) -> None:
+    """Deeper than Python's own functions go."""
+    deep = "a/" * 1500
+    commit = f"commit refs/heads/deep\ncommitter a <a@x> 0 +0000\ndata 0\nM 644 inline {deep}f\ndata 1\nx\n"
+    subprocess.run(["git", "fast-import", "--quiet"], cwd=repository, input=commit.encode(), check=True)
+    add_job(allowing, source={"git": repository.as_uri(), "ref": "deep"})
+    made = start(allowing)
+    assert "fault" not in made["reason"]
+    assert list((allowing.parts.settings.data / "fetched").iterdir()) == []
+
+
+def test_what_a_killed_server_has_fetched_goes(allowing: Served, repository: Path, pool: Pool) -> None:
+    """One day; what others are just fetching stays."""
+    add_job(allowing, source={"git": repository.as_uri()})
+    scratch = allowing.parts.settings.data / "fetched"
+    left, others = scratch / "left", scratch / "others"
+    for directory in (left, others):
+        (directory / "tree").mkdir(parents=True)
+    os.utime(left, (0, 0))
+    assert start(allowing)["state"] == "started"
+    assert list(scratch.iterdir()) == [others]
+
+
+def test_server_that_ends_leaves_what_it_fetches_to_others(
+    allowing: Served, repository: Path, pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It does not wait for slow repositories."""
+    add_job(allowing, source={"git": repository.as_uri()})
+    parts = allowing.parts
+    fetch, begun = Repositories.fetch, threading.Event()
+
+    def slow(self: Repositories, source: Git, tree: Path, pulse: Callable[[], None]) -> str:
+        begun.set()
+        while True:
+            pulse()
+            time.sleep(0.01)
+
+    monkeypatch.setattr(Repositories, "fetch", slow)
+    made = parts.starter.now(parts.jobs.find("nightly")[0], MANUAL)[0]
+    parts.scheduler.begin(parts.jobs.find("nightly")[0], made)
+    assert begun.wait(GUARD_S)
+    parts.scheduler.close()
+    [left] = parts.starts.of(made.job_no)
+    assert left.state == "claimed"
+    monkeypatch.setattr(Repositories, "fetch", fetch)
+    look_later(allowing, left.claimed_ms + ABANDONED_MS + 1)
+    assert [one.state for one in parts.starts.of(made.job_no)] == ["started"]
 
 
 def test_a_start_that_is_withdrawn_while_it_is_submitted(

@@ -105,7 +105,7 @@ class Servers:
             starts=self.starts,
             dispatcher=self.dispatcher,
             bundles=Bundles(self.database, NO_STORE, days=1, needed=set),
-            repositories=Repositories(JobsSection()),
+            repositories=Repositories(JobsSection(), Path("/nowhere")),
             workflows=Workflows(GitHub(GithubSection()), self.starts, now_ms=self.clock),
             now_ms=self.clock,
         )
