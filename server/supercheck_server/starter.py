@@ -163,7 +163,7 @@ class Starter:
         else:
             hold.settle(state, reason)
             now = self._starts.by_run(start.run)
-            if now is not None and now.state == "skipped":
+            if state == "started" and now is not None and now.state == "skipped":
                 self.cancel(now, now.reason)
 
     def give_up(self) -> None:

@@ -232,13 +232,8 @@ class Starts:
             if state in ("failed", "refused", "missed") and start.trigger == "schedule":
                 row = connection.execute(select(jobs.c.project, jobs.c.name).where(jobs.c.no == start.job_no)).one()
                 self._tell(connection, f"{row.project}/{row.name}", start.due_ms, words)
-            if state != "started" and start.attempt > 1:
-                # Nobody has been told of it, because of this one.
-                before = (starts.c.job_no == start.job_no, starts.c.due_ms < start.due_ms)
-                query = select(starts.c.run).where(*before, starts.c.attempt == start.attempt - 1)
-                run = connection.execute(query.order_by(starts.c.due_ms.desc()).limit(1)).scalar()
-                if run is not None:
-                    self._note_run(connection, run)
+            if state != "started":
+                self._note_before(connection, start)
             return True
 
     def withdraw(self, start: StartRow, reason: str) -> bool:
@@ -246,7 +241,10 @@ class Starts:
         with self._database.write() as connection:
             is_open = (starts.c.no == start.no, starts.c.state.in_(OPEN))
             statement = update(starts).where(*is_open).values(state="skipped", reason=_words(reason))
-            return connection.execute(statement).rowcount > 0
+            if not connection.execute(statement).rowcount:
+                return False
+            self._note_before(connection, start)
+            return True
 
     # -- what is started elsewhere
 
@@ -340,6 +338,16 @@ class Starts:
         # PostgreSQL's driver counts no rows of an INSERT that SQLAlchemy has return their numbers.
         insert = self._database.insert(starts).values(**values).on_conflict_do_nothing().returning(starts.c.no)
         return connection.execute(insert).scalar() is not None
+
+    def _note_before(self, connection: Connection, start: StartRow) -> None:
+        """Tell of the run before a start that is not made: nobody has been told of that, because of this one."""
+        if start.attempt == 1:
+            return
+        before = (starts.c.job_no == start.job_no, starts.c.due_ms < start.due_ms)
+        query = select(starts.c.run).where(*before, starts.c.attempt == start.attempt - 1)
+        run = connection.execute(query.order_by(starts.c.due_ms.desc()).limit(1)).scalar()
+        if run is not None:
+            self._note_run(connection, run)
 
     def _starts(self, query: Any) -> list[StartRow]:
         with self._database.read() as connection:

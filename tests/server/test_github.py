@@ -178,6 +178,17 @@ def test_workflow_is_cancelled(desk: Desk, played: PlayedGitHub) -> None:
     assert played.runs[0]["conclusion"] == "cancelled"
 
 
+def test_workflow_whose_start_was_withdrawn_is_followed(desk: Desk, played: PlayedGitHub) -> None:
+    """It was not known yet that GitHub has started it."""
+    start = desk.claim()
+    desk.workflows.start("shop", WANTED, start)
+    assert desk.starts.withdraw(start, "its job has been started again")
+    played.end("cancelled")
+    for _ in range(2):
+        desk.follow()
+    assert (desk.again(start).state, desk.again(start).verdict) == ("skipped", "cancelled")
+
+
 # -- GitHub's troubles
 
 
