@@ -149,7 +149,7 @@ def test_what_no_answer_can_have_is_refused(definition: dict[str, Any]) -> None:
 def test_a_workflow_has_nothing_of_a_run(more: dict[str, Any]) -> None:
     """It would do nothing."""
     workflow = {"dispatch": {"repository": "a/b", "workflow": "x"}, "schedule": "0 2 * * *", "project": "shop"}
-    assert decode_job("a", workflow | {"retries": 0, "priority": "normal"}) == decode_job("a", workflow)
+    assert decode_job("a", workflow | {"retries": 0, "env": "uv"}) == decode_job("a", workflow)
     with pytest.raises(BadJob, match=f"has no {next(iter(more))}, as a run has"):
         decode_job("a", workflow | more)
 
