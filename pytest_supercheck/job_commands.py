@@ -80,7 +80,8 @@ def sync(url: str | None, directory: Path, prune: bool) -> None:
     found, settings = _read(rootdir)
     default = settings.project or rootdir.name or "default"
     with _server(url) as server:
-        for project in sorted({job.project or default for job in found} | {default}):
+        # A file without jobs any more is that of its directory's project.
+        for project in sorted({job.project or default for job in found} or {default}):
             source: Mapping[str, str] = {}
             brought = []
             for job in [job for job in found if (job.project or default) == project]:

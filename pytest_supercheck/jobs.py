@@ -33,6 +33,9 @@ _REF: Final = re.compile(r"(?!.*\.\.)[A-Za-z0-9][A-Za-z0-9._/+@-]{0,199}")
 _URL: Final = re.compile(r"(https|ssh|file)://[^\s\0]{1,1000}")
 _REPOSITORY: Final = re.compile(r"[A-Za-z0-9-]{1,100}/[A-Za-z0-9._-]{1,100}")
 
+#: What JSON may have in a text, and neither a database nor an answer.
+_NO_TEXT: Final = re.compile("[\0\ud800-\udfff]")
+
 #: Path of keys and places that leads to a value.
 Where = tuple[str | int, ...]
 
@@ -159,7 +162,7 @@ def decode_job(name: str, table: object) -> Job:
     try:
         return check_job(name, table)
     except BadDefinition as exc:
-        raise BadJob(f"job {name}: {exc}"[:1000]) from exc
+        raise BadJob(f"job {name}: {exc}"[:1000].encode("utf-8", "replace").decode()) from exc
 
 
 def check_job(name: str, table: object) -> Job:
@@ -172,8 +175,8 @@ def check_job(name: str, table: object) -> Job:
     if not _NAME.fullmatch(name):
         raise BadDefinition("a job's name has 1 to 100 letters, digits and ._- of ASCII, the first no sign")
     job = Job(name=name, **_table(table, _KEYS))
-    if job.dispatch is not None and (job.source is not None or job.args):
-        raise BadDefinition("a job that dispatches a workflow has neither source nor args", "dispatch")
+    if job.dispatch is not None and (odd := sorted(job.encode().keys() - {"project", "schedule", "dispatch"})):
+        raise BadDefinition(f"a job that dispatches a workflow has no {odd[0]}, as a run has", "dispatch")
     if not job.group and (job.group_limit > 1 or job.cancel_in_progress):
         raise BadDefinition("group is missing: of which runs is the limit?")
     if odd := [arg for arg in job.args if arg.startswith("--supercheck")]:
@@ -208,7 +211,7 @@ def unknown(key: str, known: Sequence[str] | Mapping[str, Any]) -> str:
 
 def _text(limit: int, form: re.Pattern[str] | None = None, words: str = "") -> Callable[[Any], str]:
     def read(value: Any) -> str:
-        if not isinstance(value, str) or not 1 <= len(value) <= limit or "\0" in value:
+        if not isinstance(value, str) or not 1 <= len(value) <= limit or _NO_TEXT.search(value):
             raise BadDefinition(f"it must be text of 1 to {limit} characters")
         if form is not None and not form.fullmatch(value):
             raise BadDefinition(f"{value!r} is no {words}")
@@ -283,6 +286,7 @@ def _dispatch(value: Any) -> Dispatch:
 def _inputs(value: Any) -> dict[str, str]:
     if not isinstance(value, dict) or len(value) > 25:  # GitHub takes no more
         raise BadDefinition("it must be a table of at most 25 texts")
+    _list(25, _text(200), "names")(list(value))
     _table(value, dict.fromkeys(value, _text(10_000)))
     return dict(value)
 

@@ -164,7 +164,7 @@ def _seconds(key: str, value: object, least: int, most: int) -> int:
 
 
 def _at(value: object, zone: str | None) -> int:
-    if isinstance(value, str):
+    if isinstance(value, str) and value.isascii():
         try:
             # Python 3.10 knows no Z.
             value = datetime.fromisoformat(re.sub("[Zz]$", "+00:00", value))

@@ -128,6 +128,32 @@ def test_what_is_wrong_is_told_with_its_line(tmp_path: Path, text: str, words: s
     assert str(caught.value).startswith(words)
 
 
+@pytest.mark.parametrize(
+    "definition",
+    [
+        {"args": ["\ud800"]},
+        {"notify": [{"to": "a\udfff"}]},
+        {"source": {"git": "https://x/\ud800"}},
+        {"dispatch": {"repository": "a/b", "workflow": "x", "inputs": {"\ud800": "x"}}},
+        {"source": {"\ud800": 1}},
+    ],
+)
+def test_what_no_answer_can_have_is_refused(definition: dict[str, Any]) -> None:
+    """Though JSON can; in words that can be answered."""
+    with pytest.raises(BadJob) as caught:
+        decode_job("a", definition)
+    assert str(caught.value).encode()
+
+
+@pytest.mark.parametrize("more", [{"args": ["x"]}, {"notify": [{"to": "team"}]}, {"retries": 1}, {"priority": "low"}])
+def test_a_workflow_has_nothing_of_a_run(more: dict[str, Any]) -> None:
+    """It would do nothing."""
+    workflow = {"dispatch": {"repository": "a/b", "workflow": "x"}, "schedule": "0 2 * * *", "project": "shop"}
+    assert decode_job("a", workflow | {"retries": 0, "env": "uv"}) == decode_job("a", workflow)
+    with pytest.raises(BadJob, match=f"has no {next(iter(more))}, as a run has"):
+        decode_job("a", workflow | more)
+
+
 def test_everything_that_is_wrong_is_told(tmp_path: Path) -> None:
     """A line for each job that makes no sense."""
     with pytest.raises(BadJob) as caught:

@@ -192,6 +192,7 @@ def test_intervals_in_words(text: object, seconds: int) -> None:
         ({"every": 60, "timezone": "UTC"}, "timezone: intervals have none"),
         ({"at": "9999-12-31T23:00:00-12:00"}, "at: its year must be from 1970 to 9998"),
         ({"at": "tomorrow"}, "at: it must be a time, as 2026-12-01T08:00:00Z"),
+        ({"at": "2026-12-01\ud80008:00:00+00:00"}, "at: it must be a time, as 2026-12-01T08:00:00Z"),
         ({"at": datetime(2026, 12, 1)}, "at: it has no offset"),  # noqa: DTZ001
         ({"at": "2026-12-01T08:00:00Z", "timezone": "UTC"}, "timezone: the time has an offset already"),
     ],

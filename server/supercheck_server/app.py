@@ -42,7 +42,7 @@ from supercheck_server.render import Renderer, static_version
 from supercheck_server.run_pages import Sources, run_pages
 from supercheck_server.run_routes import run_routes
 from supercheck_server.run_state import projects_of
-from supercheck_server.scheduler import Scheduler, SchedulerThread
+from supercheck_server.scheduler import SchedulerThread
 from supercheck_server.sign_in import sign_in_routes
 from supercheck_server.throttle import Throttle
 from supercheck_server.trend_pages import trend_pages
@@ -105,7 +105,7 @@ async def _at_work(parts: Parts, reader: EventReader) -> AsyncIterator[None]:
     """The threads of a server, from before its first answer until after its last."""
     adopts = "://" not in parts.settings.store
     recorder = RecorderThread(parts.recorder, parts.retention, parts.mirror, parts.bundles, adopts=adopts)
-    scheduler = SchedulerThread(Scheduler(parts.jobs, parts.starts, parts.starter))
+    scheduler = SchedulerThread(parts.scheduler)
     recorder.start()
     scheduler.start()
     postman = Postman(parts.messenger, parts.alerts) if parts.messenger else None

@@ -196,10 +196,11 @@ class Bundles:
 
     def _take_in(self, folder: str, located: Located) -> None:
         bundle = located.manifest.id
+        # No lock is held while the store takes its time. Whoever removes a bundle holds that of its row, for which
+        # `_use` has waited; there was no row any more, so nobody removes this one.
+        self._store.put(packing.bundle_key(folder, bundle), located.encode())
         with self._database.write() as connection:
             self._add_bundle(connection, folder, bundle, {name for name, _ in located.where.values()})
-            # Under the lock of the row, which whoever removes a bundle holds too.
-            self._store.put(packing.bundle_key(folder, bundle), located.encode())
 
     def _add_bundle(self, connection: Connection, folder: str, bundle: str, names: Iterable[str]) -> None:
         now_ms = _now_ms()
@@ -218,6 +219,8 @@ class Bundles:
             connection.execute(self._database.insert(bundle_packs).on_conflict_do_nothing(), rows)
 
     def _remove(self, table: Table, condition: Any, key: str) -> int:
+        # A store that is away is not waited for under the lock, which of SQLite is everybody's.
+        self._store.head(key)
         with self._database.write() as connection:
             if not connection.execute(delete(table).where(condition)).rowcount:
                 return 0

@@ -10,7 +10,7 @@ import re
 from typing import Annotated, Any
 from urllib.parse import quote, urlencode
 
-from fastapi import APIRouter, BackgroundTasks, Form, HTTPException, Query, Request
+from fastapi import APIRouter, Form, HTTPException, Query, Request
 from pydantic import BaseModel, Field
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
@@ -93,14 +93,13 @@ def job_pages(desk: Desk, history: History, renderer: Renderer, gate: Gate) -> A
 
     @routes.post("/jobs/{name}/starts", dependencies=submit)
     def start(
-        name: JobName, visitor: Asking, background: BackgroundTasks, run_id: Annotated[str, Form(pattern=RUN_ID)],
-        project: ProjectText = "",
-    ) -> Response:  # fmt: skip
+        name: JobName, visitor: Asking, run_id: Annotated[str, Form(pattern=RUN_ID)], project: ProjectText = ""
+    ) -> Response:
         row = desk.find(visitor, name, project)
         gate.check_submission(visitor, run_id, row.project)
         # The form's own id: who presses the button twice starts it once.
-        start_now(desk, row, Occasion(trigger="job", user=visitor.name, run=run_id), background)
-        return RedirectResponse(_address(row), 303, background=background)
+        start_now(desk, row, Occasion(trigger="job", user=visitor.name, run=run_id))
+        return RedirectResponse(_address(row), 303)
 
     @routes.post("/jobs/{name}/enabled", dependencies=submit)
     def enabled(name: JobName, visitor: Asking, on: Annotated[bool, Form()], project: ProjectText = "") -> Response:

@@ -7,18 +7,17 @@ have one of that name.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import time
 from collections.abc import Collection
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, Final
 
-from fastapi import APIRouter, BackgroundTasks, HTTPException, Path, Query
+from fastapi import APIRouter, HTTPException, Path, Query
 from pydantic import BaseModel, Field
 
 from pytest_supercheck.bundle import is_id
-from pytest_supercheck.errors import BadJob, SupercheckError
+from pytest_supercheck.errors import BadJob
 from pytest_supercheck.gateway import NO_JOB
 from pytest_supercheck.jobs import Job, decode_job
 from pytest_supercheck.schedule import parse_schedule
@@ -27,6 +26,7 @@ from supercheck_server.api import ANSWERS, REFUSED, RUN_ID, Trouble
 from supercheck_server.bundles import Bundles
 from supercheck_server.gate import Asking, Gate
 from supercheck_server.jobs import JobRow, Jobs, Synced
+from supercheck_server.scheduler import Scheduler
 from supercheck_server.starter import Starter
 from supercheck_server.starts import Figures, Occasion, StartRow, Starts
 
@@ -123,6 +123,7 @@ class Desk:
     jobs: Jobs
     starts: Starts
     starter: Starter
+    scheduler: Scheduler
     bundles: Bundles
     #: Names of the targets that the server can tell.
     targets: Collection[str]
@@ -202,38 +203,30 @@ def job_routes(desk: Desk, gate: Gate) -> APIRouter:
         "/jobs/{name}/starts", summary="Start a job now", status_code=201, responses={**_UNKNOWN, 429: REFUSED[429]},
         dependencies=submit,
     )  # fmt: skip
-    def start(
-        name: JobName, wanted: Start, visitor: Asking, background: BackgroundTasks, project: ProjectText = ""
-    ) -> StartRow:
+    def start(name: JobName, wanted: Start, visitor: Asking, project: ProjectText = "") -> StartRow:
         row = desk.find(visitor, name, project)
         gate.check_submission(visitor, wanted.run_id, row.project)
-        return start_now(desk, row, Occasion(trigger="job", user=visitor.name, run=wanted.run_id), background)
+        return start_now(desk, row, Occasion(trigger="job", user=visitor.name, run=wanted.run_id))
 
     return routes
 
 
-def start_now(desk: Desk, row: JobRow, occasion: Occasion, background: BackgroundTasks) -> StartRow:
+def start_now(desk: Desk, row: JobRow, occasion: Occasion) -> StartRow:
     """
     Start a job; one whose sources have to be fetched is submitted after the answer.
 
     Raises:
         HTTPException: 409 when the run's id is that of another job.
     """
-    made = desk.starter.now(row, occasion)
+    made, is_new = desk.starter.now(row, occasion)
     if made.job_no != row.no:
         raise HTTPException(409, "This run's id is taken. Submit it with another one.")
-    if made.state != "claimed":
+    if not is_new:
         return made
     if row.job.source is None:
         return desk.starter.submit(made)
-    background.add_task(_submit, desk.starter, made)
+    desk.scheduler.begin(row, made)
     return made
-
-
-def _submit(starter: Starter, start: StartRow) -> None:
-    """Nobody waits for it: what became of it is in its row."""
-    with contextlib.suppress(SupercheckError):
-        starter.submit(start)
 
 
 def _brought(desk: Desk, project: str, one: Brought) -> tuple[Job, dict[str, Any] | None]:

@@ -33,6 +33,7 @@ from supercheck_server.notifier import Notifiers
 from supercheck_server.recorder import Recorder
 from supercheck_server.repositories import Repositories
 from supercheck_server.retention import Retention
+from supercheck_server.scheduler import Scheduler
 from supercheck_server.settings import Settings
 from supercheck_server.shelf import Shelf
 from supercheck_server.starter import Starter
@@ -82,6 +83,7 @@ class Parts:
             outbox=outbox,
             public_url=self.configuration.public_url,
         )
+        self.starts = Starts(self.database, tell=self.alerts.missed, note=outbox.note)
         self.recorder = Recorder(
             dispatcher=self.dispatcher,
             shelf=self.shelf,
@@ -89,6 +91,7 @@ class Parts:
             history=self.history,
             metrics=self.metrics,
             outbox=outbox,
+            starts=self.starts,
         )
         self.retention = Retention(
             history=self.history,
@@ -98,7 +101,6 @@ class Parts:
             runs_per_project=settings.retention_runs,
         )
         self.jobs = Jobs(self.database)
-        self.starts = Starts(self.database, tell=self.alerts.missed)
         self.bundles = Bundles(self.database, store, days=settings.bundle_days, needed=self._needed_bundles)
         self.github = GitHub(self.configuration.github)
         self.starter = Starter(
@@ -106,9 +108,10 @@ class Parts:
             starts=self.starts,
             dispatcher=self.dispatcher,
             bundles=self.bundles,
-            repositories=Repositories(self.configuration.jobs),
+            repositories=Repositories(self.configuration.jobs, settings.data / "fetched"),
             workflows=Workflows(self.github, self.starts),
         )
+        self.scheduler = Scheduler(self.jobs, self.starts, self.starter)
 
     @property
     def desk(self) -> Desk:
@@ -117,6 +120,7 @@ class Parts:
             jobs=self.jobs,
             starts=self.starts,
             starter=self.starter,
+            scheduler=self.scheduler,
             bundles=self.bundles,
             targets=self.configuration.notify.keys(),
         )

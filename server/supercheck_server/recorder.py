@@ -7,12 +7,13 @@ and doubles nothing: the claim only saves work. A run leaves the pool's list whe
 
 from __future__ import annotations
 
-import functools
 import logging
 import threading
 import time
 from datetime import datetime, timezone
 from typing import Final
+
+from sqlalchemy import Connection
 
 from pytest_supercheck.archive import run_of
 from pytest_supercheck.dispatch import Dispatcher
@@ -30,6 +31,7 @@ from supercheck_server.notifications import Outbox
 from supercheck_server.retention import Retention
 from supercheck_server.rows import COUNTS, Load, RunRow
 from supercheck_server.shelf import Shelf
+from supercheck_server.starts import Starts
 from supercheck_server.view import nodeid_of
 
 logger = logging.getLogger(__name__)
@@ -65,6 +67,7 @@ class Recorder:
         history: History,
         metrics: Metrics,
         outbox: Outbox,
+        starts: Starts,
     ) -> None:
         self._dispatcher = dispatcher
         self._shelf = shelf
@@ -72,6 +75,7 @@ class Recorder:
         self._history = history
         self._metrics = metrics
         self._outbox = outbox
+        self._starts = starts
         self._noted: set[RunId] = set()
         self._adopted: set[str] = set()
 
@@ -190,13 +194,18 @@ class Recorder:
         return transcript.finish(outcome=details.outcome or "lost", message=details.message, ended_at=ended_at)
 
     def _write(self, recorded: Recorded) -> None:
+        summary = recorded.record.summary
         folder, delivered = self._shelf.save(recorded)
-        # Who is to be told is settled with the rows: once, whoever records the run how often.
-        notes = functools.partial(self._outbox.note, run=recorded.record.summary.id)
-        if self._ledger.write(recorded.record, folder, delivered=delivered, also=notes):
-            self._count(recorded.record.summary)
+
+        def settle(connection: Connection) -> None:
+            if not self._starts.again(connection, summary.id, summary.verdict):
+                self._outbox.note(connection, run=summary.id)
+
+        # What comes of it is settled with the rows: once, whoever records the run how often.
+        if self._ledger.write(recorded.record, folder, delivered=delivered, also=settle):
+            self._count(summary)
         if delivered:
-            self._write_index(recorded.record.summary.project)
+            self._write_index(summary.project)
 
     def _write_index(self, project: str) -> None:
         rows = self._history.runs(RunFilter(project=short(project)), limit=200)

@@ -12,13 +12,16 @@ import re
 import shutil
 import signal
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Annotated, Final
 
 from pydantic import Field
 
+from pytest_supercheck.build_cache import remove
 from pytest_supercheck.bundle import ENTRIES
 from pytest_supercheck.errors import SourceTrouble
 from pytest_supercheck.footprint import DIRECTORY
@@ -29,6 +32,8 @@ from supercheck_server.section import Section
 #: Seconds that one repository may take, and between two looks.
 FETCH_S: Final = 120.0
 LOOK_S: Final = 1.0
+#: Seconds after which a directory is nobody's any more: longer than a repository can be on its way.
+LEFT_S: Final = 6 * 3600
 #: Bytes of its files, together, and of each file that git writes.
 LIMIT_BYTES: Final = 1_000_000_000
 
@@ -66,10 +71,30 @@ class JobsSection(Section):
 
 
 class Repositories:
-    """The repositories that jobs may name."""
+    """
+    The repositories that jobs may name.
 
-    def __init__(self, section: JobsSection) -> None:
+    Args:
+        scratch: Where they are while they are on their way; made when it is needed.
+    """
+
+    def __init__(self, section: JobsSection, scratch: Path) -> None:
         self._section = section
+        self._scratch = scratch
+
+    @contextmanager
+    def room(self) -> Iterator[Path]:
+        """An empty directory for one of them, gone at the end; so is what a server that was killed has left."""
+        self._scratch.mkdir(parents=True, exist_ok=True)
+        for left in self._scratch.iterdir():
+            with suppress(FileNotFoundError):  # its owner has just removed it
+                if left.stat().st_mtime < time.time() - LEFT_S:
+                    remove(left)
+        made = Path(tempfile.mkdtemp(dir=self._scratch))
+        try:
+            yield made
+        finally:
+            remove(made)  # however deep a stranger has made it
 
     def check(self, url: str) -> None:
         """

@@ -25,7 +25,7 @@ from pytest_supercheck.words import plural
 from supercheck_server.duties import Duties
 from supercheck_server.errors import DatabaseTrouble
 from supercheck_server.jobs import JobRow, Jobs, UnknownJob
-from supercheck_server.starts import Occasion, StartRow, Starts
+from supercheck_server.starts import AGAIN, MISSED, OPEN, Occasion, StartRow, Starts
 
 logger = logging.getLogger(__name__)
 
@@ -41,9 +41,6 @@ NOTED: Final = 10
 #: Starts that a server makes at the same time; as many again of jobs whose files it has to fetch first.
 HANDS: Final = 4
 
-MISSED: Final = "no server was there to start it"
-AGAIN: Final = "its job has been started again"
-
 Row = TypeVar("Row", JobRow, StartRow)
 
 
@@ -54,16 +51,16 @@ class Starting(Protocol):
         """Start what is to be started, and settle the start."""
         ...
 
-    def look_after(self) -> int:
-        """Finish what others have left unfinished; how many starts those were."""
+    def follow(self) -> None:
+        """Look at what goes on elsewhere."""
+        ...
+
+    def give_up(self) -> None:
+        """Begin nothing more that takes long."""
         ...
 
     def is_live(self, start: StartRow) -> bool:
         """Whether what was started has not ended yet."""
-        ...
-
-    def cancel(self, start: StartRow, why: str) -> None:
-        """Have what was started end soon."""
         ...
 
 
@@ -91,15 +88,20 @@ class Scheduler:
         self._hands = ThreadPoolExecutor(HANDS, thread_name_prefix="supercheck-start")
         # Repositories that are slow hold up no job that needs none.
         self._fetching = ThreadPoolExecutor(HANDS, thread_name_prefix="supercheck-fetch")
-        self._carer = ThreadPoolExecutor(1, thread_name_prefix="supercheck-care")
-        self._care: Future[None] | None = None
+        self._follower = ThreadPoolExecutor(1, thread_name_prefix="supercheck-follow")
+        self._following: Future[None] | None = None
+        #: Numbers of the starts that have a hand here, or wait for one.
+        self._begun: set[int] = set()
+        # Whoever does not answer once is not asked again in the same look: all others would be late for it.
+        self._is_silent = False
         self._looks = 0
 
     def close(self) -> None:
-        """Wait for what has been begun; what only waits for a hand is left to others."""
+        """Wait for what has been begun; what is still to be fetched, or waits for a hand, is left to others."""
+        self._starter.give_up()
         self._hands.shutdown(cancel_futures=True)
         self._fetching.shutdown(cancel_futures=True)
-        self._carer.shutdown(cancel_futures=True)
+        self._follower.shutdown(cancel_futures=True)
 
     def tick(self) -> list[Future[None]]:
         """
@@ -112,16 +114,26 @@ class Scheduler:
             DatabaseTrouble: The database cannot be used; nothing is lost.
         """
         now_ms = self._now_ms()
+        self._is_silent = False
         begun = [
             *_each(self._starts.waiting(), self._let_go),
             *_each(self._jobs.due(now_ms), lambda job: self._attend(job, now_ms)),
+            *_each(self._starts.abandoned(), self._take_on),
         ]
         if self._looks % REVIEW == 0:
             self._review(now_ms)
         self._looks += 1
-        if self._care is None or self._care.done():
-            self._care = self._carer.submit(self._look_after)
-        return [*begun, self._care]
+        if self._following is None or self._following.done():
+            self._following = self._follower.submit(self._follow)
+        return [*begun, self._following]
+
+    def begin(self, job: JobRow, start: StartRow) -> Future[None]:
+        """Have a start made beside what else is done, as soon as there is a hand for it."""
+        hands = self._hands if job.job.source is None else self._fetching
+        self._begun.add(start.no)
+        begun = hands.submit(self._submit, job, start)
+        begun.add_done_callback(lambda _: self._begun.discard(start.no))
+        return begun
 
     # -- what is due
 
@@ -146,17 +158,19 @@ class Scheduler:
         except UnknownJob:
             return []
         self._jobs.plan(job.no, due_ms, since_ms=job.since_ms)
-        return [self._begin(job, start)] if start else []
+        return [self.begin(job, start)] if start else []
 
     def _claim(self, job: JobRow, schedule: Schedule, due_ms: int) -> StartRow | None:
         """Have the start of a moment; None when another server has it, or when it is not to be made now."""
-        occasion, before = Occasion(trigger="schedule"), self._unfinished(job)
+        occasion = Occasion(trigger="schedule")
         if schedule.overlap == "cancel":
-            # First, so that whoever takes the start on need not; what another server has started just now is left.
-            for start in before:
+            for start in self._starts.unfinished(job.no):
+                # What goes on ends when this one is submitted; what another server has started just now is left.
                 if start.due_ms < due_ms:
-                    self._cancel(start)
-        if schedule.overlap == "cancel" or not before:
+                    self._starts.withdraw(start, AGAIN)
+            return self._starts.claim(job.no, due_ms, occasion)
+        before = self._unfinished(job)
+        if not before:
             return self._starts.claim(job.no, due_ms, occasion)
         if schedule.overlap == "skip":
             self._starts.claim(job.no, due_ms, occasion, state="skipped", reason="the one before was still going on")
@@ -166,14 +180,6 @@ class Scheduler:
             reason = "it waits for the end of the one before"
             self._starts.claim(job.no, due_ms, occasion, state="queued", reason=reason)
         return None
-
-    def _cancel(self, start: StartRow) -> None:
-        # First, so that whoever is about to submit it does not; it may have done so a moment ago.
-        self._starts.withdraw(start, AGAIN)
-        try:
-            self._starter.cancel(start, AGAIN)
-        except SupercheckError as exc:
-            logger.warning("run not cancelled", extra={"run_id": start.run, "reason": str(exc)})
 
     def _note_missed(self, job: JobRow, moments: Sequence[int], count: int) -> None:
         """Note starts that were missed, the first of `moments` together with all those before it."""
@@ -198,29 +204,26 @@ class Scheduler:
         if job is None or (job.enabled and any(one.state != "queued" for one in self._unfinished(job))):
             return []
         taken = self._starts.take(start)
-        if taken is None:
-            return []
-        if not job.enabled:
-            self._starts.settle(taken, "skipped", reason="the job was disabled while it waited")
-            return []
-        return [self._begin(job, replace(taken, reason=""))]
+        return [] if taken is None else [self.begin(job, replace(taken, reason=""))]
+
+    def _take_on(self, start: StartRow) -> list[Future[None]]:
+        """Begin a start that nobody has looked after for a while, unless it still waits for a hand here."""
+        job = self._jobs.by_number(start.job_no)
+        return [] if job is None or start.no in self._begun else [self.begin(job, start)]
 
     def _unfinished(self, job: JobRow) -> list[StartRow]:
         """The starts of a job whose end has not come, as far as anybody knows."""
-        return [one for one in self._starts.unfinished(job.no) if one.state != "started" or self._is_live(one)]
+        return [one for one in self._starts.unfinished(job.no) if one.state in OPEN or self._is_live(one)]
 
     def _is_live(self, start: StartRow) -> bool:
         try:
-            return self._starter.is_live(start)
+            return self._is_silent or self._starter.is_live(start)
         except Unreachable:
             # Its end would be in the row if it had been recorded: better no start than a second one beside it.
+            self._is_silent = True
             return True
 
     # -- what takes its time
-
-    def _begin(self, job: JobRow, start: StartRow) -> Future[None]:
-        hands = self._hands if job.job.source is None else self._fetching
-        return hands.submit(self._submit, job, start)
 
     def _submit(self, job: JobRow, start: StartRow) -> None:
         about = {"job": f"{job.project}/{job.name}", "run_id": start.run}
@@ -228,18 +231,18 @@ class Scheduler:
             state = self._starter.submit(start).state
             logger.info("job submitted", extra={**about, "state": state})
         except SupercheckError as exc:
-            # It stays claimed: whoever looks after starts takes it on.
-            logger.warning("job waits", extra={**about, "reason": str(exc)})
+            # One that stays claimed is taken on by whoever looks for such.
+            logger.warning("job not submitted", extra={**about, "reason": str(exc)})
         except Exception:
             logger.exception("job not started", extra=about)
 
-    def _look_after(self) -> None:
+    def _follow(self) -> None:
         try:
-            self._starter.look_after()
+            self._starter.follow()
         except SupercheckError as exc:
-            logger.warning("starts wait", extra={"reason": str(exc)})
+            logger.warning("workflows not seen", extra={"reason": str(exc)})
         except Exception:
-            logger.exception("starts cannot be looked after")
+            logger.exception("workflows cannot be followed")
 
 
 class SchedulerThread(threading.Thread):

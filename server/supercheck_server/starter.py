@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import logging
 import re
-import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,22 +20,22 @@ from pytest_supercheck.dispatch import Dispatcher
 from pytest_supercheck.errors import BadJob, QueueFull, SupercheckError, Unreachable
 from pytest_supercheck.ini import read_settings
 from pytest_supercheck.job_spec import complete, job_spec
-from pytest_supercheck.jobs import Dispatch, Git
+from pytest_supercheck.jobs import Dispatch, Git, Job
 from pytest_supercheck.model import RunRequest
+from pytest_supercheck.schedule import Schedule, parse_schedule
 from pytest_supercheck.shipping import Shipment
 from supercheck_server.bundles import Bundles
-from supercheck_server.errors import DatabaseTrouble
+from supercheck_server.errors import DatabaseTrouble, WorkflowTrouble
 from supercheck_server.github import Workflows
 from supercheck_server.jobs import JobRow, Jobs, UnknownJob
 from supercheck_server.repositories import LIMIT_BYTES, Repositories
-from supercheck_server.starts import Occasion, StartRow, Starts, State
+from supercheck_server.starts import AGAIN, MISSED, Occasion, StartRow, Starts, State
 
 logger = logging.getLogger(__name__)
 
-#: Ms for which a start that nobody waits for is tried again while the queue is full or something is away.
+#: Ms for which a start that nobody waits for is tried again while the queue is full or something is away, and after
+#: which one that nobody has tried is not made any more.
 PATIENCE_MS: Final = 3_600_000
-#: How a run ends of which machinery is to blame.
-BROKEN: Final = ("lost", "fatal")
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,10 +59,12 @@ class _Lost(Exception):
 class _Hold:
     """A start that one server has, until it is settled or another one takes it on."""
 
-    def __init__(self, starts: Starts, start: StartRow) -> None:
+    def __init__(self, starts: Starts, start: StartRow, alone_ms: int) -> None:
         self._starts = starts
         #: As it was when this server last said that it has it.
         self.start = start
+        #: Ms for which nobody has been at it before.
+        self.alone_ms = alone_ms
 
     def renew(self) -> None:
         """
@@ -97,10 +98,14 @@ class Starter:
         self._repositories = repositories
         self._workflows = workflows
         self._now_ms = now_ms
+        self._is_over = False
 
-    def now(self, job: JobRow, occasion: Occasion) -> StartRow:
+    def now(self, job: JobRow, occasion: Occasion) -> tuple[StartRow, bool]:
         """
-        Have a start of a job at this moment, for `submit`; with the id of a run that has a start already, that one.
+        Have a start of a job at this moment; with the id of a run that has a start already, that one.
+
+        Returns:
+            The start, and whether it is a new one, for `submit`: any other is being submitted.
 
         Raises:
             UnknownJob: There is no such job any more.
@@ -109,9 +114,9 @@ class Starter:
         while (start := self._starts.claim(job.no, due_ms, occasion)) is None:
             known = self._starts.by_run(occasion.run) if occasion.run else None
             if known is not None:
-                return known
+                return known, False
             due_ms += 1
-        return start
+        return start, True
 
     def submit(self, start: StartRow) -> StartRow:
         """
@@ -125,24 +130,24 @@ class Starter:
         """
         taken = self._starts.take(start)
         if taken is not None:
-            self._finish(taken)
+            self._finish(_Hold(self._starts, taken, taken.claimed_ms - start.claimed_ms))
         known = self._starts.by_run(start.run)
         if known is None:
             raise UnknownJob
         return known
 
-    def _finish(self, start: StartRow) -> None:
+    def _finish(self, hold: _Hold) -> None:
         """Make the run of a start that this server has, and settle it."""
+        start = hold.start
         job = self._jobs.by_number(start.job_no)
         if job is None:
             raise UnknownJob
-        hold = _Hold(self._starts, start)
         try:
-            self._submit(job, hold)
+            state, reason = self._submit(job, hold)
         except _Lost:
             logger.info("start lost", extra={"job": job.name, "run_id": start.run})
         except (QueueFull, Unreachable, DatabaseTrouble) as exc:
-            if start.trigger == "schedule" and self._now_ms() < start.due_ms + PATIENCE_MS:
+            if start.trigger == "schedule" and self._now_ms() < start.since_ms + PATIENCE_MS:
                 logger.info("start waits", extra={"job": job.name, "run_id": start.run, "reason": str(exc)})
                 return
             hold.settle("refused" if isinstance(exc, QueueFull) else "failed", str(exc))
@@ -156,38 +161,18 @@ class Starter:
             words = f"{type(exc).__name__}: a fault of the server, whose log says more"
             hold.settle("failed", words)
         else:
-            hold.settle("started", start.reason)
+            hold.settle(state, reason)
             now = self._starts.by_run(start.run)
-            if now is not None and now.state == "skipped":
+            if state == "started" and now is not None and now.state == "skipped":
                 self.cancel(now, now.reason)
 
-    def look_after(self) -> int:
-        """
-        Finish what other servers have begun and not ended, start once more what machinery has failed, follow workflows.
+    def give_up(self) -> None:
+        """Leave to others what has to be fetched: this server ends."""
+        self._is_over = True
 
-        Returns:
-            How many starts were taken on.
-        """
-        taken = 0
-        for start in self._starts.abandoned():
-            mine = self._starts.take(start)
-            if mine is not None:
-                taken += 1
-                self._finish(mine)
-        for start in self._starts.broken(BROKEN):
-            job = self._jobs.by_number(start.job_no)
-            if job is None or not job.enabled or start.attempt > job.job.retries:
-                continue
-            occasion = Occasion(trigger=start.trigger, user=start.user, attempt=start.attempt + 1)
-            # Everybody who sees that it failed finds the same moment for the next attempt.
-            again = self._starts.claim(
-                job.no, start.due_ms + 1, occasion, reason=f"run {start.run} was {start.verdict}"
-            )
-            if again is not None:
-                taken += 1
-                self._finish(again)
+    def follow(self) -> None:
+        """Look at the workflows that go on."""
         self._workflows.follow(self._workflow)
-        return taken
 
     def is_live(self, start: StartRow) -> bool:
         """Whether the run of a start, or its workflow, has not ended yet."""
@@ -196,7 +181,12 @@ class Starter:
         return self._dispatcher.look(start.run).state not in ("ended", "gone")
 
     def cancel(self, start: StartRow, why: str) -> None:
-        """Have the run of a start end after its current tests, or its workflow."""
+        """
+        Have the run of a start end after its current tests, or its workflow.
+
+        Raises:
+            SupercheckError: That cannot be done just now.
+        """
         if start.asked_ms is not None:
             self._workflows.cancel(start)
             return
@@ -206,14 +196,22 @@ class Starter:
         job = self._jobs.by_number(job_no)
         return job.job.dispatch if job is not None else None
 
-    def _submit(self, row: JobRow, hold: _Hold) -> None:
+    def _submit(self, row: JobRow, hold: _Hold) -> tuple[State, str]:
+        """What became of it, and why."""
         job, start = row.job, hold.start
+        # Whoever had it before may have submitted it, and died.
+        if start.verdict or (job.dispatch is None and self._dispatcher.look(start.run).state != "gone"):
+            return "started", start.reason
+        if start.asked_ms is None and start.trigger == "schedule" and not row.enabled:
+            return "skipped", "the job was disabled while it waited"
+        schedule = _schedule(job, start)
+        window_ms = max(PATIENCE_MS, schedule.catch_up_s * 1000 if schedule else 0)
+        if start.asked_ms is None and hold.alone_ms > window_ms:
+            return "missed", MISSED
         if job.dispatch is not None:
+            self._make_way(schedule, start)
             self._workflows.start(row.project, job.dispatch, start)
-            return
-        if self._dispatcher.look(start.run).state != "gone":
-            # Whoever had it before has submitted it, and died.
-            return
+            return "started", start.reason
         spec = self._spec(row, hold)
         count = job.executions or max(1, self._dispatcher.queue().figures.running_capacity)
         origin = {"trigger": start.trigger, "user": start.user, "job": row.name}
@@ -231,7 +229,27 @@ class Starter:
             cancel_in_progress=job.cancel_in_progress,
         )
         hold.renew()
+        self._make_way(schedule, start)
         self._dispatcher.submit(request)
+        return "started", start.reason
+
+    def _make_way(self, schedule: Schedule | None, start: StartRow) -> None:
+        """
+        Have end what was started before, where the schedule says so.
+
+        Raises:
+            Unreachable: It goes on; this start has to wait.
+        """
+        if schedule is None or schedule.overlap != "cancel":
+            return
+        for before in self._starts.unfinished(start.job_no):
+            if before.due_ms < start.due_ms:
+                # First, so that whoever is about to submit it does not; it may have done so a moment ago.
+                self._starts.withdraw(before, AGAIN)
+                try:
+                    self.cancel(before, AGAIN)
+                except WorkflowTrouble as exc:
+                    logger.warning("run not cancelled", extra={"run_id": before.run, "reason": str(exc)})
 
     def _spec(self, row: JobRow, hold: _Hold) -> dict[str, Any]:
         source = row.job.source
@@ -242,8 +260,14 @@ class Starter:
             if self._receiver.bundle(row.project, row.source["source"]["bundle"])[0] != "ready":
                 raise BadJob("Its files are not in the store any more: sync it once more.")
             return dict(row.source)
-        with tempfile.TemporaryDirectory(prefix="supercheck-job-") as directory:
-            return self._fetched(row, source, Path(directory), hold.renew)
+
+        def pulse() -> None:
+            if self._is_over:
+                raise _Lost
+            hold.renew()
+
+        with self._repositories.room() as directory:
+            return self._fetched(row, source, directory, pulse)
 
     def _fetched(self, row: JobRow, source: Git, directory: Path, pulse: Callable[[], None]) -> dict[str, Any]:
         name = re.sub(r"[^A-Za-z0-9._-]", "-", source.git.rstrip("/").rpartition("/")[2].removesuffix(".git")) or "src"
@@ -264,3 +288,8 @@ class Starter:
         spec = job_spec(row.job, tree, settings, {**shipment.source(), "root": where.pop("root")})
         origin = {"repository": source.git, "branch": source.ref, "commit": commit, "rootdir": where["rootdir"]}
         return {**spec, **where, "origin": {**spec["origin"], **origin}}
+
+
+def _schedule(job: Job, start: StartRow) -> Schedule | None:
+    """The schedule that a start is of; None for one by hand."""
+    return parse_schedule(job.schedule) if start.trigger == "schedule" and job.schedule is not None else None

@@ -9,15 +9,17 @@ submitted, so that whoever finds it unfinished can finish it, and nothing is sta
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Final, Literal
 
-from sqlalchemy import Connection, and_, case, delete, exists, func, or_, select, update
+from sqlalchemy import Connection, and_, case, delete, func, or_, select, update
 
+from pytest_supercheck.errors import BadJob
 from pytest_supercheck.model import RunId, new_run_id
 from supercheck_server.database import Database
-from supercheck_server.jobs import locked
+from supercheck_server.jobs import UnknownJob, locked
+from supercheck_server.ledger import storable
 from supercheck_server.tables import jobs, runs, starts
 
 #: `claimed`: somebody is about to submit it. `queued`: it waits until the job's run before it has ended. Settled:
@@ -27,6 +29,9 @@ State = Literal["claimed", "queued", "started", "skipped", "missed", "refused", 
 
 #: Tells, in a transaction, that a job (`PROJECT/NAME`) was not started when it was due, and why.
 Tell = Callable[[Connection, str, int, str], None]
+
+#: Tells, in a transaction, how a run has ended.
+Note = Callable[[Connection, str], None]
 
 #: Those that are not settled.
 OPEN: Final[tuple[State, ...]] = ("claimed", "queued")
@@ -39,6 +44,12 @@ DAY_MS: Final = 86_400_000
 ABANDONED_MS: Final = 15_000
 #: Values in one `IN (...)`.
 BATCH: Final = 500
+
+#: How a run ends of which machinery is to blame.
+BROKEN: Final = ("lost", "fatal")
+
+MISSED: Final = "no server was there to start it"
+AGAIN: Final = "its job has been started again"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,7 +80,9 @@ class StartRow:
     state: State
     #: Why, in words; empty where nothing is to be said.
     reason: str
+    #: When somebody said last that it is at it, and since when it is tried, ms since 1970.
     claimed_ms: int
+    since_ms: int
     #: When a workflow of GitHub was first asked for, ms since 1970; None for a run of ours, or before that.
     asked_ms: int | None
     #: The page of what was started that is not a run of ours; else empty.
@@ -102,6 +115,7 @@ class Starts:
         *,
         now_ms: Callable[[], int] = lambda: round(time.time() * 1000),
         tell: Tell = lambda _connection, _job, _due_ms, _reason: None,
+        note: Note = lambda _connection, _run: None,
     ) -> None:
         """
         Get ready.
@@ -109,10 +123,12 @@ class Starts:
         Args:
             now_ms: The clock, ms since 1970; may jump.
             tell: Told of every start by schedule that was missed or has failed, in the transaction that notes it.
+            note: Told likewise of a run that was to be started once more, and is not.
         """
         self._database = database
         self._now_ms = now_ms
         self._tell = tell
+        self._note_run = note
 
     def claim(
         self, job: int, due_ms: int, occasion: Occasion, *, state: State = "claimed", reason: str = ""
@@ -131,13 +147,10 @@ class Starts:
         Raises:
             UnknownJob: There is no such job any more.
         """
-        values = {**asdict(occasion), "job_no": job, "due_ms": due_ms, "state": state, "reason": reason[:2000]}
-        values |= {"run": occasion.run or new_run_id(), "url": "", "verdict": "", "claimed_ms": self._now_ms()}
+        occasion = replace(occasion, run=occasion.run or new_run_id())
         with self._database.write() as connection:
             row = locked(connection, job)
-            # PostgreSQL's driver counts no rows of an INSERT that SQLAlchemy has return their numbers.
-            insert = self._database.insert(starts).values(**values).on_conflict_do_nothing().returning(starts.c.no)
-            if connection.execute(insert).scalar() is None:
+            if not self._insert(connection, job, due_ms, occasion, state, reason):
                 return None
             if state == "missed":
                 self._tell(connection, f"{row.project}/{row.name}", due_ms, reason)
@@ -146,15 +159,41 @@ class Starts:
             if limit is not None:
                 old = _START.where(starts.c.job_no == job, starts.c.due_ms <= limit, ~self._is_unfinished())
                 connection.execute(delete(starts).where(starts.c.no.in_(old.with_only_columns(starts.c.no))))
-        return self.by_run(str(values["run"]))
+        return self.by_run(occasion.run)
 
-    def abandoned(self, *, limit: int = 50) -> list[StartRow]:
-        """Starts that somebody took on and has not settled."""
+    def again(self, connection: Connection, run: str, verdict: str) -> bool:
+        """
+        Have a start once more whose run machinery has failed, in the transaction that records that run.
+
+        None where its job does not want that, is off, or, if it was its schedule's, has been started since.
+
+        Returns:
+            Whether there is another start: whoever looks after those that nobody has settled makes its run.
+        """
+        start = connection.execute(select(starts).where(starts.c.run == run, starts.c.state != "skipped")).first()
+        if start is None or verdict not in BROKEN:
+            return False
+        newer = (starts.c.job_no == start.job_no, starts.c.due_ms > start.due_ms)
+        is_made = starts.c.state.in_(("started", *OPEN))
+        try:
+            job = locked(connection, start.job_no)
+        except (BadJob, UnknownJob):
+            return False
+        if not job.enabled or start.attempt > job.job.retries:
+            return False
+        if start.trigger == "schedule" and connection.execute(select(starts.c.no).where(*newer, is_made)).first():
+            return False
+        occasion = Occasion(trigger=start.trigger, user=start.user, run=new_run_id(), attempt=start.attempt + 1)
+        due_ms, reason = start.due_ms + 1, f"run {run} was {verdict}"
+        while not self._insert(connection, start.job_no, due_ms, occasion, "claimed", reason):
+            due_ms += 1
+        return True
+
+    def abandoned(self) -> list[StartRow]:
+        """Starts that somebody took on and has not settled, the oldest first."""
         before_ms = self._now_ms() - ABANDONED_MS
         return self._starts(
-            _START.where(starts.c.state == "claimed", starts.c.claimed_ms < before_ms)
-            .order_by(starts.c.no)
-            .limit(limit)
+            _START.where(starts.c.state == "claimed", starts.c.claimed_ms < before_ms).order_by(starts.c.no)
         )
 
     def unfinished(self, job: int) -> list[StartRow]:
@@ -174,37 +213,38 @@ class Starts:
             The start as it is then; None when it is settled, or somebody else has taken it on.
         """
         # Never the same moment twice: it tells who has it.
-        taken = replace(start, state="claimed", claimed_ms=max(self._now_ms(), start.claimed_ms + 1))
+        claimed_ms = max(self._now_ms(), start.claimed_ms + 1)
+        since_ms = claimed_ms if start.state == "queued" else start.since_ms
+        taken = replace(start, state="claimed", claimed_ms=claimed_ms, since_ms=since_ms)
         with self._database.write() as connection:
-            values = {"state": taken.state, "claimed_ms": taken.claimed_ms}
+            values = {"state": taken.state, "claimed_ms": taken.claimed_ms, "since_ms": since_ms}
             is_open = starts.c.state.in_(OPEN)
             statement = update(starts).where(*_same(start), is_open).values(values)
             return taken if connection.execute(statement).rowcount else None
 
-    def broken(self, verdicts: Sequence[str]) -> list[StartRow]:
-        """Starts of the last day whose runs ended so, and that have not been started once more."""
-        again = starts.alias()
-        next_one = exists().where(again.c.job_no == starts.c.job_no, again.c.due_ms == starts.c.due_ms + 1)
-        recent = starts.c.claimed_ms > self._now_ms() - DAY_MS
-        return self._starts(_START.where(starts.c.state == "started", recent, runs.c.verdict.in_(verdicts), ~next_one))
-
     def settle(self, start: StartRow, state: State, *, reason: str = "") -> bool:
         """Note what became of a start; False when somebody else has taken it on, who does so."""
+        words = _words(reason)
         with self._database.write() as connection:
-            statement = update(starts).where(*_same(start)).values(state=state, reason=reason[:2000])
+            statement = update(starts).where(*_same(start)).values(state=state, reason=words)
             if not connection.execute(statement).rowcount:
                 return False
-            if state in ("failed", "refused") and start.trigger == "schedule":
+            if state in ("failed", "refused", "missed") and start.trigger == "schedule":
                 row = connection.execute(select(jobs.c.project, jobs.c.name).where(jobs.c.no == start.job_no)).one()
-                self._tell(connection, f"{row.project}/{row.name}", start.due_ms, reason)
+                self._tell(connection, f"{row.project}/{row.name}", start.due_ms, words)
+            if state != "started":
+                self._note_before(connection, start)
             return True
 
     def withdraw(self, start: StartRow, reason: str) -> bool:
         """Note that a start is not to be made any more, whoever has it; False when it is settled already."""
         with self._database.write() as connection:
             is_open = (starts.c.no == start.no, starts.c.state.in_(OPEN))
-            statement = update(starts).where(*is_open).values(state="skipped", reason=reason[:2000])
-            return connection.execute(statement).rowcount > 0
+            statement = update(starts).where(*is_open).values(state="skipped", reason=_words(reason))
+            if not connection.execute(statement).rowcount:
+                return False
+            self._note_before(connection, start)
+            return True
 
     # -- what is started elsewhere
 
@@ -223,12 +263,12 @@ class Starts:
 
     def note_end(self, no: int, verdict: str, *, reason: str) -> None:
         """Note how it ended elsewhere."""
-        self._note(no, verdict=verdict, reason=reason[:2000], ended_ms=self._now_ms())
+        self._note(no, verdict=verdict, reason=_words(reason), ended_ms=self._now_ms())
 
     def followed(self, every_ms: int) -> list[StartRow]:
         """Starts that go on elsewhere, at which nobody has looked for a while: each server gets others."""
         now_ms = self._now_ms()
-        live = (starts.c.state == "started", starts.c.verdict == "live", starts.c.claimed_ms <= now_ms - every_ms)
+        live = (starts.c.state.not_in(OPEN), starts.c.verdict == "live", starts.c.claimed_ms <= now_ms - every_ms)
         found = []
         for start in self._starts(_START.where(*live).order_by(starts.c.claimed_ms).limit(SHOWN)):
             with self._database.write() as connection:
@@ -288,6 +328,27 @@ class Starts:
                 )
         return found
 
+    def _insert(
+        self, connection: Connection, job: int, due_ms: int, occasion: Occasion, state: State, reason: str
+    ) -> bool:
+        """Whether nobody else has the start."""
+        now_ms = self._now_ms()
+        values = {**asdict(occasion), "job_no": job, "due_ms": due_ms, "state": state, "reason": _words(reason)}
+        values |= {"url": "", "verdict": "", "claimed_ms": now_ms, "since_ms": now_ms}
+        # PostgreSQL's driver counts no rows of an INSERT that SQLAlchemy has return their numbers.
+        insert = self._database.insert(starts).values(**values).on_conflict_do_nothing().returning(starts.c.no)
+        return connection.execute(insert).scalar() is not None
+
+    def _note_before(self, connection: Connection, start: StartRow) -> None:
+        """Tell of the run before a start that is not made: nobody has been told of that, because of this one."""
+        if start.attempt == 1:
+            return
+        before = (starts.c.job_no == start.job_no, starts.c.due_ms < start.due_ms)
+        query = select(starts.c.run).where(*before, starts.c.attempt == start.attempt - 1)
+        run = connection.execute(query.order_by(starts.c.due_ms.desc()).limit(1)).scalar()
+        if run is not None:
+            self._note_run(connection, run)
+
     def _starts(self, query: Any) -> list[StartRow]:
         with self._database.read() as connection:
             return [_start_row(row) for row in connection.execute(query)]
@@ -299,13 +360,19 @@ class Starts:
     def _is_unfinished(self) -> Any:
         # A run is noted within seconds of its submission: one of which nothing is known any more has been deleted.
         is_new = starts.c.claimed_ms > self._now_ms() - DAY_MS
-        is_live = or_(_verdict() == "live", and_(_verdict() == "", is_new))
-        return or_(starts.c.state.in_(OPEN), and_(starts.c.state == "started", is_live))
+        is_begun = and_(starts.c.state == "started", _verdict() == "", is_new)
+        # One that was withdrawn too late has a run, too.
+        return or_(starts.c.state.in_(OPEN), _verdict() == "live", is_begun)
 
 
 def _same(start: StartRow) -> tuple[Any, ...]:
     """That nobody has changed a start since."""
     return starts.c.no == start.no, starts.c.state == start.state, starts.c.claimed_ms == start.claimed_ms
+
+
+def _words(reason: str) -> str:
+    """As git, GitHub or a stranger's file names may have it, and a database takes it."""
+    return storable(reason)[:2000]
 
 
 def _verdict() -> Any:
@@ -339,6 +406,7 @@ def _start_row(row: Any) -> StartRow:
         state=row.state,
         reason=row.reason,
         claimed_ms=row.claimed_ms,
+        since_ms=row.since_ms,
         asked_ms=row.asked_ms,
         url=row.url,
         verdict=row.how,

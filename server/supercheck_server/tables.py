@@ -320,6 +320,8 @@ starts: Final = Table(
     Column("reason", Text, nullable=False, default=""),
     # When somebody last took it on: one that is not settled long after is taken on by another.
     Column("claimed_ms", BigInteger, nullable=False),
+    # Since when it is tried to submit it: what nobody could submit for long has failed.
+    Column("since_ms", BigInteger, nullable=False, server_default="0"),
     # Of what is started elsewhere, as a workflow of GitHub: when that was asked for, where it can be followed, how it
     # ended (`live` before) and when.
     Column("asked_ms", BigInteger),
@@ -329,6 +331,7 @@ starts: Final = Table(
     UniqueConstraint("job_no", "due_ms"),
     UniqueConstraint("run"),
     Index(None, "state", "claimed_ms"),
+    Index(None, "verdict", "claimed_ms"),
 )
 
 #: Who may come in. Of a token only its hash is kept.

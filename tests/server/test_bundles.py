@@ -24,6 +24,7 @@ from typing import Any
 
 import httpx
 import pytest
+from sqlalchemy import update
 
 from pytest_supercheck import packs, shipping
 from pytest_supercheck.archive import project_folder
@@ -43,6 +44,7 @@ from supercheck_server.database import Database
 from supercheck_server.parts import Parts
 from supercheck_server.rebuild import rebuild
 from supercheck_server.settings import Settings
+from supercheck_server.tables import bundles
 from tests.conftest import Valkey
 from tests.s3 import BUCKET, KEY, SECRET, rclone
 from tests.server.conftest import GUARD_S, Pool, Served, serving, wait_for
@@ -625,6 +627,41 @@ def test_bundle_whose_packs_go_meanwhile_is_incomplete(keeping: Keeping, monkeyp
     monkeypatch.undo()
     keeping.bundles.keep("shop", pack_of(b"a", b"b"))
     assert keeping.bundles.ask("shop", manifest.id, wish) == ("ready", [])
+
+
+def test_slow_store_keeps_nobody_from_the_database(
+    keeping: Keeping, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While it takes a bundle in."""
+    put, written = keeping.store.put, list[str]()
+
+    def slow(key: str, *more: Any, **named: Any) -> bool:
+        with database.write() as connection:
+            connection.execute(update(bundles).values(used_ms=0))
+        written.append(key)
+        return put(key, *more, **named)
+
+    monkeypatch.setattr(keeping.store, "put", slow)
+    bundle = keeping.take({"x": b"a"})
+    assert packs.bundle_key(project_folder("shop"), bundle) in written
+
+
+def test_store_that_is_away_is_not_waited_for_under_a_lock(keeping: Keeping, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was to be removed goes later."""
+    keeping.take({"x": b"a"})
+    asked: list[str] = []
+
+    def away(*_: object) -> None:
+        asked.append("")
+        raise StoreTrouble
+
+    monkeypatch.setattr(keeping.store, "head", away)
+    monkeypatch.setattr(keeping.store, "delete", lambda _: pytest.fail("within a transaction"))
+    later_ms = time.time() * 1000 + 15 * DAY_MS
+    with pytest.raises(StoreTrouble):
+        keeping.bundles.sweep(later_ms)
+    monkeypatch.undo()
+    assert keeping.bundles.sweep(later_ms) == 2
 
 
 def test_asking_for_a_bundle_keeps_it(keeping: Keeping, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,6 +16,7 @@ import pytest
 
 from pytest_supercheck.errors import Unreachable
 from pytest_supercheck.jobs import Dispatch, decode_job
+from pytest_supercheck.model import new_run_id
 from pytest_supercheck.operators import BadVariable
 from supercheck_server import github
 from supercheck_server.configuration import read_configuration
@@ -26,7 +27,7 @@ from supercheck_server.jobs import Jobs
 from supercheck_server.parts import Parts
 from supercheck_server.settings import Settings
 from supercheck_server.starts import Occasion, StartRow, Starts
-from tests.server.conftest import serving, wait_for
+from tests.server.conftest import Served, serving, wait_for
 from tests.server.played_github import TOKEN, PlayedGitHub, played_github
 
 WANTED = Dispatch(repository="acme/shop", workflow="nightly.yml", ref="main", inputs={"suite": "all"})
@@ -175,6 +176,17 @@ def test_workflow_is_cancelled(desk: Desk, played: PlayedGitHub) -> None:
     played.stumble(409, message="Cannot cancel a workflow run that is completed.")
     desk.workflows.cancel(start)
     assert played.runs[0]["conclusion"] == "cancelled"
+
+
+def test_workflow_whose_start_was_withdrawn_is_followed(desk: Desk, played: PlayedGitHub) -> None:
+    """It was not known yet that GitHub has started it."""
+    start = desk.claim()
+    desk.workflows.start("shop", WANTED, start)
+    assert desk.starts.withdraw(start, "its job has been started again")
+    played.end("cancelled")
+    for _ in range(2):
+        desk.follow()
+    assert (desk.again(start).state, desk.again(start).verdict) == ("skipped", "cancelled")
 
 
 # -- GitHub's troubles
@@ -362,14 +374,61 @@ def test_job_that_is_a_workflow(
         job = decode_job("nightly", {"dispatch": {"repository": "acme/shop", "workflow": "x.yml"}})
         parts.jobs.sync("shop", [(job, None)])
         [row] = parts.jobs.known()
-        started = parts.starter.submit(parts.starter.now(row, Occasion(trigger="job")))
+        started = parts.starter.submit(parts.starter.now(row, Occasion(trigger="job"))[0])
         assert (started.state, started.verdict) == ("started", "live")
         assert parts.starter.is_live(started)
         played.stumble(422, message="No ref found for: main")
-        failed = parts.starter.submit(parts.starter.now(row, Occasion(trigger="job")))
+        failed = parts.starter.submit(parts.starter.now(row, Occasion(trigger="job"))[0])
         assert failed.state == "failed"
         assert "No ref found for: main" in failed.reason
     finally:
         parts.close()
     assert TOKEN not in caplog.text
     assert not [path for path in settings.data.rglob("*") if path.is_file() and TOKEN.encode() in path.read_bytes()]
+
+
+@pytest.fixture
+def allowing(
+    settings: Settings, played: PlayedGitHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Served]:
+    """A server with a job that is a workflow."""
+    monkeypatch.setenv("SUPERCHECK_GITHUB_TOKEN", TOKEN)
+    file = tmp_path / "server.toml"
+    file.write_text(f'[github]\napi = "{played.url}"\nrepositories = {{shop = ["acme/shop"]}}\n')
+    with serving(replace(settings, config=file)) as served:
+        job = decode_job("nightly", {"dispatch": {"repository": "acme/shop", "workflow": "x.yml"}})
+        served.parts.jobs.sync("shop", [(job, None)])
+        yield served
+
+
+@pytest.mark.usefixtures("public")
+def test_server_that_dies_after_github_has_answered(allowing: Served, played: PlayedGitHub) -> None:
+    """Whoever takes its start on asks for no second one."""
+    parts = allowing.parts
+    [row] = parts.jobs.known()
+    start = parts.starter.submit(parts.starter.now(row, Occasion(trigger="job"))[0])
+    with parts.database.write() as connection:
+        connection.exec_driver_sql("UPDATE starts SET state = 'claimed', claimed_ms = claimed_ms - 60000")
+    wait_for(lambda: [one.state for one in parts.starts.of(row.no)] == ["started"], "it is taken on")
+    assert len(played.runs) == 1
+    assert parts.starts.of(row.no)[0].run == start.run
+
+
+def test_workflow_that_is_started_by_two_clicks(
+    allowing: Served, played: PlayedGitHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second comes while GitHub still thinks of the first."""
+    body, dispatch, clicks = {"run_id": new_run_id()}, github.GitHub.dispatch, list[httpx.Response]()
+
+    def click() -> None:
+        clicks.append(httpx.post(f"{allowing.url}/api/v1/jobs/nightly/starts", json=body))
+
+    def slow(self: github.GitHub, wanted: Dispatch) -> str:
+        monkeypatch.setattr(github.GitHub, "dispatch", dispatch)
+        click()
+        return dispatch(self, wanted)
+
+    monkeypatch.setattr(github.GitHub, "dispatch", slow)
+    click()
+    assert [(one.status_code, one.json()["state"]) for one in clicks] == [(201, "claimed"), (201, "started")]
+    assert len(played.runs) == 1

@@ -11,7 +11,10 @@ import shutil
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import closing
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -34,9 +37,10 @@ from supercheck_server.history import RunFilter
 from supercheck_server.jobs import Jobs, UnknownJob
 from supercheck_server.ledger import Ledger
 from supercheck_server.repositories import JobsSection, Repositories
+from supercheck_server.scheduler import Scheduler
 from supercheck_server.settings import Settings
 from supercheck_server.starter import Starter
-from supercheck_server.starts import ABANDONED_MS, KEPT, Occasion, Starts, State
+from supercheck_server.starts import ABANDONED_MS, KEPT, Occasion, StartRow, Starts, State
 from tests.conftest import Valkey
 from tests.server.conftest import GUARD_S, NOON, Pool, Served, make_record, serving, wait_for
 from tests.server.played_github import TOKEN, played_github
@@ -228,6 +232,58 @@ def test_what_goes_on_does_not_go_however_old(jobs: Jobs, starts: Starts, clock:
     assert {one.state for one in starts.unfinished(no)} == {"claimed", "queued"}
 
 
+@pytest.mark.parametrize(
+    ("trigger", "verdict", "attempt", "after", "is_again"),
+    [
+        pytest.param("schedule", "lost", 1, "skipped", True, id="lost"),
+        pytest.param("schedule", "fatal", 2, "failed", True, id="second"),
+        pytest.param("schedule", "lost", 3, "skipped", False, id="third"),
+        pytest.param("schedule", "failed", 1, "skipped", False, id="tests failed"),
+        pytest.param("schedule", "lost", 1, "queued", False, id="another one waits"),
+        pytest.param("schedule", "lost", 1, "started", False, id="another one goes on"),
+        pytest.param("job", "lost", 1, "started", True, id="by hand"),
+    ],
+)
+def test_what_is_started_once_more(
+    jobs: Jobs, starts: Starts, database: Database,
+    trigger: str, verdict: str, attempt: int, after: State, is_again: bool,
+) -> None:  # fmt: skip
+    """What machinery has failed, as often as the job says, and not beside the next one of its schedule."""
+    job = make_job(jobs, retries=2)
+    start = starts.claim(job, 1000, Occasion(trigger=trigger, user="ada", attempt=attempt))
+    assert start is not None
+    starts.settle(start, "started")
+    starts.claim(job, 1001, Occasion(trigger="job"), state="skipped")
+    starts.claim(job, 2000, Occasion(trigger=trigger), state=after)
+    with database.write() as connection:
+        assert starts.again(connection, start.run, verdict) == is_again
+        assert not starts.again(connection, "another run", verdict)
+    found = [(one.due_ms, one.trigger, one.user) for one in starts.of(job) if one.attempt == attempt + 1]
+    assert found == [(1002, trigger, "ada")] * is_again
+
+
+def test_what_is_off_is_not_started_once_more(jobs: Jobs, starts: Starts, database: Database) -> None:
+    """Nor what its schedule has withdrawn."""
+    job = make_job(jobs, retries=2)
+    withdrawn, off = (starts.claim(job, due_ms, MANUAL) for due_ms in (1, 1000))
+    assert withdrawn is not None
+    assert off is not None
+    starts.withdraw(withdrawn, "its job has been started again")
+    starts.settle(off, "started")
+    jobs.enable(job, on=False)
+    with database.write() as connection:
+        assert not any(starts.again(connection, one.run, "lost") for one in (withdrawn, off))
+
+
+@pytest.mark.parametrize(("words", "kept"), [("git: \0", "git: \N{SYMBOL FOR NULL}"), ("\udcff", "?")])
+def test_words_of_others_are_kept(jobs: Jobs, starts: Starts, words: str, kept: str) -> None:
+    """Whatever git or a stranger's names of files have in them."""
+    start = starts.claim(make_job(jobs), 1, MANUAL)
+    assert start is not None
+    assert starts.settle(start, "failed", reason=words)
+    assert starts.of(start.job_no)[0].reason == kept
+
+
 def test_figures_are_of_recorded_runs(jobs: Jobs, starts: Starts, database: Database) -> None:
     """How many, how many not passed, how long they take; and the last start, whatever became of it."""
     no = make_job(jobs)
@@ -407,7 +463,7 @@ def test_a_strangers_repository_leads_nowhere(
 )
 def test_only_what_the_operator_allows_is_fetched(tmp_path: Path, url: str) -> None:
     """By the beginning of the address, to which nothing leads back."""
-    repositories = Repositories(JobsSection(git=(f"{tmp_path.as_uri()}/",)))
+    repositories = Repositories(JobsSection(git=(f"{tmp_path.as_uri()}/",)), tmp_path)
     with pytest.raises(SourceTrouble, match=r"does not fetch from .* in \[jobs\] of the configuration"):
         repositories.check(url.replace("{parent}", str(tmp_path)))
     repositories.check(f"{tmp_path.as_uri()}/shop.git")
@@ -451,39 +507,46 @@ def test_the_same_run_is_one_start(allowing: Served, repository: Path, pool: Poo
     assert (answer.status_code, "taken" in answer.text) == (409, True)
 
 
-def later(served: Served, clock: Clock) -> Starter:
-    """The starter of another server, some time later."""
-    parts = served.parts
-    return Starter(
-        jobs=Jobs(parts.database, now_ms=clock),
-        starts=Starts(parts.database, now_ms=clock),
+def look_later(served: Served, now_ms: int) -> None:
+    """Another server looks, some time later, and does what it finds."""
+    parts, clock = served.parts, Clock(now_ms)
+    jobs, starts = Jobs(parts.database, now_ms=clock), Starts(parts.database, now_ms=clock)
+    starter = Starter(
+        jobs=jobs,
+        starts=starts,
         dispatcher=parts.dispatcher,
         bundles=parts.bundles,
-        repositories=Repositories(parts.configuration.jobs),
-        workflows=Workflows(parts.github, parts.starts),
+        repositories=Repositories(parts.configuration.jobs, parts.settings.data / "fetched"),
+        workflows=Workflows(parts.github, starts),
         now_ms=clock,
     )
+    with closing(Scheduler(jobs, starts, starter, now_ms=clock)) as scheduler:
+        wait(scheduler.tick(), GUARD_S)
 
 
-def test_what_a_dead_server_has_left_is_finished_once(allowing: Served, repository: Path, pool: Pool) -> None:
+def test_what_a_dead_server_has_left_is_finished_once(
+    allowing: Served, repository: Path, pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Whether it had been submitted or not, and whoever else sees it."""
     add_job(allowing, source={"git": repository.as_uri()})
     parts = allowing.parts
     row = parts.jobs.find("nightly")[0]
-    claimed = parts.starter.now(row, MANUAL)
-    submitted = parts.starter.now(row, MANUAL)
+    claimed = parts.starter.now(row, MANUAL)[0]
+    submitted = parts.starter.now(row, MANUAL)[0]
     parts.starter.submit(submitted)
     with parts.database.write() as connection:
         connection.exec_driver_sql("UPDATE starts SET state = 'claimed'")
-    clock = Clock(claimed.claimed_ms + ABANDONED_MS + 60_000)
-    servers = [later(allowing, clock) for _ in range(3)]
-    taken: list[int] = []
-    threads = [threading.Thread(target=lambda one=one: taken.append(one.look_after())) for one in servers]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(60)
-    assert sum(taken) == 2
+    fetch, fetched = Repositories.fetch, list[str]()
+
+    def counted(self: Repositories, source: Git, *more: Any) -> str:
+        fetched.append(source.git)
+        return fetch(self, source, *more)
+
+    monkeypatch.setattr(Repositories, "fetch", counted)
+    now_ms = claimed.claimed_ms + ABANDONED_MS + 60_000
+    with ThreadPoolExecutor(3) as servers:
+        list(servers.map(lambda _: look_later(allowing, now_ms), range(3)))
+    assert len(fetched) == 1
     assert sorted(one.run for one in pool.dispatcher.queue().runs) == sorted([claimed.run, submitted.run])
     assert {one.state for one in parts.starts.of(row.no)} == {"started"}
 
@@ -492,9 +555,8 @@ def test_who_comes_late_to_a_start_changes_nothing(allowing: Served, repository:
     """Another server has made its run meanwhile: also where it could not be made any more."""
     add_job(allowing, source={"git": repository.as_uri()})
     parts = allowing.parts
-    seen = parts.starter.now(parts.jobs.find("nightly")[0], MANUAL)
-    clock = Clock(seen.claimed_ms + ABANDONED_MS + 60_000)
-    assert later(allowing, clock).look_after() == 1
+    seen = parts.starter.now(parts.jobs.find("nightly")[0], MANUAL)[0]
+    look_later(allowing, seen.claimed_ms + ABANDONED_MS + 60_000)
     repository.rename(repository.with_name("gone"))
     assert parts.starter.submit(seen).state == "started"
 
@@ -505,11 +567,11 @@ def test_a_run_that_a_dead_server_has_submitted_is_not_made_again(
     """Nothing is fetched for it, which could fail."""
     add_job(allowing, source={"git": repository.as_uri()})
     parts = allowing.parts
-    made = parts.starter.submit(parts.starter.now(parts.jobs.find("nightly")[0], MANUAL))
+    made = parts.starter.submit(parts.starter.now(parts.jobs.find("nightly")[0], MANUAL)[0])
     with parts.database.write() as connection:
         connection.exec_driver_sql("UPDATE starts SET state = 'claimed'")
     repository.rename(repository.with_name("gone"))
-    later(allowing, Clock(made.claimed_ms + ABANDONED_MS + 60_000)).look_after()
+    look_later(allowing, made.claimed_ms + ABANDONED_MS + 60_000)
     assert [one.state for one in parts.starts.of(made.job_no)] == ["started"]
 
 
@@ -527,9 +589,58 @@ def test_a_start_that_is_taken_on_meanwhile_is_left(
         return fetch(self, source, tree, pulse)
 
     monkeypatch.setattr(Repositories, "fetch", slow)
-    made = parts.starter.now(parts.jobs.find("nightly")[0], MANUAL)
+    made = parts.starter.now(parts.jobs.find("nightly")[0], MANUAL)[0]
     assert parts.starter.submit(made).state == "claimed"
     assert pool.dispatcher.queue().runs == ()
+
+
+def test_deep_repository_leaves_nothing_behind(allowing: Served, repository: Path, pool: Pool) -> None:
+    """Deeper than Python's own functions go."""
+    deep = "a/" * 1500
+    commit = f"commit refs/heads/deep\ncommitter a <a@x> 0 +0000\ndata 0\nM 644 inline {deep}f\ndata 1\nx\n"
+    subprocess.run(["git", "fast-import", "--quiet"], cwd=repository, input=commit.encode(), check=True)
+    add_job(allowing, source={"git": repository.as_uri(), "ref": "deep"})
+    made = start(allowing)
+    assert "fault" not in made["reason"]
+    assert list((allowing.parts.settings.data / "fetched").iterdir()) == []
+
+
+def test_what_a_killed_server_has_fetched_goes(allowing: Served, repository: Path, pool: Pool) -> None:
+    """One day; what others are just fetching stays."""
+    add_job(allowing, source={"git": repository.as_uri()})
+    scratch = allowing.parts.settings.data / "fetched"
+    left, others = scratch / "left", scratch / "others"
+    for directory in (left, others):
+        (directory / "tree").mkdir(parents=True)
+    os.utime(left, (0, 0))
+    assert start(allowing)["state"] == "started"
+    assert list(scratch.iterdir()) == [others]
+
+
+def test_server_that_ends_leaves_what_it_fetches_to_others(
+    allowing: Served, repository: Path, pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It does not wait for slow repositories."""
+    add_job(allowing, source={"git": repository.as_uri()})
+    parts = allowing.parts
+    fetch, begun = Repositories.fetch, threading.Event()
+
+    def slow(self: Repositories, source: Git, tree: Path, pulse: Callable[[], None]) -> str:
+        begun.set()
+        while True:
+            pulse()
+            time.sleep(0.01)
+
+    monkeypatch.setattr(Repositories, "fetch", slow)
+    made = parts.starter.now(parts.jobs.find("nightly")[0], MANUAL)[0]
+    parts.scheduler.begin(parts.jobs.find("nightly")[0], made)
+    assert begun.wait(GUARD_S)
+    parts.scheduler.close()
+    [left] = parts.starts.of(made.job_no)
+    assert left.state == "claimed"
+    monkeypatch.setattr(Repositories, "fetch", fetch)
+    look_later(allowing, left.claimed_ms + ABANDONED_MS + 1)
+    assert [one.state for one in parts.starts.of(made.job_no)] == ["started"]
 
 
 def test_a_start_that_is_withdrawn_while_it_is_submitted(
@@ -545,32 +656,81 @@ def test_a_start_that_is_withdrawn_while_it_is_submitted(
         return submit(self, request)
 
     monkeypatch.setattr(Dispatcher, "submit", slow)
-    made = parts.starter.now(parts.jobs.find("nightly")[0], MANUAL)
+    made = parts.starter.now(parts.jobs.find("nightly")[0], MANUAL)[0]
     assert parts.starter.submit(made).state == "skipped"
     wait_for(lambda: not parts.starter.is_live(made), "it ends")
 
 
+def end(served: Served, pool: Pool, start: StartRow, outcome: str) -> None:
+    """Its run ends so, and is recorded."""
+    pool.dispatcher.cancel(start.run, outcome=outcome, how="kill")
+    wait_for(lambda: (served.parts.starts.by_run(start.run) or start).verdict == outcome, "the run is recorded")
+
+
 def test_a_run_that_machinery_failed_is_started_once_more(allowing: Served, repository: Path, pool: Pool) -> None:
-    """As often as the job says, by one of the servers; one whose tests failed is not."""
+    """As often as the job says, and not one that somebody has ended."""
     add_job(allowing, source={"git": repository.as_uri()}, retries=1)
     parts = allowing.parts
     row = parts.jobs.find("nightly")[0]
-    verdicts = ["failed", "lost", "lost"]
-    clock = Clock()
-    for number, verdict in enumerate(verdicts):
-        if number < 2:
-            made = parts.starter.submit(parts.starter.now(row, MANUAL))
-        else:
-            [made] = [one for one in parts.starts.of(row.no) if one.attempt == 2]
-        pool.dispatcher.cancel(made.run, outcome="cancelled", how="kill")
-        wait_for(lambda: (parts.starts.by_run(made.run) or made).verdict == "cancelled", "the run is recorded")  # noqa: B023
-        with parts.database.write() as connection:
-            connection.exec_driver_sql(f"UPDATE runs SET verdict = '{verdict}' WHERE id = '{made.run}'")
-        clock.now_ms = made.claimed_ms
-        assert [later(allowing, clock).look_after() for _ in range(2)] == [int(number == 1), 0]
+    made = [parts.starter.submit(parts.starter.now(row, MANUAL)[0]) for _ in range(2)]
+    for start, verdict in zip(made, ("cancelled", "lost"), strict=True):
+        end(allowing, pool, start, verdict)
     [again] = [one for one in parts.starts.of(row.no) if one.attempt == 2]
-    assert again.reason.endswith("was lost")
-    assert again.trigger == "job"
+    assert (again.state, again.trigger, again.reason) == ("claimed", "job", f"run {made[1].run} was lost")
+    look_later(allowing, again.claimed_ms + ABANDONED_MS + 1)
+    assert [run.run for run in pool.dispatcher.queue().runs] == [again.run]
+    end(allowing, pool, again, "lost")
+    assert [one.attempt for one in parts.starts.of(row.no)].count(2) == 1
+    assert len(parts.starts.of(row.no)) == 3
+
+
+@pytest.mark.parametrize("state", ["failed", "withdrawn"])
+def test_the_run_before_is_told_when_it_is_not_made_once_more(
+    jobs: Jobs, database: Database, clock: Clock, state: str
+) -> None:
+    """Nobody has been told of it, because it was to be."""
+    told: list[str] = []
+    starts = Starts(database, now_ms=clock, note=lambda _, run: told.append(run))
+    first = starts.claim(make_job(jobs, retries=3), 1000, MANUAL)
+    assert first is not None
+    starts.settle(first, "started")
+    before = first
+    for attempt in (2, 3):
+        with database.write() as connection:
+            assert starts.again(connection, before.run, "lost")
+        [again] = [one for one in starts.of(first.job_no) if one.state == "claimed"]
+        if attempt == 2:
+            assert starts.settle(again, "started")
+            assert told == []
+            before = again
+        elif state == "failed":
+            assert starts.settle(again, "failed")
+        else:
+            assert starts.withdraw(again, "its job has been started again")
+    assert told == [before.run]
+
+
+def test_starts_by_hand_keep_nobody_from_the_pages(
+    allowing: Served, repository: Path, pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many wait for repositories that are slow."""
+    add_job(allowing, source={"git": repository.as_uri()})
+    answers = threading.Event()
+
+    def slow(*_: object) -> str:
+        assert answers.wait(GUARD_S)
+        raise SourceTrouble("it does not answer")
+
+    monkeypatch.setattr(Repositories, "fetch", slow)
+    try:
+        for _ in range(50):  # more than there are threads for requests
+            answer = httpx.post(f"{allowing.url}/api/v1/jobs/nightly/starts", json={"run_id": new_run_id()})
+            assert answer.json()["state"] == "claimed"
+        assert httpx.get(f"{allowing.url}/api/v1/jobs").status_code == 200
+    finally:
+        answers.set()
+    starts, [job] = allowing.parts.starts, allowing.parts.jobs.known()
+    wait_for(lambda: {one.state for one in starts.of(job.no)} == {"failed"}, "all are settled")
 
 
 def test_a_full_queue_is_told_to_who_waits(allowing: Served, repository: Path, pool: Pool) -> None:
@@ -663,6 +823,15 @@ def test_who_cannot_be_told_is_said_when_it_is_synced(checkout: Checkout, pool: 
     done = checkout.run("sync")
     assert done.stdout == "added   shop/nightly\n"
     assert done.stderr == "shop: nobody is told as 'teem': the server has no [notify.teem]\n"
+
+
+def test_who_may_bring_what_the_file_names_alone(checkout: Checkout, pool: Pool, served: Served) -> None:
+    """The directory's own project is asked for nothing where no job is of it."""
+    _, secret = served.parts.access.create("ci", project="bank")
+    checkout.write("[jobs.nightly]\nproject = 'bank'\n")
+    assert checkout.run("sync", "--prune", SUPERCHECK_TOKEN=secret).output == "added   bank/nightly\n"
+    checkout.write("[jobs]\n")
+    assert "shop" in checkout.run("sync", "--prune", SUPERCHECK_TOKEN=secret, code=69).output
 
 
 def test_what_is_wrong_in_the_file_is_told_before_anything_is_sent(checkout: Checkout) -> None:
@@ -762,6 +931,15 @@ def test_definitions_from_the_net_are_checked(served: Served, pool: Pool) -> Non
         answer = httpx.put(f"{served.url}/api/v1/jobs", params={"project": "shop"}, json={"jobs": [good, one]})
         assert (answer.status_code, words in answer.text) == (400, True), answer.text
     assert served.parts.jobs.known() == []
+
+
+def test_text_that_no_answer_can_have_is_refused(served: Served, pool: Pool) -> None:
+    """So that the others' jobs can still be listed."""
+    file = '{"jobs": [{"name": "a", "definition": {"source": {"git": "https://x/y"}, "args": ["\\ud800"]}}]}'
+    headers = {"Content-Type": "application/json"}
+    answer = httpx.put(f"{served.url}/api/v1/jobs", params={"project": "shop"}, content=file, headers=headers)
+    assert (answer.status_code, "it must be text" in answer.text) == (400, True)
+    assert httpx.get(f"{served.url}/api/v1/jobs").json() == {"jobs": []}
 
 
 def test_a_name_of_several_projects_needs_one(served: Served, pool: Pool) -> None:

@@ -27,7 +27,8 @@ from click.testing import CliRunner
 from sqlalchemy import Connection, select
 
 from pytest_supercheck.archive import Archive
-from pytest_supercheck.jobs import Job, On, Subscription
+from pytest_supercheck.jobs import Job, On, Subscription, decode_job
+from pytest_supercheck.model import RunId
 from pytest_supercheck.operators import BadVariable
 from pytest_supercheck.record import Origin
 from pytest_supercheck.stores import open_store
@@ -600,6 +601,27 @@ def test_lost_run_is_told_as_that(
     while parts.messenger.send_next(LATER_MS):
         pass
     assert hook.titles == ["shop, main: was lost"] * 2
+    parts.close()
+
+
+def test_run_that_is_made_once_more_is_told_by_the_last_attempt(notifying: Settings, pool: Pool, hook: Webhook) -> None:
+    """Whatever became of the first."""
+    parts = Parts(notifying)
+    assert parts.messenger is not None
+    source = {"git": "https://x/y"}
+    parts.jobs.sync("shop", [(decode_job("nightly", {"retries": 1, "source": source}), None)])
+    [job] = parts.jobs.known()
+    runs = ["r1"]
+    assert parts.starts.claim(job.no, 1000, Occasion(trigger="schedule", run="r1"))
+    for attempt in (1, 2):
+        pool.submit(runs[-1], nodeids=["a"], project="shop")
+        pool.dispatcher.cancel(RunId(runs[-1]), outcome="lost", how="kill")
+        assert parts.recorder.record_next()
+        assert parts.messenger.send_next(LATER_MS) == (attempt == 2)
+        runs.append(parts.starts.of(job.no)[0].run)
+    assert hook.titles == ["shop/nightly: was lost"]
+    assert runs[1] == runs[2]
+    assert f"/runs/{runs[1]}" in hook.messages[0]["message"]
     parts.close()
 
 

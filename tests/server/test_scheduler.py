@@ -10,22 +10,29 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from datetime import datetime
+from pathlib import Path
+from typing import Any
 from zoneinfo import ZoneInfo
 
 import pytest
 import redis
 from sqlalchemy import insert
 
+from pytest_supercheck.directory_store import DirectoryStore
 from pytest_supercheck.dispatch import Dispatcher
 from pytest_supercheck.errors import Unreachable
 from pytest_supercheck.jobs import decode_job
-from pytest_supercheck.model import RunRequest
+from pytest_supercheck.model import RunId, RunRequest
+from supercheck_server.bundles import Bundles
 from supercheck_server.database import Database
+from supercheck_server.github import GitHub, GithubSection, Workflows
 from supercheck_server.jobs import JobRow, Jobs
-from supercheck_server.scheduler import AGAIN, HANDS, MISSED, NOTED, Scheduler
-from supercheck_server.starts import SHOWN, StartRow, Starts
+from supercheck_server.repositories import JobsSection, Repositories
+from supercheck_server.scheduler import HANDS, NOTED, Scheduler
+from supercheck_server.starter import Starter
+from supercheck_server.starts import AGAIN, MISSED, SHOWN, Occasion, StartRow, Starts
 from supercheck_server.tables import runs
 from tests.conftest import Valkey
 from tests.server.conftest import GUARD_S, wait_for
@@ -40,6 +47,7 @@ def ms(text: str) -> int:
 
 
 NOON_MS = ms("2026-03-01T12:00Z")
+NO_STORE = DirectoryStore(Path("/nowhere"))
 #: A pool that is away.
 NOWHERE = Dispatcher(redis.Redis.from_url("redis://127.0.0.1:1/0"))
 
@@ -55,33 +63,15 @@ class Clock:
         return self.ms
 
 
-class Submitter:
-    """Makes runs of a real pool, with nothing in them."""
+class Submitter(Starter):
+    """Makes runs with nothing in them."""
 
-    def __init__(self, starts: Starts, dispatcher: Dispatcher) -> None:
-        self._starts = starts
-        self.dispatcher = dispatcher
+    def use(self, dispatcher: Dispatcher) -> None:
+        """Make them of another pool from now on."""
+        self._dispatcher = dispatcher
 
-    def submit(self, start: StartRow) -> StartRow:
-        """A run, at once."""
-        taken = self._starts.take(start)
-        if taken is None:
-            return start
-        self.dispatcher.submit(RunRequest(run_id=start.run, project="shop", detached=True))
-        self._starts.settle(taken, "started")
-        return taken
-
-    def look_after(self) -> int:
-        """What servers have left that died."""
-        return len([self.submit(start) for start in self._starts.abandoned()])
-
-    def is_live(self, start: StartRow) -> bool:
-        """As the pool has it."""
-        return self.dispatcher.look(start.run).state not in ("ended", "gone")
-
-    def cancel(self, start: StartRow, why: str) -> None:
-        """At once."""
-        self.dispatcher.cancel(start.run, outcome="cancelled", how="kill", message=why)
+    def _spec(self, row: JobRow, hold: object) -> dict[str, Any]:
+        return {"argv": [], "origin": {}}
 
 
 class Servers:
@@ -91,25 +81,43 @@ class Servers:
         self.clock = Clock()
         self.jobs = Jobs(database, now_ms=self.clock)
         self.missed: list[tuple[str, int, str]] = []
-        self.starts = Starts(database, now_ms=self.clock, tell=lambda _, *missed: self.missed.append(missed))
+        self.told_of: list[str] = []
+        self.starts = Starts(
+            database,
+            now_ms=self.clock,
+            tell=lambda _, *missed: self.missed.append(missed),
+            note=lambda _, run: self.told_of.append(run),
+        )
+        self.database = database
         self.dispatcher = dispatcher
-        self.submitter = Submitter(self.starts, dispatcher)
         self.schedulers: list[Scheduler] = []
+        self.submitters: list[Submitter] = []
 
-    def start(self, submitter: Submitter | None = None) -> Scheduler:
+    def use(self, dispatcher: Dispatcher) -> None:
+        """All servers have another pool."""
+        for one in self.submitters:
+            one.use(dispatcher)
+
+    def start(self, kind: type[Submitter] = Submitter) -> Scheduler:
         """One more server."""
-        made = Scheduler(
-            self.jobs,
-            self.starts,
-            submitter or self.submitter,
+        starter = kind(
+            jobs=self.jobs,
+            starts=self.starts,
+            dispatcher=self.dispatcher,
+            bundles=Bundles(self.database, NO_STORE, days=1, needed=set),
+            repositories=Repositories(JobsSection(), Path("/nowhere")),
+            workflows=Workflows(GitHub(GithubSection()), self.starts, now_ms=self.clock),
             now_ms=self.clock,
         )
+        made = Scheduler(self.jobs, self.starts, starter, now_ms=self.clock)
         self.schedulers.append(made)
+        self.submitters.append(starter)
         return made
 
-    def job(self, schedule: object, name: str = "nightly") -> JobRow:
+    def job(self, schedule: object, name: str = "nightly", **more: Any) -> JobRow:
         """A job that has been synced."""
-        self.jobs.sync("shop", [(decode_job(name, {"schedule": schedule}), None)])
+        definition = {"schedule": schedule, **more} if schedule else more
+        self.jobs.sync("shop", [(decode_job(name, definition), None)])
         [row] = self.jobs.find(name, "shop")
         return row
 
@@ -222,9 +230,9 @@ def test_job_without_schedule_is_looked_at_once(servers: Servers) -> None:
 # -- overlap
 
 
-def overlapping(servers: Servers, overlap: str) -> JobRow:
+def overlapping(servers: Servers, overlap: str, **more: Any) -> JobRow:
     """A job whose run takes longer than an hour, at its second hour."""
-    job = servers.job({"every": "1 h", "overlap": overlap})
+    job = servers.job({"every": "1 h", "overlap": overlap}, **more)
     servers.look(NOON_MS + HOUR_MS)
     servers.look(NOON_MS + 2 * HOUR_MS)
     return job
@@ -288,14 +296,73 @@ def test_overlap_cancel(servers: Servers) -> None:
 def test_overlap_cancel_leaves_no_start_that_waits(servers: Servers) -> None:
     """Of many that could not be submitted for a while, one run is made."""
     job = servers.job({"every": "1 min", "overlap": "cancel"})
-    servers.submitter.dispatcher = NOWHERE
+    servers.use(NOWHERE)
     for minute in range(1, 11):
         servers.look(NOON_MS + minute * 60_000)
     assert [state for _, state in servers.told(job)] == [*["skipped"] * 9, "claimed"]
     assert servers.starts.of(job.no)[1].reason == AGAIN
-    servers.submitter.dispatcher = servers.dispatcher
+    servers.use(servers.dispatcher)
     servers.look(NOON_MS + 10 * 60_000 + 20_000)
     assert servers.live() == [servers.starts.of(job.no)[0].run]
+
+
+def test_overlap_cancel_waits_for_redis(servers: Servers) -> None:
+    """The new run is made when the one before has been told to end: none goes on beside it."""
+    job = servers.job({"every": "1 h", "overlap": "cancel"})
+    servers.look(NOON_MS + HOUR_MS)
+    [before] = servers.live()
+    servers.use(NOWHERE)
+    servers.look(NOON_MS + 2 * HOUR_MS)
+    servers.use(servers.dispatcher)
+    assert servers.live() == [before]
+    servers.look(NOON_MS + 2 * HOUR_MS + 20_000)
+    newest = servers.starts.of(job.no)[0]
+    assert servers.live() == [newest.run]
+    assert servers.dispatcher.look(RunId(before)).message == AGAIN
+
+
+def test_overlap_cancel_finds_what_a_dead_server_has_submitted(servers: Servers, database: Database) -> None:
+    """Its start was withdrawn before it could be settled."""
+    job = servers.job({"every": "1 h", "overlap": "cancel"})
+    start = servers.starts.claim(job.no, NOON_MS + 1, Occasion(trigger="schedule"))
+    assert start is not None
+    servers.starts.withdraw(start, AGAIN)
+    servers.dispatcher.submit(RunRequest(run_id=start.run, project="shop", detached=True))
+    with database.write() as connection:
+        connection.execute(insert(runs).values(id=start.run, project="shop", verdict="live", submitted_ms=NOON_MS))
+    servers.look(NOON_MS + HOUR_MS)
+    assert servers.live() == [servers.starts.of(job.no)[0].run]
+
+
+def test_run_that_machinery_failed_gives_way_to_one_that_waits(servers: Servers, database: Database) -> None:
+    """It is not started once more beside that."""
+    job = overlapping(servers, "queue", retries=1)
+    [before] = servers.live()
+    servers.end_runs()
+    with database.write() as connection:
+        assert not servers.starts.again(connection, before, "lost")
+    for seconds in (1, 20):
+        servers.look(NOON_MS + 2 * HOUR_MS + seconds * 1000)
+    assert servers.told(job) == [("01 13:00", "started"), ("01 14:00", "started")]
+    assert len(servers.live()) == 1
+
+
+def test_redis_that_hangs_makes_nobody_late(servers: Servers) -> None:
+    """It is asked once in a look, however many runs go on."""
+    asked: list[str] = []
+
+    class Hanging(Submitter):
+        def is_live(self, start: StartRow) -> bool:
+            asked.append(start.run)
+            raise Unreachable("no answer within 5 s")
+
+    jobs = [servers.job({"every": "1 h"}, f"job{number}") for number in range(3)]
+    servers.look(NOON_MS + HOUR_MS)
+    server = servers.start(Hanging)
+    servers.clock.ms = NOON_MS + 2 * HOUR_MS
+    wait(server.tick(), GUARD_S)
+    assert [servers.told(job)[1] for job in jobs] == [("01 14:00", "skipped")] * 3
+    assert len(asked) == 1
 
 
 @pytest.mark.parametrize(("overlap", "state"), [("skip", "skipped"), ("queue", "queued"), ("cancel", "claimed")])
@@ -303,7 +370,7 @@ def test_overlap_while_redis_is_away(servers: Servers, overlap: str, state: str)
     """What nobody knows the end of goes on; no start is missed for it."""
     job = servers.job({"every": "1 h", "overlap": overlap})
     servers.look(NOON_MS + HOUR_MS)
-    servers.submitter.dispatcher = NOWHERE
+    servers.use(NOWHERE)
     servers.look(NOON_MS + 2 * HOUR_MS)
     servers.look(NOON_MS + 2 * HOUR_MS + 120_000)
     assert servers.told(job) == [("01 13:00", "started"), ("01 14:00", state)]
@@ -313,7 +380,7 @@ def test_run_whose_end_is_recorded_needs_no_redis(servers: Servers, database: Da
     """The next start is there, and waits for Redis alone."""
     job = servers.job({"every": "1 h"})
     servers.look(NOON_MS + HOUR_MS)
-    servers.submitter.dispatcher = NOWHERE
+    servers.use(NOWHERE)
     [run] = servers.live()
     with database.write() as connection:
         connection.execute(insert(runs).values(id=run, project="shop", verdict="passed", submitted_ms=NOON_MS))
@@ -403,7 +470,7 @@ def test_start_that_cannot_be_submitted_now_is_taken_on(servers: Servers) -> Non
             raise Unreachable("no pool")
 
     able, servers.schedulers = servers.schedulers, []
-    cut = servers.start(Cut(servers.starts, servers.dispatcher))
+    cut = servers.start(Cut)
     job = servers.job("0 13 * * *")
     servers.look("2026-03-01T13:00:01Z")
     cut.close()
@@ -413,6 +480,93 @@ def test_start_that_cannot_be_submitted_now_is_taken_on(servers: Servers) -> Non
     assert servers.told(job) == [("01 13:00", "claimed")]
     servers.look("2026-03-01T13:00:20Z")
     assert servers.told(job) == [("01 13:00", "started")]
+
+
+def test_start_that_is_caught_up_is_tried_for_an_hour(servers: Servers) -> None:
+    """However long ago it was due: after an outage Redis may come later than the server."""
+    job = servers.job({"cron": "0 13 * * *", "catch-up": "6 h"})
+    servers.look()
+    servers.use(NOWHERE)
+    for minute in ("17:30", "18:20"):
+        servers.look(f"2026-03-01T{minute}Z")
+        assert servers.told(job) == [("01 13:00", "claimed")]
+    servers.look("2026-03-01T18:40Z")
+    assert servers.told(job) == [("01 13:00", "failed")]
+    assert "Redis does not answer" in servers.missed[0][2]
+
+
+def test_start_that_has_waited_for_a_run_is_tried_for_an_hour(servers: Servers) -> None:
+    """From that run's end on."""
+    job = servers.job({"cron": "0 13,14 * * *", "overlap": "queue"})
+    servers.look("2026-03-01T13:00Z")
+    servers.look("2026-03-01T14:00Z")
+    servers.end_runs()
+    servers.dispatcher.limits(running=0, queued=0)
+    servers.look("2026-03-01T17:00Z")
+    assert servers.told(job)[1] == ("01 14:00", "claimed")
+    servers.dispatcher.limits(queued=5)
+    servers.look("2026-03-01T17:01Z")
+    assert servers.told(job)[1] == ("01 14:00", "started")
+
+
+@pytest.mark.parametrize(("catch_up", "state"), [("0 s", "missed"), ("1 d", "started")])
+def test_start_that_no_server_has_tried_for_long(servers: Servers, catch_up: str, state: str) -> None:
+    """It is missed as if nobody had begun it, and made where such are made up for."""
+    job = servers.job({"cron": "0 13 * * *", "catch-up": catch_up})
+    servers.use(NOWHERE)
+    servers.look("2026-03-01T13:00Z")
+    servers.use(servers.dispatcher)
+    servers.look("2026-03-02T01:00Z")
+    assert servers.told(job) == [("01 13:00", state)]
+    assert servers.missed == [("shop/nightly", NOON_MS + HOUR_MS, MISSED)] * (state == "missed")
+
+
+def test_start_that_is_tried_again_is_not_made_for_a_disabled_job(servers: Servers) -> None:
+    """Nobody wants it any more."""
+    job = servers.job("0 13 * * *")
+    servers.use(NOWHERE)
+    servers.look("2026-03-01T13:00:01Z")
+    servers.jobs.enable(job.no, on=False)
+    servers.use(servers.dispatcher)
+    servers.look("2026-03-01T13:00:20Z")
+    assert servers.told(job) == [("01 13:00", "skipped")]
+    assert servers.starts.of(job.no)[0].reason == "the job was disabled while it waited"
+    assert not servers.live()
+
+
+def test_slow_repositories_hold_up_no_start_that_a_server_has_left(servers: Servers) -> None:
+    """Nor what is looked at elsewhere."""
+    fetched, followed = threading.Event(), list[int]()
+
+    class Fetching(Submitter):
+        def submit(self, start: StartRow) -> StartRow:
+            row = servers.jobs.by_number(start.job_no)
+            if row is not None and row.job.source is not None:
+                assert fetched.wait(GUARD_S)
+            return super().submit(start)
+
+        def follow(self) -> None:
+            followed.append(servers.clock.ms)
+
+    source = {"git": "https://x/y"}
+    slow = [servers.job(None, f"a{number}", source=source) for number in range(HANDS + 1)]
+    job = servers.job(None)
+    for one in (*slow, job):
+        assert servers.starts.claim(one.no, NOON_MS, Occasion(trigger="schedule"))
+    server = servers.start(Fetching)
+    begun: list[Future[None]] = []
+    try:
+        for seconds in (20, 40, 60):
+            servers.clock.ms = NOON_MS + seconds * 1000
+            begun += server.tick()
+            wait_for(lambda: servers.told(job) == [("01 12:00", "started")], "it has been started")
+            wait(begun[-1:], GUARD_S)
+    finally:
+        fetched.set()
+        wait(begun, GUARD_S)
+    assert len(followed) == 3
+    assert len(begun) == HANDS + 2 + len(followed), "what waits for a hand is not begun again"
+    assert len(servers.live()) == HANDS + 2
 
 
 def test_trouble_with_one_job_keeps_no_other_from_it(servers: Servers, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -441,7 +595,7 @@ def test_slow_repositories_hold_up_no_other_job(servers: Servers) -> None:
                 assert fetched.wait(GUARD_S)
             return super().submit(start)
 
-    server = servers.start(Fetching(servers.starts, servers.dispatcher))
+    server = servers.start(Fetching)
     source = {"git": "https://x/y"}
     slow = [decode_job(f"a{number}", {"schedule": "0 13 * * *", "source": source}) for number in range(HANDS + 1)]
     servers.jobs.sync("bank", [(job, None) for job in slow])
@@ -461,23 +615,22 @@ import sys, time
 import redis
 from pytest_supercheck.dispatch import Dispatcher
 from supercheck_server.database import Database
+from supercheck_server.starts import Starts
 from tests.server.test_scheduler import Servers, Submitter
 
+def stop(*_, **__):
+    print("claimed", flush=True)
+    time.sleep(600)
+
 class Dying(Submitter):
-    def submit(self, start):
-        if sys.argv[4] == "after":
-            Dispatcher(redis.Redis.from_url(sys.argv[2])).submit(request(start))
-        print("claimed", flush=True)
-        time.sleep(600)
+    if sys.argv[4] == "before":
+        _spec = stop
 
-def request(start):
-    from pytest_supercheck.model import RunRequest
-    return RunRequest(run_id=start.run, project="shop", detached=True)
-
+Starts.settle = stop
 dispatcher = Dispatcher(redis.Redis.from_url(sys.argv[2]))
 servers = Servers(Database(sys.argv[1]), dispatcher)
 servers.clock.ms = int(sys.argv[3])
-servers.start(Dying(servers.starts, dispatcher)).tick()
+servers.start(Dying).tick()
 """
 
 
