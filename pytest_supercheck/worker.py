@@ -139,6 +139,8 @@ def work(place: Workplace, name: str, leash: int) -> None:
 def _end_with_host(leash: int, directories: list[str]) -> None:
     """A thread: the host holds the other end of the pipe and never writes; a killed one leaves its directory behind."""
     os.read(leash, 1)
-    for directory in directories:
-        remove(Path(directory))
-    os._exit(1)
+    try:
+        for directory in directories:
+            remove(Path(directory))
+    finally:  # also where no process can be started any more
+        os._exit(1)

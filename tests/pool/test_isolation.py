@@ -21,7 +21,7 @@ from typing import Any, Final
 import psutil
 import pytest
 
-from .conftest import GUARD_S, Pool, counts, wait_for
+from .conftest import GUARD_S, Pool, command_line, counts, wait_for
 from .walls import HOSTILE, KEYCTL, SECRET, Place, place, service
 
 WALLS: Final = ("user", "bwrap", "bwrap, not root")
@@ -383,6 +383,11 @@ def test_auto_takes_the_strongest_that_works_and_says_why_no_stronger_one(pool: 
     """Without their programs, none."""
     worker = pool.worker(1, SUPERCHECK_ISOLATE="auto", PATH=str(tmp_path))
     assert "isolation none (not bwrap: " in worker.log.read_text()
+    # Where there is not even a program that removes directories, nobody outlives a worker that is killed.
+    known = worker.rq_workers()
+    assert known
+    worker.process.kill()
+    wait_for(lambda: not any(command_line(pid) for pid in known), "they are gone")
 
 
 def test_a_runner_that_sends_nonsense_ends_itself_only(pool: Pool) -> None:
