@@ -118,7 +118,9 @@ class Recorder:
         live = {run.run for run in self._dispatcher.queue().runs}
         details = [self._dispatcher.details(run) for run in sorted(live - self._noted)]
         self._ledger.note_live([one for one in details if one is not None])
-        self._noted = live
+        gone, self._noted = self._noted - live, live
+        for run in gone:
+            self._forget_withdrawn(run)
 
     def close_lost(self) -> int:
         """
@@ -134,13 +136,19 @@ class Recorder:
         for row in self._history.live():
             if row.submitted_ms > before_ms or self._dispatcher.details(RunId(row.id)) is not None:
                 continue
-            if self._dispatcher.is_withdrawn(RunId(row.id)):
-                self._ledger.forget(row.id)
+            if self._forget_withdrawn(RunId(row.id)):
                 continue
             self._write(_lost(row))
             logger.warning("run closed as lost", extra={"run_id": row.id})
             closed += 1
         return closed
+
+    def _forget_withdrawn(self, run: RunId) -> bool:
+        """Nothing is to be kept of a run that was withdrawn; returns whether this one was."""
+        is_withdrawn = self._dispatcher.is_withdrawn(run)
+        if is_withdrawn:
+            self._ledger.forget(run)
+        return is_withdrawn
 
     def deliver(self) -> int:
         """

@@ -193,8 +193,11 @@ def test_run_of_a_pool_that_lost_its_data_is_closed_as_lost(parts: Parts, pool: 
     assert parts.recorder.close_lost() == 0
 
 
+@pytest.mark.parametrize("look", ["note_live", "close_lost"])
 @pytest.mark.parametrize("outcome", ["withdrawn", "cancelled"])
-def test_run_that_was_withdrawn_is_not_lost(parts: Parts, pool: Pool, monkeypatch: Any, outcome: str) -> None:
+def test_run_that_was_withdrawn_is_not_lost(
+    parts: Parts, pool: Pool, monkeypatch: Any, outcome: str, look: str
+) -> None:
     """Its session has ended before anything was reported, or somebody has cleared it: nothing is kept here, either."""
     monkeypatch.setattr("supercheck_server.recorder.LOST_S", 0)
     pool.submit("r1", nodeids=["a"], project="shop")
@@ -205,7 +208,7 @@ def test_run_that_was_withdrawn_is_not_lost(parts: Parts, pool: Pool, monkeypatc
     if outcome == "cancelled":
         pool.client.zadd("sc:ended", {"r1": 1})  # it was long ago
         assert pool.dispatcher.clear(unrecorded=True) == 1
-    assert parts.recorder.close_lost() == 0
+    assert not getattr(parts.recorder, look)()
     assert all_runs(parts) == []
 
 
