@@ -282,7 +282,7 @@ class _Step:
 
 def _from_lock(step: _Step) -> list[str]:
     """From uv.lock, as uv itself would; of the tree's own projects it names those that belong to it."""
-    out = step.job.place / "supercheck" / "exported.txt"
+    out = step.job.place / OURS / "exported.txt"
     quiet = ["--quiet", "--no-hashes", "--no-header", "--no-annotate", "--output-file", str(out)]
     chosen = [*step.chosen, *(["--no-default-groups"] if step.resolution.exact else [])]
     step.run(["export", "--frozen", *quiet, *step.python, *chosen])
@@ -324,7 +324,7 @@ def _from_requirements(step: _Step, version: str) -> list[str]:
     of_project = [project.source] if project and project.source in {path.name for path in resolution.sources} else []
     extras = [word for name in resolution.extras if of_project for word in ("--extra", name)]
     groups = [word for name in resolution.groups for word in ("--group", name)]
-    out = step.job.place / "supercheck" / "resolved.txt"
+    out = step.job.place / OURS / "resolved.txt"
     quiet = ["--quiet", "--no-header", "--no-annotate", "--no-emit-package", "pytest-supercheck"]
     more = version_variables(version) if project and project.dynamic_version else {}
     command = ["pip", "compile", *quiet, "--output-file", str(out), *step.python]

@@ -25,7 +25,7 @@ OVERRIDES: Final = ("schedule", "executions", "priority", "timeout", "retries")
 
 #: When somebody is told of a run; what says most comes first.
 On = Literal["first-failure", "recovery", "failure", "always"]
-OCCASIONS: Final[tuple[On, ...]] = get_args(On)
+REASONS: Final[tuple[On, ...]] = get_args(On)
 
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 #: A branch, a tag or a commit: nothing that git could take for an option, a range or a mapping.
@@ -309,7 +309,7 @@ _GIT: Final[dict[str, Callable[[Any], Any]]] = {
     "git": _text(1000, _URL, "address of https, ssh or file"),
     "ref": _text(200, _REF, "branch, tag or commit"),
 }
-_SUBSCRIPTION: Final[dict[str, Callable[[Any], Any]]] = {"to": _text(100), "on": _choice(OCCASIONS)}
+_SUBSCRIPTION: Final[dict[str, Callable[[Any], Any]]] = {"to": _text(100), "on": _choice(REASONS)}
 _DISPATCH: Final[dict[str, Callable[[Any], Any]]] = {
     "repository": _text(201, _REPOSITORY, "OWNER/NAME of GitHub"),
     "workflow": _text(200, re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*"), "name of a workflow's file"),

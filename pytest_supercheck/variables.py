@@ -35,9 +35,6 @@ SECRETS: Final = frozenset(
 #: Bytes of all variables that go along.
 LIMIT_BYTES: Final = 64 * 1024
 
-#: What the worker decides, whatever goes along.
-DECIDED: Final = ("HOME", "PATH", "TMPDIR", "VIRTUAL_ENV")
-
 #: What is taken from the worker's own environment: how to speak, what time it is, whom to believe.
 _KEPT: Final = ("LANG", "LC_ALL", "LC_CTYPE", "TZ", "SSL_CERT_FILE", "SSL_CERT_DIR")
 

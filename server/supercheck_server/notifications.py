@@ -19,7 +19,7 @@ from typing import Final, Literal
 from sqlalchemy import ColumnElement, Connection, and_, delete, or_, select, update
 
 from pytest_supercheck.errors import BadJob
-from pytest_supercheck.jobs import OCCASIONS, On, Subscription, decode_job
+from pytest_supercheck.jobs import REASONS, On, Subscription, decode_job
 from supercheck_server.database import Database
 from supercheck_server.messages import Message
 from supercheck_server.rows import Reason, RunRow
@@ -81,7 +81,7 @@ class Outbox:
         self._database.lock(connection, f"{row.project}\n{row.branch}")
         for target in hearing:
             mine = [one for one in subscriptions if one.to == target.name]
-            for to, reason in addressed(mine, occasions(row, _latest(connection, row, job, target))).items():
+            for to, reason in addressed(mine, reasons(row, _latest(connection, row, job, target))).items():
                 self.put(connection, about=run_key(run), to=to, reason=reason)
 
     def put(
@@ -149,9 +149,9 @@ class Outbox:
             return connection.execute(update(notifications).where(*mine).values(values)).rowcount == 1
 
 
-def occasions(run: RunRow, latest: RunRow | None) -> frozenset[On]:
+def reasons(run: RunRow, latest: RunRow | None) -> frozenset[On]:
     """
-    What a run is an occasion for.
+    The reasons to tell of a run.
 
     Args:
         latest: The last submitted one of the other runs that it is compared with, which have a verdict of their tests.
@@ -173,7 +173,7 @@ def occasions(run: RunRow, latest: RunRow | None) -> frozenset[On]:
 def addressed(subscriptions: Iterable[Subscription], found: frozenset[On]) -> dict[str, On]:
     """Who is told, and the most telling reason that each has asked for."""
     told: dict[str, On] = {}
-    for one in sorted(subscriptions, key=lambda one: OCCASIONS.index(one.on)):
+    for one in sorted(subscriptions, key=lambda one: REASONS.index(one.on)):
         if one.on in found:
             told.setdefault(one.to, one.on)
     return told

@@ -28,7 +28,7 @@ class NotifySection(Section):
     #: apprise's address of it, or the environment variable that has the address.
     url: SecretStr | None = None
     url_variable: str | None = None
-    #: When it is told; on no occasion, only what alerts and jobs name it for.
+    #: When it is told; never of itself, only what alerts and jobs name it for.
     on: tuple[On, ...] = ()
     #: Patterns; None for all.
     projects: tuple[str, ...] | None = None

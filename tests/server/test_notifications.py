@@ -42,7 +42,7 @@ from supercheck_server.ledger import Ledger
 from supercheck_server.messages import SAMPLE, Message, Wording
 from supercheck_server.messenger import Messenger
 from supercheck_server.metrics import Metrics
-from supercheck_server.notifications import CLAIM_S, PAUSES_S, STALE_S, Outbox, addressed, occasions
+from supercheck_server.notifications import CLAIM_S, PAUSES_S, STALE_S, Outbox, addressed, reasons
 from supercheck_server.notifier import Notifiers
 from supercheck_server.parts import Parts
 from supercheck_server.rebuild import rebuild
@@ -169,19 +169,19 @@ class Office:
 def test_what_a_run_is_an_occasion_for(verdict: str, before: str | None, expected: str) -> None:
     """Beside the last run of its branch."""
     latest = replace(SAMPLE, no=0, verdict=before) if before else None
-    assert occasions(replace(SAMPLE, verdict=verdict), latest) == set(expected.split())
+    assert reasons(replace(SAMPLE, verdict=verdict), latest) == set(expected.split())
 
 
 def test_overtaken_run_begins_and_ends_nothing() -> None:
     """A newer run of the branch has been told already."""
     newer = replace(SAMPLE, no=2, submitted_ms=5)
-    assert occasions(replace(SAMPLE, verdict="passed"), newer) == {"always"}
-    assert occasions(SAMPLE, replace(newer, verdict="passed")) == {"always", "failure"}
+    assert reasons(replace(SAMPLE, verdict="passed"), newer) == {"always"}
+    assert reasons(SAMPLE, replace(newer, verdict="passed")) == {"always", "failure"}
 
 
 def test_run_without_tests_recovers_nothing() -> None:
     """It has shown nothing."""
-    assert occasions(replace(SAMPLE, verdict="passed", total=0), replace(SAMPLE, no=0)) == {"always"}
+    assert reasons(replace(SAMPLE, verdict="passed", total=0), replace(SAMPLE, no=0)) == {"always"}
 
 
 def test_each_is_told_once_for_the_most_telling_reason() -> None:
@@ -203,7 +203,7 @@ def test_each_is_told_once_for_the_most_telling_reason() -> None:
         pytest.param({"triggers": []}, False, id="no trigger"),
         pytest.param({"on": []}, False, id="no occasion"),
         pytest.param({"on": "recovery"}, False, id="another occasion"),
-        pytest.param({"on": ["recovery", "failure"]}, True, id="several occasions"),
+        pytest.param({"on": ["recovery", "failure"]}, True, id="several reasons"),
     ],
 )
 def test_target_chooses_its_runs(database: Database, section: dict[str, Any], is_told: bool) -> None:
