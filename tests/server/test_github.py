@@ -345,7 +345,7 @@ def test_two_servers_start_a_workflow_when_it_is_due(
     file.write_text(f'[github]\napi = "{played.url}"\nrepositories = {{shop = ["acme/shop"]}}\n')
     settings = replace(settings, config=file)
     with serving(settings) as one, serving(settings) as other:
-        soon = datetime.now(timezone.utc) + timedelta(seconds=2)
+        soon = datetime.now(timezone.utc) + timedelta(seconds=5)
         table = {"schedule": {"at": soon.isoformat()}, "dispatch": {"repository": "acme/shop", "workflow": "x.yml"}}
         one.parts.jobs.sync("shop", [(decode_job("nightly", table), None)])
         [row] = other.parts.jobs.known()
