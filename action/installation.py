@@ -61,11 +61,12 @@ def _is_there(*, http: bool) -> bool:
 def _installer(python: str) -> list[str]:
     """Environments that uv has made have no pip."""
     uv = shutil.which("uv")
-    if uv and subprocess.run([python, "-c", "import pip"], capture_output=True, check=False).returncode:
+    if uv and subprocess.run([python, "-c", "import pip"], cwd=ROOT, capture_output=True, check=False).returncode:
         return [uv, "pip", "install", "--quiet", "--python", python]
     return [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
 
 
 def _run(command: list[str]) -> None:
-    if subprocess.run(command, check=False).returncode:
+    # Not where the project is: Python takes modules from there, and uv what it says of indexes.
+    if subprocess.run(command, cwd=ROOT, check=False).returncode:
         raise InstallationError(f"{' '.join(command)} failed")

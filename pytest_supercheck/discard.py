@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import hashlib
 import os
 import threading
 import uuid
@@ -84,8 +85,8 @@ def lock_of(workspace: str | Path) -> Path:
 
 
 def link_to(workspace: str | Path, links: Path) -> Path:
-    """A short name among links for a workspace's directory of temporary files; it ends with the run's id."""
-    return links / os.fspath(workspace)[-12:]
+    """A short name among links for a workspace's directory of temporary files, and for no other's."""
+    return links / hashlib.sha256(os.fsencode(workspace)).hexdigest()[:12]
 
 
 def discard(workspace: str, links: Path) -> bool:

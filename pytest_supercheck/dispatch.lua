@@ -1114,6 +1114,7 @@ local function insert_run()
        'timeout_ms', args.timeout_ms, 'maxfail', args.maxfail, 'detached', args.detached, 'grace_ms', args.grace_ms,
        'concurrency', run.concurrency, 'concurrency_limit', run.concurrency_limit, 'submitted_ms', NOW)
   call('PEXPIRE', run_key(run.id), RUN_TTL_MS)
+  call('ZREM', 'sc:withdrawn', run.id)
   if args.detached == 0 then lease('c:' .. run.id, args.grace_ms) end
   add_state(run.id, 't', 'submitted', 'at', NOW)
   if run.concurrency ~= '' then

@@ -398,7 +398,7 @@ class Host:
         Let a runner that does not fork be the test process itself.
 
         Raises:
-            OSError: There is no room for what it notes.
+            OSError: There is no room for what it notes, or for watching it; the descriptors are the caller's still.
         """
         page = _temporary_file("supercheck-marks-")
         marks, job = Marks(page), request.execute["job"]
@@ -411,11 +411,19 @@ class Host:
             request.close()
             return
         connection = socket.socket(fileno=request.fds[0])
-        self._kept[runner.pid] = self._own.pop(runner.pid)
         outputs = {"process": runner.output}
-        self._keeper.adopt(Child(runner.pid, connection, request.fds[1], marks, outputs, job))
+        try:
+            self._keeper.adopt(Child(runner.pid, connection, request.fds[1], marks, outputs, job))
+        except OSError:
+            connection.detach()
+            marks.close()
+            self._kill(runner)
+            raise
+        self._kept[runner.pid] = self._own.pop(runner.pid)
 
     def _on_message(self, runner: RunnerProcess, lines: Lines) -> None:
+        if runner.control.fileno() < 0:
+            return  # dropped by what came before in the same look
         with contextlib.suppress(OSError):  # where it has gone, there is an end to read
             self._push(runner)
         try:
@@ -475,6 +483,7 @@ class Host:
 
     def _on_exit(self, child: Child) -> None:
         _, runner = self._kept.pop(child.pid)
+        os.close(runner.leash)
         self._drop_control(runner)  # it stays, as the run's memory that it must not fork
 
 

@@ -162,12 +162,17 @@ class Keeper:
         return POLL_S if any(child.pidfd < 0 for child in self.children.values()) else None
 
     def adopt(self, child: Child) -> None:
-        """Take charge of a process that has just been started."""
-        self.children[child.pid] = child
-        self._selector.register(child.leash, selectors.EVENT_READ, lambda: self.kill(child))
+        """
+        Take charge of a process that has just been started.
+
+        Raises:
+            OSError: There is no descriptor to watch it with; nothing was taken charge of.
+        """
         if hasattr(os, "pidfd_open"):
             child.pidfd = os.pidfd_open(child.pid)
             self._selector.register(child.pidfd, selectors.EVENT_READ, lambda: self._reap(child))
+        self._selector.register(child.leash, selectors.EVENT_READ, lambda: self.kill(child))
+        self.children[child.pid] = child
 
     def kill(self, child: Child) -> None:
         """Kill a child with its process group; its end is reported when it has come."""

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import socket
 import threading
 import time
@@ -92,8 +93,8 @@ def close(host: Host) -> None:
     host.selector.close()
 
 
-def ask(host: Host, **spec: object) -> socket.socket:
-    """Ask for a test process as a supervisor does; returns its connection."""
+def ask(host: Host, leash_to: list[int] | None = None, **spec: object) -> socket.socket:
+    """Ask for a test process as a supervisor does, which dies at once unless its leash goes somewhere."""
     ours, theirs = socket.socketpair()
     leash, held = os.pipe()
     with socket.socket(socket.AF_UNIX) as connection:
@@ -106,8 +107,16 @@ def ask(host: Host, **spec: object) -> socket.socket:
         sender.join()
     theirs.close()
     os.close(leash)
-    os.close(held)
+    if leash_to is None:
+        os.close(held)
+    else:
+        leash_to.append(held)
     return ours
+
+
+def pending(connection: socket.socket) -> bool:
+    """Whether something has come."""
+    return bool(select.select([connection], [], [], 0)[0])
 
 
 @pytest.mark.parametrize(
@@ -153,6 +162,49 @@ def test_a_runner_that_does_not_read_holds_nobody_up(host: Host, tmp_path: Path)
     assert "configure" in workerinput
     for answer in answers:
         answer.close()
+
+
+def test_a_runner_that_is_the_test_process_itself_leaves_no_descriptor(host: Host, tmp_path: Path) -> None:
+    """Nor does it stop the host when its end, and that of its connection, come in one look in this order."""
+    program = tmp_path / "python"
+    program.write_text("""#!/bin/sh\nread -r spec <&3\necho '{"ready": {"spawn": "why"}}' >&3\nread -r execute <&3\n""")
+    program.chmod(0o755)
+    before, held = set(os.listdir("/proc/self/fd")), list[int]()
+    with ask(host, held, interpreter=str(program)) as answer:
+        [pid] = host.unwatched()
+        while host.unwatched():
+            host.step(0.1)
+        _, runner = host._kept[pid]
+        late = host.selector.get_key(runner.control).data
+        while not pending(answer):
+            host.step(0.1)
+        late()
+    os.close(*held)
+    host.step(1)  # lets go of its leash
+    assert set(os.listdir("/proc/self/fd")) == before
+
+
+def test_what_nobody_can_watch_costs_its_run_only(host: Host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """There is no descriptor left for a test process; its supervisor hears of it, and nothing is closed twice."""
+    program = tmp_path / "python"
+    program.write_text("""#!/bin/sh\nread -r spec <&3\necho '{"ready": {"spawn": "why"}}' >&3\nexec sleep 100\n""")
+    program.chmod(0o755)
+
+    def full(_pid: int) -> int:
+        raise OSError(24, "Too many open files")
+
+    monkeypatch.setattr(os, "pidfd_open", full)
+    before, held = set(os.listdir("/proc/self/fd")), list[int]()
+    with ask(host, held, interpreter=str(program)) as answer:
+        [pid] = host.unwatched()
+        while not pending(answer):
+            host.step(0.1)
+        assert b"Too many open files" in answer.recv(10_000)
+        assert os.waitpid(pid, 0) == (pid, 9)
+        assert host.reap(pid)
+    os.close(*held)
+    host.step(1)  # lets go of its leash
+    assert set(os.listdir("/proc/self/fd")) == before
 
 
 def test_a_spare_runner_that_cannot_be_started_is_tried_again(

@@ -69,8 +69,9 @@ _SECRETS: Final = (
     (re.compile(r"(?i)(bearer +|authorization['\"]?\s*[=:]\s*['\"]?\w+ +)[\w.~+/=-]+"), r"\1***"),
     (
         re.compile(
-            r"(?i)((?:token|passw(?:or)?d|secret|(?:(?<![^\W_])|api|access|private|secret)key)(?:[_-][\w-]{0,40})?"
-            r"['\"]?\s*(?:=+|:)\s*)(?:'[^']*|\"[^\"]*|[^\s'\",;&]+)"
+            # A key alone is a dictionary's, or a function to sort by; one that is written as a variable is none.
+            r"(?i)((?:token|passw(?:or)?d|secret|(?:api|access|private|secret|signing|encryption)[_-]?key|(?-i:[A-Z]_KEY))"
+            r"(?:[_-][\w-]{0,40})?['\"]?\s*(?:=+|:)\s*)(?:'[^']*'?|\"[^\"]*\"?|[^\s'\",;&]+)"
         ),
         r"\1***",
     ),

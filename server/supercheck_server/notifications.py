@@ -14,6 +14,7 @@ import logging
 import time
 from collections.abc import Generator, Iterable, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from typing import Final, Literal
 
 from sqlalchemy import ColumnElement, Connection, and_, delete, or_, select, update
@@ -35,6 +36,9 @@ PAUSES_S: Final = (10, 30, 120, 600, 3600)
 #: Seconds after which a message is no news any more, and after which nobody asks what became of an alert's.
 STALE_S: Final = 24 * 3600
 KEPT_S: Final = 30 * 24 * 3600
+
+#: Runs of a branch among which the one is looked for with which a run is compared.
+BACK: Final = 1000
 
 #: Verdicts with which something is wrong, if not with the tests: nobody has ended these runs on purpose.
 WRONG: Final = frozenset({"failed", "fatal", "lost", "timeout"})
@@ -197,7 +201,7 @@ def _latest(connection: Connection, run: RunRow, job: int | None, target: Target
     What a run is compared with, as a target has heard of it.
 
     A job's runs are compared with each other, and all others of the branch: they run other tests. So are those of a
-    pull request, whose branch may be a fork's and have the name of one of ours.
+    pull request, whose branch may be a fork's and have the name of one of ours. Nobody looks back further than `BACK`.
     """
     its_runs = select(starts.c.run).where(starts.c.job_no == job) if job is not None else select(starts.c.run)
     is_alike = runs.c.id.in_(its_runs) if job is not None else runs.c.id.not_in(its_runs)
@@ -212,7 +216,7 @@ def _latest(connection: Connection, run: RunRow, job: int | None, target: Target
         runs.c.no != run.no,
     )
     with contextlib.closing(others):
-        return next((other for other in others if target.hears_of(other)), None)
+        return next((other for other in islice(others, BACK) if target.hears_of(other)), None)
 
 
 def _runs(connection: Connection, *conditions: ColumnElement[bool]) -> Generator[RunRow, None, None]:

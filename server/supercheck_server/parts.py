@@ -7,6 +7,7 @@ The one place that knows all parts; below it everybody is handed what it needs.
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 
 from pytest_supercheck.directory_store import DirectoryStore
 from pytest_supercheck.errors import Unreachable
@@ -29,7 +30,7 @@ from supercheck_server.messenger import Messenger
 from supercheck_server.metrics import Metrics
 from supercheck_server.mirror import Mirror
 from supercheck_server.notifications import Outbox
-from supercheck_server.notifier import Notifiers
+from supercheck_server.notifier import Notifier, Notifiers
 from supercheck_server.recorder import Recorder
 from supercheck_server.repositories import Repositories
 from supercheck_server.retention import Retention
@@ -38,7 +39,7 @@ from supercheck_server.settings import Settings
 from supercheck_server.shelf import Shelf
 from supercheck_server.starter import Starter
 from supercheck_server.starts import Starts
-from supercheck_server.targets import read_targets
+from supercheck_server.targets import Target, read_targets
 from supercheck_server.trends import Trends
 
 
@@ -60,6 +61,8 @@ class Parts:
             raise Unreachable("No pool was given: set SUPERCHECK_REDIS_URL, or use --url redis://HOST:6379/0.")
         self.settings = settings
         self.configuration = read_configuration(settings.config)
+        notifier = Notifiers() if self.configuration.notify else None
+        targets = read_targets(self.configuration.notify, notifier, os.environ) if notifier else {}
         self.gateway = RedisGateway.later(settings.redis_url, password=settings.redis_password)
         self.dispatcher = self.gateway.dispatcher
         self.database = Database(settings.database_url)
@@ -74,7 +77,8 @@ class Parts:
         self.metrics = Metrics(self.dispatcher)
         self.feeds = Feeds()
         ledger = Ledger(self.database)
-        outbox, self.messenger = self._messages()
+        outbox = Outbox(self.database, targets)
+        self.messenger = self._messenger(outbox, targets, notifier) if notifier else None
         self.alerts = Alerts(
             rules=self.configuration.alerts,
             dispatcher=self.dispatcher,
@@ -135,14 +139,9 @@ class Parts:
     def _needed_bundles(self) -> set[str]:
         return live_bundles(self.dispatcher) | self.jobs.bundles()
 
-    def _messages(self) -> tuple[Outbox, Messenger | None]:
-        """What is to be sent, and what sends it: None where nobody is told anything."""
-        if not self.configuration.notify:
-            return Outbox(self.database, {}), None
-        notifier = Notifiers()
-        targets = read_targets(self.configuration.notify, notifier, os.environ)
-        outbox = Outbox(self.database, targets)
-        return outbox, Messenger(
+    def _messenger(self, outbox: Outbox, targets: Mapping[str, Target], notifier: Notifier) -> Messenger:
+        """What sends what is to be sent."""
+        return Messenger(
             outbox=outbox,
             targets=targets,
             notifier=notifier,

@@ -29,7 +29,7 @@ from supercheck_server.errors import DatabaseTrouble, WorkflowTrouble
 from supercheck_server.github import Workflows
 from supercheck_server.jobs import JobRow, Jobs, UnknownJob
 from supercheck_server.repositories import LIMIT_BYTES, Repositories
-from supercheck_server.starts import AGAIN, MISSED, Occasion, StartRow, Starts, State
+from supercheck_server.starts import AGAIN, UNTRIED, Occasion, StartRow, Starts, State
 
 logger = logging.getLogger(__name__)
 
@@ -207,7 +207,7 @@ class Starter:
         schedule = _schedule(job, start)
         window_ms = max(PATIENCE_MS, schedule.catch_up_s * 1000 if schedule else 0)
         if start.asked_ms is None and hold.alone_ms > window_ms:
-            return "missed", MISSED
+            return "missed", UNTRIED
         if job.dispatch is not None:
             self._make_way(schedule, start)
             self._workflows.start(row.project, job.dispatch, start)

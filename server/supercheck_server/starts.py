@@ -49,6 +49,7 @@ BATCH: Final = 500
 BROKEN: Final = ("lost", "fatal")
 
 MISSED: Final = "no server was there to start it"
+UNTRIED: Final = "no server came to it in time"
 AGAIN: Final = "its job has been started again"
 
 

@@ -123,9 +123,14 @@ def test_action_installs_itself_beside_the_project(tmp_path: Path, environ: dict
         "inputs = Inputs.take({'INPUT_URL': 'http://127.0.0.1'})\n"
         "print(python_for(inputs, pathlib.Path(sys.argv[2])))\n"
     )
-    made = subprocess.run(
-        [str(python), "-c", code, str(ROOT), str(tmp_path)], check=True, stdout=subprocess.PIPE, text=True
-    ).stdout.strip()
+    project = tmp_path / "project"
+    for module in ("venv", "pip", "subprocess"):
+        (project / module).mkdir(parents=True)
+        (project / module / "__init__.py").write_text("raise SystemExit('the project is not asked')")
+    (project / "uv.toml").write_text("index-url = 'http://127.0.0.1:9'")
+    (tmp_path / "ask.py").write_text(code)
+    command = [str(python), str(tmp_path / "ask.py"), str(ROOT), str(tmp_path)]
+    made = subprocess.run(command, cwd=project, check=True, stdout=subprocess.PIPE, text=True).stdout.strip()
     assert made.startswith(str(tmp_path / "supercheck-environment"))
     subprocess.run([made, "-c", "import pytest_supercheck.plugin, httpx, pathspec"], cwd=tmp_path, check=True)
     assert subprocess.run([str(python), "-c", "import httpx"], capture_output=True).returncode

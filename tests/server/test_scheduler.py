@@ -32,7 +32,7 @@ from supercheck_server.jobs import JobRow, Jobs
 from supercheck_server.repositories import JobsSection, Repositories
 from supercheck_server.scheduler import HANDS, NOTED, Scheduler
 from supercheck_server.starter import Starter
-from supercheck_server.starts import AGAIN, MISSED, SHOWN, Occasion, StartRow, Starts
+from supercheck_server.starts import AGAIN, MISSED, SHOWN, UNTRIED, Occasion, StartRow, Starts
 from supercheck_server.tables import runs
 from tests.conftest import Valkey
 from tests.server.conftest import GUARD_S, wait_for
@@ -518,7 +518,7 @@ def test_start_that_no_server_has_tried_for_long(servers: Servers, catch_up: str
     servers.use(servers.dispatcher)
     servers.look("2026-03-02T01:00Z")
     assert servers.told(job) == [("01 13:00", state)]
-    assert servers.missed == [("shop/nightly", NOON_MS + HOUR_MS, MISSED)] * (state == "missed")
+    assert servers.missed == [("shop/nightly", NOON_MS + HOUR_MS, UNTRIED)] * (state == "missed")
 
 
 def test_start_that_is_tried_again_is_not_made_for_a_disabled_job(servers: Servers) -> None:
