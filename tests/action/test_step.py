@@ -127,7 +127,7 @@ def test_action_installs_itself_beside_the_project(tmp_path: Path, environ: dict
     for module in ("venv", "pip", "subprocess"):
         (project / module).mkdir(parents=True)
         (project / module / "__init__.py").write_text("raise SystemExit('the project is not asked')")
-    (project / "uv.toml").write_text("index-url = 'http://127.0.0.1:9'")
+    (project / "uv.toml").write_text("no-index = true")
     (tmp_path / "ask.py").write_text(code)
     command = [str(python), str(tmp_path / "ask.py"), str(ROOT), str(tmp_path)]
     made = subprocess.run(command, cwd=project, check=True, stdout=subprocess.PIPE, text=True).stdout.strip()
